@@ -1,0 +1,102 @@
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --silent --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Neither belongs into the virtual environment's Python.
+unexport PYTHONHOME PYTHONPATH
+
+BIN := .venv/bin
+PY := $(BIN)/python
+STAMP := .venv/.complete
+DISTRIBUTIONS := pyproject.toml clients/python/pyproject.toml VERSION
+
+PYTEST := $(PY) -m pytest -n auto --dist worksteal
+WITH_COVERAGE := --cov --cov-report=term --cov-report=json:coverage.json
+
+.PHONY: help
+help: ## Show this list
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv with everything in it; every other target does it first
+
+# A virtual environment whose Python is gone counts as none.
+ifeq ($(wildcard $(PY)),)
+.PHONY: $(STAMP)
+endif
+$(STAMP): requirements.lock $(DISTRIBUTIONS) scripts/setup.sh
+	scripts/setup.sh
+	touch $@
+
+.PHONY: lock
+lock: setup ## Pin all dependencies in requirements.lock again (UPGRADE=1: at their newest versions)
+	$(BIN)/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-package cloutagent --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
+		--group dev --output-file requirements.lock pyproject.toml clients/python/pyproject.toml > /dev/null
+
+.PHONY: generate
+generate: setup ## Generate the Python stubs and Envoy's descriptor set from protos/
+	$(PY) -m scripts.generate_protos
+
+.PHONY: proto-baseline
+proto-baseline: setup ## Make the protos as they are the baseline for `buf breaking`
+	$(PY) -m scripts.check_protos --write-baseline
+
+.PHONY: format
+format: setup ## Format the code and fix what ruff can fix
+	$(BIN)/ruff check --quiet --fix || true
+	$(BIN)/ruff format --quiet
+
+.PHONY: lint
+lint: setup ## Check style and format (ruff)
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --quiet --check
+
+.PHONY: typecheck
+typecheck: setup ## Check types (mypy, strict)
+	$(BIN)/mypy --no-error-summary
+
+.PHONY: imports
+imports: setup ## Check that imports go down the layers only (import-linter)
+	report=$$($(BIN)/lint-imports) || { echo "$$report"; exit 1; }
+
+.PHONY: proto-check
+proto-check: setup ## Check the protos: buf lint, buf breaking, generated code fresh
+	$(PY) -m scripts.check_protos
+
+.PHONY: check
+check: lint typecheck imports proto-check ## Run all of the checks above
+
+.PHONY: test
+test: check ## Check, then run the tests in their bounded form, with the coverage gate
+	$(PYTEST) -m 'not full' $(WITH_COVERAGE)
+	$(PY) -m scripts.coverage_gate coverage.json
+
+.PHONY: test-all
+test-all: check ## Check, then run every test at full size, with the coverage gate
+	$(PYTEST) $(WITH_COVERAGE)
+	$(PY) -m scripts.coverage_gate coverage.json
+
+.PHONY: test-unit
+test-unit: setup ## Run the unit and conformance tests alone
+	$(PYTEST) -m 'not full' tests/unit tests/conformance
+
+.PHONY: demo
+demo: setup ## Show the whole product at work, with no account (LIVE=1: against the vendor)
+	$(PY) -m scripts.demo $(if $(LIVE),--live)
+
+.PHONY: run
+run: setup ## Run server and Envoy until Ctrl-C, with the local model (LIVE=1: against the vendor)
+	$(BIN)/cloutagent-server up $(if $(LIVE),,--local-model)
+
+.PHONY: validate-env
+validate-env: setup ## Check the settings in the environment and .env
+	$(BIN)/cloutagent-server validate-env
+
+.PHONY: clean
+clean: ## Remove .venv, caches and reports; data stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache coverage.json \
+		dist clients/python/dist .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Python stubs and clients for CloutAgent."""

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Makes .venv with everything that requirements.lock pins and with both distributions of this repository, editable.
+# `make setup` calls it. PYTHON may name the interpreter to use; else the first of 3.11 or later on the PATH is taken.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=.venv
+
+fail() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+is_new_enough() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' > /dev/null 2>&1
+}
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11; do
+    if is_new_enough "$candidate"; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  fail "no Python of version 3.11 or later found; install one, or set PYTHON to its path"
+}
+
+# Debian and Ubuntu ship `venv` in a package of its own.
+install_venv_module() {
+  local package
+  package="python$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+  if ! command -v apt-get > /dev/null || [ "$(id -u)" != 0 ]; then
+    fail "$1 cannot make virtual environments; install its venv module (on Debian and Ubuntu: $package)"
+  fi
+  echo "setup: installing $package"
+  apt-get -qq update
+  DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$package" > /dev/null
+}
+
+if ! { is_new_enough $venv/bin/python && $venv/bin/python -m pip --version > /dev/null 2>&1; }; then
+  python=$(find_python)
+  rm -rf $venv
+  "$python" -c 'import ensurepip, venv' 2> /dev/null || install_venv_module "$python"
+  "$python" -m venv $venv
+fi
+
+# The lock says which versions, and pip checks their hashes. A constraint or a target folder from the environment or
+# from pip's configuration files would only contradict it; certificates, proxies and package indexes still apply.
+export PIP_CONSTRAINT=/dev/null PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
+unset PIP_TARGET PIP_PREFIX PIP_ROOT
+
+echo "setup: installing what requirements.lock pins into $venv"
+$venv/bin/python -m pip install --quiet --quiet --require-hashes --requirement requirements.lock
+$venv/bin/python -m pip install --quiet --quiet --no-deps --no-build-isolation \
+  --editable clients/python --editable .
