@@ -1,0 +1,113 @@
+"""Check the protos: lint, no breaking change against the baseline, generated files fresh. Works offline.
+
+With `--write-baseline` it writes the baseline instead: run that when a release publishes the protos as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from scripts.generate_protos import DESCRIPTORS, STUBS, generated_stubs, write_descriptors, write_stubs
+from scripts.proto_image import PROTOS, ProtocFailed, compile_protos, own_files
+
+CONFIG = PROTOS / "buf.yaml"
+BASELINE = PROTOS / "baseline.binpb"
+
+
+def lint(protos: Path) -> str:
+    """What `buf lint` says against the protos; empty when they are clean."""
+    return _buf("lint", compile_protos(protos, source_info=True), _packages(protos), [])
+
+
+def breaking(protos: Path, baseline: Path) -> str:
+    """What in the protos would break a client of the baseline; empty when nothing does."""
+    if not baseline.is_file():
+        return f"{baseline} is missing: run `make proto-baseline`"
+    against = [f"--against={baseline}", f"--against-config={CONFIG}"]
+    return _buf("breaking", compile_protos(protos, source_info=True), _packages(protos), against)
+
+
+def stale(protos: Path, stubs: Path, descriptors: Path) -> list[Path]:
+    """The generated files that differ from what the protos give now, are missing, or have no proto any more."""
+    with TemporaryDirectory() as folder:
+        fresh_stubs, fresh_descriptors = Path(folder, "stubs"), Path(folder, "descriptors.binpb")
+        write_stubs(protos, fresh_stubs)
+        write_descriptors(protos, fresh_descriptors)
+        expected = {stubs / made.relative_to(fresh_stubs): made for made in _files(fresh_stubs)}
+        expected[descriptors] = fresh_descriptors
+        wrong = {target for target, made in expected.items() if not _same(target, made)}
+        leftover = set().union(*(generated_stubs(stubs / package) for package in _packages(protos)))
+        return sorted(wrong | (leftover - expected.keys()))
+
+
+def write_baseline(protos: Path, baseline: Path) -> None:
+    """Make the protos as they are the baseline that later ones are compared with."""
+    baseline.write_bytes(compile_protos(protos, source_info=False).SerializeToString(deterministic=True))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script with these arguments, by default those of the process; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="check_protos", description=__doc__)
+    parser.add_argument("--protos", type=Path, default=PROTOS, help="import root of the .proto files")
+    parser.add_argument("--stubs", type=Path, default=STUBS, help="import root of the generated Python stubs")
+    parser.add_argument("--descriptors", type=Path, default=DESCRIPTORS, help="Envoy's generated descriptor set")
+    parser.add_argument("--baseline", type=Path, default=BASELINE, help="descriptor set of the published protos")
+    parser.add_argument("--write-baseline", action="store_true", help="write the baseline instead of checking")
+    options = parser.parse_args(arguments)
+    try:
+        if options.write_baseline:
+            write_baseline(options.protos, options.baseline)
+            return 0
+        faults = list(_faults(options.protos, options.stubs, options.descriptors, options.baseline))
+    except ProtocFailed as failure:
+        faults = [str(failure)]
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _faults(protos: Path, stubs: Path, descriptors: Path, baseline: Path) -> Iterator[str]:
+    if found := lint(protos):
+        yield f"buf lint:\n{found}"
+    if found := breaking(protos, baseline):
+        yield f"buf breaking:\n{found}"
+    if outdated := stale(protos, stubs, descriptors):
+        names = "\n".join(f"  {os.path.relpath(path)}" for path in outdated)
+        yield f"generated files are not what the protos give; run `make generate`:\n{names}"
+
+
+def _buf(command: str, image: FileDescriptorSet, packages: Sequence[str], options: Sequence[str]) -> str:
+    buf = Path(sysconfig.get_path("scripts"), "buf")
+    with TemporaryDirectory() as folder:
+        image_file = Path(folder, "image.binpb")
+        image_file.write_bytes(image.SerializeToString(deterministic=True))
+        paths = [f"--path={package}" for package in packages]
+        arguments = [str(buf), command, str(image_file), f"--config={CONFIG}", *options, *paths]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    found = (done.stdout + done.stderr).strip()
+    return found or (f"buf {command} ended with status {done.returncode}" if done.returncode else "")
+
+
+def _packages(protos: Path) -> list[str]:
+    return sorted({name.partition("/")[0] for name in own_files(protos)})
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and one.read_bytes() == other.read_bytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
