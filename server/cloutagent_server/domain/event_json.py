@@ -1,0 +1,165 @@
+"""The JSON form of events: one line each, on disk and on every text stream alike.
+
+It is protobuf's JSON form of `cloutagent.v1.ExecutionEvent` with every field printed that is not an absent optional;
+a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from cloutagent_server.domain import timestamps
+from cloutagent_server.domain.cost import ExceededLimit, Usage
+from cloutagent_server.domain.events import (
+    Cancelled,
+    Completed,
+    Event,
+    Failed,
+    Failure,
+    FailureReason,
+    LimitWarning,
+    Message,
+    Payload,
+    Queued,
+    Started,
+    StoredEvent,
+    TextDelta,
+    TokenUsed,
+    ToolResult,
+    ToolUse,
+)
+
+_KIND_MARK: Final = b'"kind":"'
+
+
+def encode(event: Event) -> StoredEvent:
+    """The event as it is stored and sent."""
+    payload = event.payload
+    document = {
+        "executionId": event.execution_id,
+        "sequence": event.sequence,
+        "time": timestamps.to_text(event.time),
+        "kind": payload.kind,
+        _camel(payload.kind): _payload_to_json(payload),
+    }
+    data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return StoredEvent(event.sequence, payload.kind, data)
+
+
+def decode(data: bytes) -> Event:
+    """The event that a stored line holds.
+
+    Raises:
+        ValueError: The line is not an event of a kind that this version knows.
+    """
+    try:
+        document = json.loads(data)
+        kind = document["kind"]
+        return Event(
+            document["executionId"],
+            document["sequence"],
+            timestamps.from_text(document["time"]),
+            _READERS[kind](document[_camel(kind)]),
+        )
+    except (KeyError, TypeError, AttributeError) as fault:
+        raise ValueError(f"not an event: {fault!r}") from None
+
+
+def stored(sequence: int, data: bytes) -> StoredEvent:
+    """The stored form of a line whose sequence is known, without parsing the line."""
+    start = data.index(_KIND_MARK) + len(_KIND_MARK)
+    return StoredEvent(sequence, data[start : data.index(b'"', start)].decode(), data)
+
+
+def usage_to_json(usage: Usage) -> dict[str, Any]:
+    """The JSON form of a usage."""
+    return {
+        "promptTokens": usage.prompt_tokens,
+        "completionTokens": usage.completion_tokens,
+        "cacheReadTokens": usage.cache_read_tokens,
+        "cacheWriteTokens": usage.cache_write_tokens,
+        "totalCost": float(usage.total_cost),
+        "modelCalls": usage.model_calls,
+    }
+
+
+def usage_from_json(document: Mapping[str, Any]) -> Usage:
+    """The usage that `usage_to_json` wrote."""
+    return Usage(
+        document["promptTokens"],
+        document["completionTokens"],
+        document["cacheReadTokens"],
+        document["cacheWriteTokens"],
+        Decimal(str(document["totalCost"])),
+        document["modelCalls"],
+    )
+
+
+def _camel(kind: str) -> str:
+    head, *rest = kind.split("_")
+    return head + "".join(word.capitalize() for word in rest)
+
+
+def _payload_to_json(payload: Payload) -> dict[str, Any]:
+    match payload:
+        case Queued(position=position):
+            return {"position": position}
+        case Started(model=model):
+            return {"model": model}
+        case TextDelta(text=text) | Message(text=text):
+            return {"text": text}
+        case ToolUse():
+            return {"toolUseId": payload.tool_use_id, "name": payload.name, "input": payload.input}
+        case ToolResult():
+            return {"toolUseId": payload.tool_use_id, "content": payload.content, "isError": payload.is_error}
+        case TokenUsed():
+            return {
+                "usage": usage_to_json(payload.usage),
+                "percentOfTokenLimit": payload.percent_of_token_limit,
+                "percentOfCostLimit": payload.percent_of_cost_limit,
+                "model": payload.model,
+            }
+        case LimitWarning(limit=limit, percent=percent):
+            return {"limit": limit.value, "percent": percent}
+        case Completed(result=result, usage=usage, duration=duration):
+            return {"result": result, "usage": usage_to_json(usage), "duration": duration}
+        case Failed(failure=failure, usage=usage, duration=duration):
+            return {"failure": _failure_to_json(failure), "usage": usage_to_json(usage), "duration": duration}
+        case Cancelled(usage=usage, duration=duration):
+            return {"usage": usage_to_json(usage), "duration": duration}
+
+
+def _failure_to_json(failure: Failure) -> dict[str, Any]:
+    document: dict[str, Any] = {"reason": failure.reason.value, "message": failure.message}
+    if failure.exceeded is not None:
+        document["exceeded"] = failure.exceeded.value
+    return document
+
+
+def _failure_from_json(document: Mapping[str, Any]) -> Failure:
+    exceeded = document.get("exceeded")
+    return Failure(
+        FailureReason(document["reason"]),
+        document["message"],
+        None if exceeded is None else ExceededLimit(exceeded),
+    )
+
+
+_READERS: Final[Mapping[str, Callable[[Any], Payload]]] = {
+    Queued.kind: lambda d: Queued(d["position"]),
+    Started.kind: lambda d: Started(d["model"]),
+    TextDelta.kind: lambda d: TextDelta(d["text"]),
+    Message.kind: lambda d: Message(d["text"]),
+    ToolUse.kind: lambda d: ToolUse(d["toolUseId"], d["name"], d["input"]),
+    ToolResult.kind: lambda d: ToolResult(d["toolUseId"], d["content"], d["isError"]),
+    TokenUsed.kind: lambda d: TokenUsed(
+        usage_from_json(d["usage"]), d["percentOfTokenLimit"], d["percentOfCostLimit"], d["model"]
+    ),
+    LimitWarning.kind: lambda d: LimitWarning(ExceededLimit(d["limit"]), d["percent"]),
+    Completed.kind: lambda d: Completed(d["result"], usage_from_json(d["usage"]), d["duration"]),
+    Failed.kind: lambda d: Failed(_failure_from_json(d["failure"]), usage_from_json(d["usage"]), d["duration"]),
+    Cancelled.kind: lambda d: Cancelled(usage_from_json(d["usage"]), d["duration"]),
+}

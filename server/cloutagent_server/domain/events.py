@@ -1,0 +1,155 @@
+"""Events in the life of an execution. `kind` is the name of the event on every wire and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import ClassVar
+
+from cloutagent_server.domain.cost import ExceededLimit, Usage
+
+
+class FailureReason(StrEnum):
+    """Why an execution failed."""
+
+    LIMIT_EXCEEDED = "limit_exceeded"
+    TIMEOUT = "timeout"
+    MODEL_ERROR = "model_error"
+    AGENT_ERROR = "agent_error"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an execution failed. `message` is for people; `exceeded` names the limit when that was the reason."""
+
+    reason: FailureReason
+    message: str
+    exceeded: ExceededLimit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The execution was queued with `position` executions ahead of it."""
+
+    kind: ClassVar[str] = "queued"
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run started on `model`."""
+
+    kind: ClassVar[str] = "started"
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The model wrote more text."""
+
+    kind: ClassVar[str] = "text_delta"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole message of the agent: the deltas before it, joined."""
+
+    kind: ClassVar[str] = "message"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The agent calls a tool. `input` is a JSON object."""
+
+    kind: ClassVar[str] = "tool_use"
+    tool_use_id: str
+    name: str
+    input: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """A tool answered, as text."""
+
+    kind: ClassVar[str] = "tool_result"
+    tool_use_id: str
+    content: str
+    is_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsed:
+    """More tokens were used. `usage` is all that the execution has used so far."""
+
+    kind: ClassVar[str] = "token_usage"
+    usage: Usage
+    percent_of_token_limit: float
+    percent_of_cost_limit: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitWarning:
+    """`percent` of a limit is used. Sent once for each limit."""
+
+    kind: ClassVar[str] = "limit_warning"
+    limit: ExceededLimit
+    percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The execution ended with a result. `duration` is milliseconds from the start of the run."""
+
+    kind: ClassVar[str] = "completed"
+    result: str
+    usage: Usage
+    duration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The execution ended without success. `duration` is milliseconds from the start of the run, 0 if it never ran."""
+
+    kind: ClassVar[str] = "failed"
+    failure: Failure
+    usage: Usage
+    duration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The execution was cancelled. `duration` is milliseconds from the start of the run, 0 if it never ran."""
+
+    kind: ClassVar[str] = "cancelled"
+    usage: Usage
+    duration: int
+
+
+AgentOutput = TextDelta | Message | ToolUse | ToolResult
+TerminalPayload = Completed | Failed | Cancelled
+Payload = Queued | Started | AgentOutput | TokenUsed | LimitWarning | TerminalPayload
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. `sequence` counts from 1 without gaps within the execution."""
+
+    execution_id: str
+    sequence: int
+    time: datetime
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as it is stored and as it goes over the wire: `data` is one line of JSON without the line's end."""
+
+    sequence: int
+    kind: str
+    data: bytes

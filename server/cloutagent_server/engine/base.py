@@ -1,0 +1,133 @@
+"""Contracts of the engine: what runs an agent, and what it tells and asks while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol
+
+from cloutagent_server.domain.cost import Model, TokenUsage
+from cloutagent_server.domain.events import AgentOutput
+from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult
+from cloutagent_server.domain.project import AgentConfig
+
+
+class PriceList(Protocol):
+    """Models and what they cost."""
+
+    def models(self) -> Sequence[Model]:
+        """All models that an agent may use, by name."""
+        ...
+
+    def knows(self, model: str) -> bool:
+        """Whether `model` names a model of the list, or a dated version or alias of one."""
+        ...
+
+    def cost(self, usage: TokenUsage) -> Decimal:
+        """What `usage` costs at list price in US dollars. `usage.model` must be set.
+
+        Raises:
+            LookupError: The list does not know the model.
+        """
+        ...
+
+
+class CallRefused(Exception):
+    """A model call must not go out: the execution's budget does not allow it. The message reaches the agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """A model call that is about to go out.
+
+    Attributes:
+        model: The model.
+        max_tokens: The most output tokens that the agent wants.
+        input_bound: More tokens than the input can have: the bytes of its JSON text.
+        count_input: Asks the vendor for the exact number of input tokens; gives the bound if the vendor does not tell.
+    """
+
+    model: str
+    max_tokens: int
+    input_bound: int
+    count_input: Callable[[], Awaitable[int]]
+
+
+class RunListener(Protocol):
+    """Who owns a run. The engine tells it what happens, in order, and asks before it spends money.
+
+    `on_output` and `on_usage` are called one at a time; `before_call` may be called meanwhile, once for each of several
+    concurrent calls. An exception of the listener other than CallRefused ends the run and comes out of `execute`.
+    """
+
+    async def on_output(self, output: AgentOutput) -> None:
+        """The agent wrote text, or called a tool, or a tool answered."""
+        ...
+
+    async def on_usage(self, call_id: str, usage: TokenUsage) -> None:
+        """What the model call `call_id` has used so far; replaces the earlier report of this call.
+
+        The last report of a call is its final usage, so the execution's usage is the sum over its calls, and a call's
+        cost is the cost of its last report. `usage.model` is always set.
+        """
+        ...
+
+    async def before_call(self, call: PlannedCall) -> int:
+        """A model call is about to go out; returns the most output tokens that it may write, at least 1.
+
+        Raises:
+            CallRefused: The call must not go out.
+        """
+        ...
+
+
+class AgentExecutor(Protocol):
+    """One run of one agent. `initialize`, then `execute` once; `stop` at any time and as often as one likes."""
+
+    async def initialize(self, config: AgentConfig) -> None:
+        """Prepare a run with this configuration; `execute` must follow, to release what this took.
+
+        Raises:
+            OSError: The machine cannot give what the run needs.
+        """
+        ...
+
+    async def execute(self, prompt: str, options: ExecutionOptions) -> ExecutionResult:
+        """Run the agent on `prompt` (taken verbatim) to its end; what goes wrong is in the result, not raised.
+
+        A run that takes longer than `options.timeout` is FAILED with reason TIMEOUT; a stopped one is CANCELLED. When
+        this returns or raises, also by cancellation of the calling task, no process and no file of the run is left.
+        """
+        ...
+
+    def estimate_cost(self, prompt_tokens: int, completion_tokens: int = 0) -> Decimal:
+        """What so many tokens cost with the configured model at list price, in US dollars."""
+        ...
+
+    async def stop(self) -> None:
+        """End the run and return when it has ended. After its end this does nothing.
+
+        Before `execute` it returns at once, and `execute` will end at once as CANCELLED.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Makes executors and owns what they share."""
+
+    async def start(self) -> None:
+        """Make the engine ready; end agent processes that a dead server left behind."""
+        ...
+
+    async def stop(self) -> None:
+        """Release what the engine holds. No run may be under way."""
+        ...
+
+    def executor(self, execution_id: str, listener: RunListener) -> AgentExecutor:
+        """A new executor for one run."""
+        ...
+
+    def refused_tools(self, names: Sequence[str]) -> Sequence[str]:
+        """Those of `names` that are no tools of the agent or that this machine cannot isolate, in order."""
+        ...

@@ -1,0 +1,1 @@
+"""Where records live: the contracts in `base` and their backends."""
