@@ -1,0 +1,65 @@
+"""What creating and updating make of a project, and appending of an execution: the same on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from cloutagent_server.domain import event_json
+from cloutagent_server.domain.errors import RevisionConflict
+from cloutagent_server.domain.events import AgentOutput, Event, StoredEvent
+from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.project import Project, ProjectChanges, ProjectDraft, Unset
+
+
+def created(draft: ProjectDraft, project_id: str, now: datetime) -> Project:
+    """The project that a draft becomes."""
+    return Project(project_id, draft.name, draft.description, draft.agent, draft.limits, created_at=now, updated_at=now)
+
+
+def changed(project: Project, changes: ProjectChanges, now: datetime) -> Project:
+    """The project with the fields of `changes` set, its next revision."""
+    return replace(
+        project,
+        name=project.name if isinstance(changes.name, Unset) else changes.name,
+        description=project.description if isinstance(changes.description, Unset) else changes.description,
+        agent=project.agent if isinstance(changes.agent, Unset) else changes.agent,
+        limits=project.limits if isinstance(changes.limits, Unset) else changes.limits,
+        updated_at=max(now, project.updated_at),
+        revision=project.revision + 1,
+    )
+
+
+def appended(execution: Execution, events: Sequence[Event]) -> tuple[Execution, tuple[StoredEvent, ...]]:
+    """The execution after `events`, and these as they are to be stored.
+
+    The state is folded from the stored form, so that it is the same now and when the log is read again.
+
+    Raises:
+        RevisionConflict: The first event is not the next in sequence.
+        ValueError: An event cannot follow the state it meets.
+    """
+    if events[0].sequence != execution.last_sequence + 1:
+        raise RevisionConflict("another writer appended to the execution first")
+    lines = tuple(event_json.encode(event) for event in events)
+    stored = (
+        event if isinstance(event.payload, AgentOutput) else event_json.decode(line.data)
+        for event, line in zip(events, lines, strict=True)
+    )
+    return folded(execution, stored), lines
+
+
+def folded(execution: Execution, events: Iterable[Event]) -> Execution:
+    """The execution with all events applied; no execution is built for an event that only counts.
+
+    Raises:
+        ValueError: An event cannot follow the state it meets.
+    """
+    last = execution.last_sequence
+    for event in events:
+        follows = event.execution_id == execution.id and event.sequence == last + 1
+        if not (isinstance(event.payload, AgentOutput) and follows and not execution.status.terminal):
+            execution = replace(execution, last_sequence=last).after(event)
+        last = event.sequence
+    return replace(execution, last_sequence=last)

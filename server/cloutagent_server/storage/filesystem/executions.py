@@ -1,0 +1,180 @@
+"""Executions on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from cloutagent_server.domain.errors import (
+    ExecutionNotFound,
+    IdempotencyKeyReused,
+    ProjectNotFound,
+    RevisionConflict,
+)
+from cloutagent_server.domain.events import Event, StoredEvent
+from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.identifiers import is_id
+from cloutagent_server.storage import paging
+from cloutagent_server.storage.base import Page
+from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.index import Index
+from cloutagent_server.storage.filesystem.layout import Layout
+from cloutagent_server.storage.filesystem.locks import Locks
+from cloutagent_server.storage.filesystem.log import ExecutionLog, read_execution, write_new
+from cloutagent_server.storage.filesystem.offload import off_loop
+from cloutagent_server.storage.filesystem.open_logs import OpenLogs
+from cloutagent_server.storage.filesystem.pages import collect, readable
+from cloutagent_server.storage.filesystem.removal import Removal
+from cloutagent_server.storage.filesystem.watch import LogWatch
+
+T = TypeVar("T")
+
+
+class FileSystemExecutions:
+    """`ExecutionStorage` on disk."""
+
+    def __init__(self, layout: Layout, index: Index, locks: Locks, removal: Removal) -> None:
+        self._layout = layout
+        self._index = index
+        self._locks = locks
+        self._removal = removal
+        self._logs = OpenLogs(self._locate)
+        self._watch = LogWatch(self._logs)
+
+    async def create(self, execution: Execution) -> Execution:
+        """See `ExecutionStorage.create`."""
+        if not is_id(execution.project_id):
+            raise ProjectNotFound(execution.project_id)
+        if not is_id(execution.id):
+            raise ValueError("an execution's id is not an identifier")
+        return await self._locks.run_for_project(execution.project_id, partial(self._create, execution))
+
+    async def read(self, execution_id: str) -> Execution | None:
+        """See `ExecutionStorage.read`."""
+        return await off_loop(partial(self._read, execution_id)) if is_id(execution_id) else None
+
+    async def append(self, events: Sequence[Event]) -> Execution:
+        """See `ExecutionStorage.append`."""
+        if not events:
+            raise ValueError("there are no events to append")
+        execution_id = events[0].execution_id
+        try:
+            return await self._with_log(execution_id, lambda log: self._append(log, events))
+        finally:
+            self._watch.wake(execution_id)
+
+    async def read_events(self, execution_id: str, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
+        """See `ExecutionStorage.read_events`. Live watchers are served from memory."""
+        start = max(after_sequence, 0)
+        log = self._logs.peek(execution_id)
+        if log is not None:
+            recent = log.recent(start, limit)
+            if recent or log.ends_at(start):
+                return recent
+        return await self._with_log(execution_id, lambda log: log.read(start, limit))
+
+    async def wait_for_events(self, execution_id: str, after_sequence: int) -> None:
+        """See `ExecutionStorage.wait_for_events`. What other processes append is noticed within 0.2 seconds."""
+        if is_id(execution_id):
+            await self._watch.wait(execution_id, after_sequence)
+
+    async def list(self, project_id: str, page_size: int, page_token: str | None = None) -> Page[Execution]:
+        """See `ExecutionStorage.list`."""
+        before = paging.from_token(project_id, page_token)
+        if not is_id(project_id):
+            return Page((), None)
+        places = partial(self._index.newest_executions, project_id)
+        return await off_loop(lambda: collect(project_id, page_size, before, places, self._read_closed))
+
+    async def list_unfinished(self) -> Sequence[Execution]:
+        """See `ExecutionStorage.list_unfinished`."""
+        return await off_loop(self._list_unfinished)
+
+    async def delete(self, execution_id: str) -> None:
+        """See `ExecutionStorage.delete`."""
+        entry = await off_loop(partial(self._index.find_execution, execution_id)) if is_id(execution_id) else None
+        if entry is not None:
+            remove = partial(self._removal.remove_execution, entry.project_id, execution_id)
+            await self._locks.run_for_project(entry.project_id, remove)
+            self.forget(execution_id)
+
+    def forget(self, execution_id: str) -> None:
+        """Close the log of an execution that was removed, and let its watchers find it gone."""
+        self._logs.drop(execution_id)
+        self._watch.wake(execution_id)
+
+    async def stop(self) -> None:
+        """Close all files."""
+        await self._watch.stop()
+        await off_loop(self._logs.drop_all)
+
+    async def _with_log(self, execution_id: str, work: Callable[[ExecutionLog], T]) -> T:
+        def use() -> T:
+            with self._logs.use(execution_id) as log:
+                if log is None:
+                    raise ExecutionNotFound(execution_id)
+                return work(log)
+
+        if not is_id(execution_id):
+            raise ExecutionNotFound(execution_id)
+        return await off_loop(use)
+
+    def _locate(self, execution_id: str) -> Path | None:
+        entry = self._index.find_execution(execution_id)
+        return None if entry is None else self._layout.execution(entry.project_id, execution_id)
+
+    def _create(self, execution: Execution) -> Execution:
+        project_id = execution.project_id
+        if not self._layout.metadata(project_id).exists():
+            raise ProjectNotFound(project_id)
+        earlier = self._find_idempotent(execution)
+        if earlier is not None:
+            return earlier
+        if self._read(execution.id) is not None:
+            raise RevisionConflict("the execution exists already")
+        unborn = self._layout.unborn_execution(project_id, execution.id)
+        home = self._layout.execution(project_id, execution.id)
+        try:
+            key = execution.idempotency.key if execution.idempotency else None
+            self._index.put_execution(project_id, execution.id, execution.created_at, key)
+            files.make_directory(unborn)
+            write_new(unborn, execution)
+            unborn.rename(home)
+            files.sync_directory(home.parent)
+        except BaseException:
+            self._removal.undo_execution(execution.id, [unborn, home])
+            raise
+        return execution
+
+    def _find_idempotent(self, execution: Execution) -> Execution | None:
+        if execution.idempotency is None:
+            return None
+        earlier_id = self._index.find_idempotent(execution.project_id, execution.idempotency.key)
+        earlier = None if earlier_id is None else self._read(earlier_id)
+        if earlier is not None and earlier.idempotency != execution.idempotency:
+            raise IdempotencyKeyReused(earlier.id)
+        return earlier
+
+    def _read(self, execution_id: str) -> Execution | None:
+        with self._logs.use(execution_id) as log:
+            return None if log is None else log.execution
+
+    def _read_closed(self, execution_id: str) -> Execution | None:
+        """Read an execution that is one of many, so that these do not push the live ones out of the open logs."""
+        if self._logs.peek(execution_id) is not None:
+            return self._read(execution_id)
+        directory = self._locate(execution_id)
+        return None if directory is None else read_execution(directory)
+
+    def _append(self, log: ExecutionLog, events: Sequence[Event]) -> Execution:
+        execution = log.append(events)
+        if execution.status.terminal:
+            self._index.set_finished(execution.id)
+        return execution
+
+    def _list_unfinished(self) -> Sequence[Execution]:
+        found = (execution for _, execution in readable(self._index.unfinished(), self._read_closed))
+        unfinished = (execution for execution in found if not execution.status.terminal)
+        return tuple(sorted(unfinished, key=lambda execution: paging.position(execution.created_at, execution.id)))

@@ -1,0 +1,210 @@
+"""The index: short ways to records. Derived from them, written before the record it leads to and removed after it.
+
+An entry may therefore lead to a record that is not there (yet, or any more); whoever follows it looks at the record.
+Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from heapq import nlargest, nsmallest
+from pathlib import Path
+from typing import Any, Final
+
+from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.storage import paging
+from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.records import dump, load
+from cloutagent_server.storage.filesystem.schema import Schema
+
+_ENTRY: Final = Schema(1)
+_INDEX: Final = Schema(1)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionEntry:
+    """Where an execution stands: its project, its place among the project's executions, its idempotency key's hash."""
+
+    project_id: str
+    place: str
+    idempotency_hash: str | None
+
+
+class Index:
+    """The entries under one directory, each a file of its own. Large directories are split by two digits."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._version = directory / "version.json"
+        self._keys = directory / "keys"
+        self._projects = directory / "projects"
+        self._executions = directory / "executions"
+        self._unfinished = directory / "unfinished"
+        self._places = directory / "executions-by-project"
+        self._idempotency = directory / "idempotency"
+
+    def prepare(self) -> None:
+        """Create the directories."""
+        for directory in (
+            self._keys,
+            self._projects,
+            self._executions,
+            self._unfinished,
+            self._places,
+            self._idempotency,
+        ):
+            files.make_directory(directory)
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        files.remove_tree(self._directory)
+
+    def complete(self) -> bool:
+        """Whether the index was built to its end. Raises StoredDataDamaged if a newer server wrote it."""
+        return load(self._version, _complete) or False
+
+    def set_complete(self) -> None:
+        """Note that the index leads to every record."""
+        files.write(self._version, dump(_INDEX.stamp({})))
+
+    def put_key(self, digest: str, project_id: str) -> None:
+        """Let the digest of an API key lead to its project."""
+        self._put(self._key(digest), {"projectId": project_id})
+
+    def find_key(self, digest: str) -> str | None:
+        """The project that a key's digest leads to."""
+        return _get(self._key(digest), "projectId")
+
+    def remove_key(self, digest: str, project_id: str) -> None:
+        """Forget a key's digest, unless it leads to another project."""
+        _remove_if(self._key(digest), "projectId", project_id)
+
+    def put_project(self, created_at: datetime, project_id: str) -> None:
+        """Give a project its place in the list."""
+        files.create_marker(self._projects / paging.position(created_at, project_id))
+
+    def remove_project(self, project_id: str, created_at: datetime | None) -> None:
+        """Take a project, and its executions as a group, out of the lists. It takes longer without `created_at`."""
+        if created_at is not None:
+            _remove(self._projects / paging.position(created_at, project_id))
+        else:
+            for name in files.names_in(self._projects):
+                if name.endswith(project_id):
+                    _remove(self._projects / name)
+        files.remove_tree(self._places / project_id)
+        files.remove_tree(self._idempotency / project_id)
+
+    def oldest_projects(self, after: str | None, count: int) -> Sequence[str]:
+        """The first `count` places of projects, only those behind `after` if it is given."""
+        names = files.names_in(self._projects)
+        return nsmallest(count, (name for name in names if after is None or name > after))
+
+    def put_execution(
+        self, project_id: str, execution_id: str, created_at: datetime, idempotency_key: str | None
+    ) -> None:
+        """Let an unfinished execution be found by its identifier, in the lists, and by its idempotency key.
+
+        The mark as unfinished comes first, so that cleaning up after a crash finds whatever else was written.
+        """
+        place = paging.position(created_at, execution_id)
+        entry = {"projectId": project_id, "place": place}
+        if idempotency_key is not None:
+            entry["idempotencyHash"] = _hash(idempotency_key)
+        files.create_marker(self._unfinished / execution_id)
+        self._put(self._execution(execution_id), entry)
+        files.make_directory(self._places / project_id)
+        files.create_marker(self._places / project_id / place)
+        if idempotency_key is not None:
+            self._put(self._idempotency / project_id / _hash(idempotency_key), {"executionId": execution_id})
+
+    def find_execution(self, execution_id: str) -> ExecutionEntry | None:
+        """Where an execution stands."""
+        return load(self._execution(execution_id), _execution_entry)
+
+    def remove_execution(self, execution_id: str) -> None:
+        """Forget an execution. Its key is left alone if it leads to another one."""
+        entry = None
+        with suppress(StoredDataDamaged):
+            entry = self.find_execution(execution_id)
+        if entry is not None:
+            _remove(self._places / entry.project_id / entry.place)
+            if entry.idempotency_hash is not None:
+                _remove_if(self._idempotency / entry.project_id / entry.idempotency_hash, "executionId", execution_id)
+        _remove(self._execution(execution_id))
+        _remove(files.temporary_path(self._execution(execution_id)))
+        self.set_finished(execution_id)
+
+    def newest_executions(self, project_id: str, before: str | None, count: int) -> Sequence[str]:
+        """The last `count` places of a project's executions, last first, only those in front of `before` if given."""
+        names = files.names_in(self._places / project_id)
+        return nlargest(count, (name for name in names if before is None or name < before))
+
+    def find_idempotent(self, project_id: str, key: str) -> str | None:
+        """The execution that an idempotency key leads to."""
+        return _get(self._idempotency / project_id / _hash(key), "executionId")
+
+    def unfinished(self) -> Sequence[str]:
+        """The executions that are marked as unfinished, in no order."""
+        return files.names_in(self._unfinished)
+
+    def set_finished(self, execution_id: str) -> None:
+        """Take away the mark as unfinished. It need not be durable: a mark too many is found out."""
+        _remove(self._unfinished / execution_id)
+
+    def _key(self, digest: str) -> Path:
+        return self._keys / digest[:2] / digest
+
+    def _execution(self, execution_id: str) -> Path:
+        return self._executions / execution_id[:2] / execution_id
+
+    def _put(self, path: Path, document: dict[str, str]) -> None:
+        files.make_directory(path.parent)
+        files.write(path, dump(_ENTRY.stamp(document)))
+
+
+def _complete(document: object) -> bool:
+    _INDEX.open(document).end()
+    return True
+
+
+def _execution_entry(document: object) -> ExecutionEntry:
+    fields = _ENTRY.open(document)
+    entry = ExecutionEntry(
+        fields.identifier("projectId"),
+        fields.text("place"),
+        fields.optional(fields.hexadecimal, "idempotencyHash"),
+    )
+    fields.end()
+    if not paging.is_position(entry.place):
+        raise ValueError("place is not a position")
+    return entry
+
+
+def _get(path: Path, field: str) -> str | None:
+    def read(document: Any) -> str:
+        fields = _ENTRY.open(document)
+        identifier = fields.identifier(field)
+        fields.end()
+        return identifier
+
+    return load(path, read)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _remove_if(path: Path, field: str, identifier: str) -> None:
+    """Remove an entry that leads to `identifier`, and what a crash left of writing it."""
+    with suppress(StoredDataDamaged):
+        if _get(path, field) == identifier:
+            _remove(path)
+    _remove(files.temporary_path(path))
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

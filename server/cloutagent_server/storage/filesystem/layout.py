@@ -1,0 +1,57 @@
+"""Where everything lies. Only checked identifiers and digests may be given to these functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from cloutagent_server.storage.filesystem.files import TEMPORARY_PREFIX
+
+LOG: Final = "events.jsonl"
+STATE: Final = "state.json"
+METADATA: Final = "metadata.json"
+
+
+class Layout:
+    """The paths under one root.
+
+    `{project id}/metadata.json`, `{project id}/.secrets/secrets.enc` and
+    `{project id}/executions/{execution id}/events.jsonl` are the truth. `state.json` beside a log and all of `.index`
+    are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.trash` holds what
+    is being removed, `.locks` the lock files.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.index = root / ".index"
+        self.trash = root / ".trash"
+        self.locks = root / ".locks"
+        self.key_check = root / ".key-check.json"
+
+    def project(self, project_id: str) -> Path:
+        """A project's directory."""
+        return self.root / project_id
+
+    def unborn_project(self, project_id: str) -> Path:
+        """Where a project is prepared before it exists."""
+        return self.root / (TEMPORARY_PREFIX + project_id)
+
+    def metadata(self, project_id: str) -> Path:
+        """A project's record."""
+        return self.root / project_id / METADATA
+
+    def secrets(self, project_id: str) -> Path:
+        """A project's sealed secrets."""
+        return self.root / project_id / ".secrets" / "secrets.enc"
+
+    def executions(self, project_id: str) -> Path:
+        """The directory of a project's executions."""
+        return self.root / project_id / "executions"
+
+    def execution(self, project_id: str, execution_id: str) -> Path:
+        """An execution's directory."""
+        return self.executions(project_id) / execution_id
+
+    def unborn_execution(self, project_id: str, execution_id: str) -> Path:
+        """Where an execution is prepared before it exists."""
+        return self.executions(project_id) / (TEMPORARY_PREFIX + execution_id)

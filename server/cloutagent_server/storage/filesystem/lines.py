@@ -1,0 +1,67 @@
+"""Finding the lines of a log by number."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator
+from typing import Final
+
+_BLOCK: Final = 1 << 18
+_STRIDE: Final = 64
+
+
+def lines_between(descriptor: int, start: int, end: int, block_size: int = _BLOCK) -> Iterator[bytes]:
+    """The whole lines in `start` <= offset < `end`, without their line ends. What follows the last is left out."""
+    rest = b""
+    while start < end:
+        block = os.pread(descriptor, min(block_size, end - start), start)
+        if not block:
+            return
+        start += len(block)
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+
+
+def line_ending_at(descriptor: int, end: int) -> bytes | None:
+    """The line, without its line end, behind which the offset `end` lies; None if no line ends there."""
+    start, tail = end, b""
+    while start > 0 and tail.count(b"\n", 0, -1) == 0:
+        length = min(_BLOCK, start)
+        start -= length
+        tail = os.pread(descriptor, length, start) + tail
+        if not tail.endswith(b"\n"):
+            return None
+    return tail[:-1].rpartition(b"\n")[2] if tail else None
+
+
+class LineIndex:
+    """Where the lines of an append-only file begin: the offset of one line in 64, found as far as was asked for.
+
+    Lines count from 1; the first begins at `start`.
+    """
+
+    def __init__(self, start: int) -> None:
+        self._offsets = array("Q", [start])
+        self._lines = 0
+        self._end = start
+
+    def extend(self, descriptor: int, end: int) -> int:
+        """Note the lines up to the offset `end`, at which a line ends. Returns how many there are."""
+        while self._end < end:
+            block = os.pread(descriptor, min(_BLOCK, end - self._end), self._end)
+            if not block:
+                break
+            found = block.find(b"\n")
+            while found >= 0:
+                self._lines += 1
+                if self._lines % _STRIDE == 0:
+                    self._offsets.append(self._end + found + 1)
+                found = block.find(b"\n", found + 1)
+            self._end += len(block)
+        return self._lines
+
+    def before(self, line: int) -> tuple[int, int]:
+        """A line not after `line`, and at most 63 in front of it, and its offset. `line` has been noted."""
+        step = (line - 1) // _STRIDE
+        return step * _STRIDE + 1, self._offsets[step]

@@ -1,0 +1,102 @@
+"""Locks that other processes on the same folder honour."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from filelock import FileLock, Timeout
+
+from cloutagent_server.domain.errors import StorageUnavailable
+from cloutagent_server.storage.filesystem.offload import off_loop
+
+T = TypeVar("T")
+
+PATIENCE: Final = 30.0
+_RETRY: Final = 0.01
+
+
+class Locks:
+    """The locks of one folder.
+
+    Each project has a lock for whoever changes its files. It is one of 256, chosen by the identifier, so that lock
+    files neither grow in number nor have to be removed while somebody waits for them.
+
+    The store lock is shared by everybody who changes several files, and exclusive to whoever cleans up: so whatever
+    is half done under the exclusive lock was left by a crash.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._store = directory / "store.lock"
+        self._in_process = tuple(asyncio.Lock() for _ in range(256))
+        self._across_processes = tuple(
+            FileLock(directory / f"{stripe:02x}.lock", mode=0o600, poll_interval=_RETRY) for stripe in range(256)
+        )
+
+    async def run_for_project(self, project_id: str, work: Callable[[], T]) -> T:
+        """Do blocking work off the event loop while nobody else works for this project.
+
+        Raises:
+            StorageUnavailable: The work met an OSError, or another process kept the lock for 30 seconds.
+        """
+        stripe = int(project_id[:2], 16)
+
+        def locked_work() -> T:
+            try:
+                with self._across_processes[stripe].acquire(PATIENCE), self.sharing():
+                    return work()
+            except Timeout as fault:
+                raise StorageUnavailable(f"another process keeps {fault.lock_file}") from fault
+
+        async with self._in_process[stripe]:
+            return await off_loop(locked_work)
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Hold the store lock together with others. Blocks."""
+        with self._holding_store(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the store lock alone. Blocks."""
+        with self._holding_store(fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _holding_store(self, kind: int) -> Iterator[None]:
+        descriptor = os.open(self._store, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with holding(descriptor, kind, self._store):
+                yield
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def holding(descriptor: int, kind: int, path: Path) -> Iterator[None]:
+    """Hold an advisory lock (`fcntl.LOCK_SH` or `LOCK_EX`) on an open file. Blocks.
+
+    Raises:
+        StorageUnavailable: Another process kept it for 30 seconds. `path` names it.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StorageUnavailable(f"another process keeps {path}") from None
+            time.sleep(_RETRY)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

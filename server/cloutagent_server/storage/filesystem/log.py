@@ -1,0 +1,335 @@
+"""One execution's event log: a file that only grows, and what its events have made of the execution.
+
+The first line tells what the execution was created with, every further line is an event: the event with sequence
+number n is line n of those. state.json beside it is a snapshot that spares reading the log from its beginning; it is
+never believed beyond what the log holds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from cloutagent_server.domain import event_json
+from cloutagent_server.domain.errors import ExecutionNotFound, StoredDataDamaged
+from cloutagent_server.domain.events import Event, StoredEvent
+from cloutagent_server.domain.execution import Execution, Status
+from cloutagent_server.storage.changes import appended, folded
+from cloutagent_server.storage.filesystem import files, layout
+from cloutagent_server.storage.filesystem.lines import LineIndex, line_ending_at, lines_between
+from cloutagent_server.storage.filesystem.locks import holding
+from cloutagent_server.storage.filesystem.records import (
+    Snapshot,
+    dump,
+    dump_line,
+    execution_from_json,
+    execution_to_json,
+    load,
+    snapshot_from_json,
+    snapshot_to_json,
+)
+from cloutagent_server.storage.filesystem.schema import parse
+
+_RECENT_EVENTS: Final = 256
+_RECENT_BYTES: Final = 1 << 17
+_BATCH_BYTES: Final = 1 << 20
+_HEADER_BLOCK: Final = 1 << 13
+
+_log = structlog.get_logger(__name__)
+
+
+def write_new(directory: Path, execution: Execution) -> None:
+    """Write the files of an execution without events."""
+    header = dump_line(execution_to_json(execution))
+    files.write(directory / layout.LOG, header)
+    files.write(directory / layout.STATE, dump(snapshot_to_json(Snapshot(len(header), execution))))
+
+
+def read_execution(directory: Path) -> Execution | None:
+    """The execution whose log lies in `directory`, None if there is none. Leaves nothing open.
+
+    Raises:
+        StoredDataDamaged: The log cannot be read.
+    """
+    try:
+        log = ExecutionLog(directory)
+    except FileNotFoundError:
+        return None
+    log.close()
+    return log.execution
+
+
+class ExecutionLog:
+    """An open log. Methods block and may be called from any thread.
+
+    Appending and reading exclude each other only for as long as it takes to look at the file's size, so a writer does
+    not wait while somebody reads. Other processes are kept out by a lock on the file.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open the log in `directory`.
+
+        Raises:
+            FileNotFoundError: There is none.
+            StoredDataDamaged: It cannot be read.
+        """
+        self._directory = directory
+        self._path = directory / layout.LOG
+        self._state_path = directory / layout.STATE
+        self._changing = threading.Lock()
+        self._reading = threading.Lock()
+        self._recent: tuple[StoredEvent, ...] = ()
+        self._recent_bytes = 0
+        self._writer: int | None = None
+        try:
+            self._reader = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(self._path) from None
+        except OSError as fault:
+            raise files.unreadable(self._path, fault) from fault
+        try:
+            self._inode = os.fstat(self._reader).st_ino
+            self._created, self._size = self._read_header()
+            self._line_start = b'{"executionId":"%b",' % self._created.id.encode()
+            self._start = self._size
+            self._lines = LineIndex(self._start)
+            self._execution = self._created
+            with holding(self._reader, fcntl.LOCK_SH, self._path):
+                saved = self._resume()
+            if saved is not self._execution.status:
+                with holding(self._reader, fcntl.LOCK_EX, self._path):
+                    self._save_snapshot()
+        except BaseException:
+            os.close(self._reader)
+            raise
+
+    @property
+    def execution(self) -> Execution:
+        """The execution after all events that this process knows of. Does not block."""
+        return self._execution
+
+    def recent(self, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
+        """Events after `after_sequence` from memory; none if they are not all there. Does not block."""
+        recent = self._recent
+        if not recent or after_sequence < recent[0].sequence - 1:
+            return ()
+        start = after_sequence - recent[0].sequence + 1
+        return recent[start : start + limit]
+
+    def ends_at(self, sequence: int) -> bool:
+        """Whether the log has no event after `sequence`, by what is known and the size of the file.
+
+        Asks the kernel for what it has in memory, and nothing else, so that it may be called on the event loop.
+        """
+        if self._execution.last_sequence > sequence:
+            return False
+        try:
+            return self._path.stat().st_size == self._size
+        except OSError:
+            return False
+
+    def refresh(self) -> bool:
+        """Take in what other processes wrote. False if the log was removed.
+
+        Raises:
+            StoredDataDamaged: What they wrote is not a continuation of the log.
+        """
+        with self._changing:
+            status = self._status()
+            if status is None:
+                return False
+            if status.st_size != self._size:
+                with holding(self._reader, fcntl.LOCK_SH, self._path):
+                    self._catch_up(os.fstat(self._reader).st_size)
+            return True
+
+    def append(self, events: Sequence[Event]) -> Execution:
+        """Add events, all or none, and return the execution after them.
+
+        A change of status is made durable together with everything before it.
+
+        Raises:
+            ExecutionNotFound: The log was removed.
+            RevisionConflict: The first event is not the next in sequence.
+            ValueError: An event cannot follow the state it meets.
+            OSError: The medium refused; nothing was added.
+        """
+        with self._changing, holding(self._reader, fcntl.LOCK_EX, self._path):
+            status = self._status()
+            if status is None:
+                raise ExecutionNotFound(self._created.id)
+            if status.st_size != self._size:
+                self._catch_up(status.st_size)
+            before = self._execution
+            after, lines = appended(before, events)
+            content = b"".join(line.data + b"\n" for line in lines)
+            self._write(content, torn=status.st_size > self._size, durable=after.status is not before.status)
+            self._size += len(content)
+            self._publish(after, lines)
+            if after.status is not before.status:
+                self._save_snapshot()
+            return after
+
+    def read(self, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
+        """Up to `limit` events after `after_sequence`, fewer if they are large; none at the end of the log.
+
+        Raises:
+            StoredDataDamaged: A line is not the event it should be.
+        """
+        with self._changing:
+            size, execution = self._size, self._execution
+        count = min(limit, execution.last_sequence - after_sequence)
+        if count <= 0:
+            return ()
+        with self._reading:
+            found = self._lines.extend(self._reader, size)
+            if found < execution.last_sequence:
+                raise self._damaged(f"holds {found} events, not {execution.last_sequence}")
+            line, offset = self._lines.before(after_sequence + 1)
+            return self._collect(line, offset, size, after_sequence, count)
+
+    def close(self) -> None:
+        """Give the file back. Nobody may use this log any more."""
+        os.close(self._reader)
+        if self._writer is not None:
+            os.close(self._writer)
+
+    def _collect(self, line: int, offset: int, size: int, after_sequence: int, count: int) -> Sequence[StoredEvent]:
+        collected: list[StoredEvent] = []
+        total = 0
+        for sequence, data in enumerate(lines_between(self._reader, offset, size), line):
+            if sequence <= after_sequence:
+                continue
+            collected.append(self._stored(sequence, data))
+            total += len(data)
+            if len(collected) == count or total > _BATCH_BYTES:
+                break
+        return tuple(collected)
+
+    def _stored(self, sequence: int, data: bytes) -> StoredEvent:
+        if not self._is_event(sequence, data):
+            raise self._damaged(f"event {sequence}: is not that event")
+        try:
+            return event_json.stored(sequence, data)
+        except ValueError as fault:
+            raise self._damaged(f"event {sequence}: {fault}") from fault
+
+    def _is_event(self, sequence: int, data: bytes) -> bool:
+        """Whether a line looks like the event of this number, from its two ends."""
+        return data.startswith(b'%b"sequence":%d,' % (self._line_start, sequence)) and data.endswith(b"}")
+
+    def _status(self) -> os.stat_result | None:
+        try:
+            status = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if status.st_ino != self._inode or status.st_size < self._size:
+            raise self._damaged("was replaced or cut while it was open")
+        return status
+
+    def _read_header(self) -> tuple[Execution, int]:
+        size = os.fstat(self._reader).st_size
+        header = next(lines_between(self._reader, 0, size, _HEADER_BLOCK), None)
+        if header is None:
+            raise self._damaged("has no whole first line")
+        try:
+            created = execution_from_json(parse(header))
+        except ValueError as fault:
+            raise self._damaged(f"first line: {fault}") from fault
+        if created.id != self._directory.name:
+            raise self._damaged("first line: is another execution's")
+        return created, len(header) + 1
+
+    def _resume(self) -> Status | None:
+        """Fold the log from the snapshot on, or from the beginning where none fits. Returns the snapshot's status."""
+        size = os.fstat(self._reader).st_size
+        snapshot = self._load_snapshot(size)
+        if snapshot is not None:
+            try:
+                self._size, self._execution = snapshot.log_size, snapshot.execution
+                self._catch_up(size)
+            except StoredDataDamaged:
+                snapshot, self._size, self._execution = None, self._start, self._created
+        if snapshot is None:
+            self._catch_up(size)
+            return None
+        return snapshot.execution.status
+
+    def _load_snapshot(self, size: int) -> Snapshot | None:
+        try:
+            snapshot = load(self._state_path, lambda document: snapshot_from_json(document, self._created))
+        except StoredDataDamaged as fault:
+            _log.warning("snapshot_rebuilt", location=fault.location, fault=fault.fault)
+            return None
+        if snapshot is None or not self._start <= snapshot.log_size <= size:
+            return None
+        last_line = line_ending_at(self._reader, snapshot.log_size)
+        sequence = snapshot.execution.last_sequence
+        if sequence == 0:
+            return snapshot if snapshot.log_size == self._start else None
+        return snapshot if last_line is not None and self._is_event(sequence, last_line) else None
+
+    def _catch_up(self, size: int) -> None:
+        """Take in the whole lines between what is known and `size`. The lock on the file is held."""
+        recent: deque[StoredEvent] = deque(maxlen=_RECENT_EVENTS)
+        end = self._size
+        sequence = self._execution.last_sequence
+
+        def events() -> Iterator[Event]:
+            nonlocal end, sequence
+            for line in lines_between(self._reader, end, size):
+                sequence += 1
+                end += len(line) + 1
+                event = event_json.decode(line)
+                recent.append(StoredEvent(event.sequence, event.payload.kind, line))
+                yield event
+
+        try:
+            execution = folded(self._execution, events())
+        except (ValueError, RecursionError) as fault:
+            raise self._damaged(f"event {sequence}: {fault}") from fault
+        self._size = end
+        self._publish(execution, recent)
+
+    def _publish(self, execution: Execution, lines: Iterable[StoredEvent]) -> None:
+        added = tuple(lines)
+        recent = self._recent + added
+        self._recent_bytes += sum(len(line.data) for line in added)
+        first = 0
+        while len(recent) - first > _RECENT_EVENTS or self._recent_bytes > _RECENT_BYTES:
+            self._recent_bytes -= len(recent[first].data)
+            first += 1
+        self._recent = recent[first:]
+        self._execution = execution
+
+    def _write(self, content: bytes, *, torn: bool, durable: bool) -> None:
+        if self._writer is None:
+            self._writer = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        if torn:
+            os.ftruncate(self._writer, self._size)
+        try:
+            files.write_all(self._writer, content)
+            if durable:
+                os.fsync(self._writer)
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(self._writer, self._size)
+            raise
+
+    def _save_snapshot(self) -> None:
+        snapshot = Snapshot(self._size, self._execution)
+        try:
+            files.write(self._state_path, dump(snapshot_to_json(snapshot)))
+        except OSError as fault:
+            _log.warning("snapshot_not_saved", execution_id=self._created.id, fault=files.describe(fault))
+
+    def _damaged(self, fault: str) -> StoredDataDamaged:
+        return StoredDataDamaged(str(self._path), fault)

@@ -1,0 +1,110 @@
+"""The logs that are open: those used last, so that live ones stay open and the number of open files is bounded."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.storage.filesystem.log import ExecutionLog
+
+
+@dataclass(slots=True, eq=False)
+class _Lease:
+    log: ExecutionLog
+    users: int = 0
+    dropped: bool = False
+
+
+class OpenLogs:
+    """Open logs by execution, at most `capacity` beside those in use. For any thread."""
+
+    def __init__(self, locate: Callable[[str], Path | None], capacity: int = 128) -> None:
+        """`locate` tells where the log of an execution lies, None if nowhere."""
+        self._locate = locate
+        self._capacity = capacity
+        self._guard = threading.Lock()
+        self._leases: OrderedDict[str, _Lease] = OrderedDict()
+
+    def peek(self, execution_id: str) -> ExecutionLog | None:
+        """The log if it is open, only for what does not block: it may be closed by the next blocking call."""
+        with self._guard:
+            lease = self._leases.get(execution_id)
+            return None if lease is None else lease.log
+
+    @contextmanager
+    def use(self, execution_id: str) -> Iterator[ExecutionLog | None]:
+        """The log, up to date and open until the end of the block; None if there is no such execution. Blocks.
+
+        Raises:
+            StoredDataDamaged: The log cannot be read.
+        """
+        lease = self._take(execution_id)
+        if lease is None:
+            yield None
+            return
+        try:
+            alive = lease.log.refresh()
+            if not alive:
+                self.drop(execution_id)
+            yield lease.log if alive else None
+        except StoredDataDamaged:
+            self.drop(execution_id)
+            raise
+        finally:
+            self._give_back(lease)
+
+    def drop(self, execution_id: str) -> None:
+        """Forget a log; the next use opens it again, if it is still there."""
+        with self._guard:
+            lease = self._leases.pop(execution_id, None)
+            if lease is not None:
+                self._retire(lease)
+
+    def drop_all(self) -> None:
+        """Forget all logs."""
+        with self._guard:
+            while self._leases:
+                self._retire(self._leases.popitem()[1])
+
+    def _take(self, execution_id: str) -> _Lease | None:
+        with self._guard:
+            lease = self._leases.get(execution_id)
+            if lease is not None:
+                self._leases.move_to_end(execution_id)
+                lease.users += 1
+                return lease
+        directory = self._locate(execution_id)
+        if directory is None:
+            return None
+        try:
+            opened = _Lease(ExecutionLog(directory))
+        except FileNotFoundError:
+            return None
+        with self._guard:
+            lease = self._leases.setdefault(execution_id, opened)
+            lease.users += 1
+            if lease is not opened:
+                opened.log.close()
+            self._shrink()
+            return lease
+
+    def _give_back(self, lease: _Lease) -> None:
+        with self._guard:
+            lease.users -= 1
+            if lease.dropped and lease.users == 0:
+                lease.log.close()
+
+    def _retire(self, lease: _Lease) -> None:
+        lease.dropped = True
+        if lease.users == 0:
+            lease.log.close()
+
+    def _shrink(self) -> None:
+        idle = [key for key, lease in self._leases.items() if lease.users == 0]
+        for key in idle[: max(0, len(self._leases) - self._capacity)]:
+            self._retire(self._leases.pop(key))

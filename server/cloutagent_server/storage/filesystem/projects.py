@@ -1,0 +1,140 @@
+"""Projects on disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from cloutagent_server.domain import timestamps
+from cloutagent_server.domain.errors import ProjectNotFound, RevisionConflict, StoredDataDamaged
+from cloutagent_server.domain.identifiers import is_id, new_id
+from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
+from cloutagent_server.storage import paging
+from cloutagent_server.storage.base import KeyOwner, Page
+from cloutagent_server.storage.changes import changed, created
+from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.index import Index
+from cloutagent_server.storage.filesystem.layout import METADATA, Layout
+from cloutagent_server.storage.filesystem.locks import Locks
+from cloutagent_server.storage.filesystem.offload import off_loop
+from cloutagent_server.storage.filesystem.pages import collect
+from cloutagent_server.storage.filesystem.records import (
+    ProjectRecord,
+    dump,
+    load,
+    project_from_json,
+    project_to_json,
+)
+from cloutagent_server.storage.filesystem.removal import Removal
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class FileSystemProjects:
+    """`ProjectStorage` on disk. `forget` is told each execution that went with its project."""
+
+    def __init__(
+        self, layout: Layout, index: Index, locks: Locks, removal: Removal, forget: Callable[[str], None]
+    ) -> None:
+        self._layout = layout
+        self._index = index
+        self._locks = locks
+        self._removal = removal
+        self._forget = forget
+
+    async def create(self, draft: ProjectDraft, credential: KeyCredential) -> Project:
+        """See `ProjectStorage.create`."""
+        if _DIGEST.fullmatch(credential.digest) is None:
+            raise ValueError("the digest of a key is 64 hexadecimal digits in lower case")
+        project = created(draft, new_id(), timestamps.now())
+        await off_loop(partial(self._create, ProjectRecord(project, credential)))
+        return project
+
+    async def read(self, project_id: str) -> Project | None:
+        """See `ProjectStorage.read`."""
+        record = await off_loop(partial(self._load, project_id))
+        return None if record is None else record.project
+
+    async def update(self, project_id: str, changes: ProjectChanges, expected_revision: int | None = None) -> Project:
+        """See `ProjectStorage.update`."""
+        if not is_id(project_id):
+            raise ProjectNotFound(project_id)
+        update = partial(self._update, project_id, changes, expected_revision)
+        return await self._locks.run_for_project(project_id, update)
+
+    async def delete(self, project_id: str) -> None:
+        """See `ProjectStorage.delete`."""
+        if not is_id(project_id):
+            return
+        for execution_id in await self._locks.run_for_project(project_id, partial(self._delete, project_id)):
+            self._forget(execution_id)
+
+    async def list(self, page_size: int, page_token: str | None = None) -> Page[Project]:
+        """See `ProjectStorage.list`."""
+        after = paging.from_token(paging.PROJECTS, page_token)
+        return await off_loop(
+            lambda: collect(paging.PROJECTS, page_size, after, self._index.oldest_projects, self._listed)
+        )
+
+    async def exists(self, project_id: str) -> bool:
+        """See `ProjectStorage.exists`."""
+        return is_id(project_id) and await off_loop(self._layout.metadata(project_id).exists)
+
+    async def find_key(self, digest: str) -> KeyOwner | None:
+        """See `ProjectStorage.find_key`."""
+        return await off_loop(partial(self._find_key, digest)) if _DIGEST.fullmatch(digest) else None
+
+    def _load(self, project_id: str) -> ProjectRecord | None:
+        if not is_id(project_id):
+            return None
+        path = self._layout.metadata(project_id)
+        record = load(path, project_from_json)
+        if record is not None and record.project.id != project_id:
+            raise StoredDataDamaged(str(path), "id is another project's")
+        return record
+
+    def _create(self, record: ProjectRecord) -> None:
+        project = record.project
+        unborn = self._layout.unborn_project(project.id)
+        home = self._layout.project(project.id)
+        with self._locks.sharing():
+            try:
+                files.make_directory(unborn)
+                files.make_directory(unborn / ".secrets")
+                files.make_directory(unborn / "executions")
+                files.write(unborn / METADATA, dump(project_to_json(record)))
+                self._index.put_key(record.credential.digest, project.id)
+                self._index.put_project(project.created_at, project.id)
+                unborn.rename(home)
+                files.sync_directory(self._layout.root)
+            except BaseException:
+                self._removal.undo_project(record, [unborn, home])
+                raise
+
+    def _update(self, project_id: str, changes: ProjectChanges, expected_revision: int | None) -> Project:
+        record = self._load(project_id)
+        if record is None:
+            raise ProjectNotFound(project_id)
+        if expected_revision not in (None, record.project.revision):
+            raise RevisionConflict("the project changed since it was read")
+        project = changed(record.project, changes, timestamps.now())
+        files.write(self._layout.metadata(project_id), dump(project_to_json(ProjectRecord(project, record.credential))))
+        return project
+
+    def _delete(self, project_id: str) -> tuple[str, ...]:
+        execution_ids = tuple(filter(is_id, files.names_in(self._layout.executions(project_id))))
+        self._removal.remove_project(project_id)
+        return execution_ids
+
+    def _listed(self, project_id: str) -> Project | None:
+        record = self._load(project_id)
+        return None if record is None else record.project
+
+    def _find_key(self, digest: str) -> KeyOwner | None:
+        project_id = self._index.find_key(digest)
+        record = None if project_id is None else self._load(project_id)
+        if record is None or record.credential.digest != digest:
+            return None
+        return KeyOwner(record.project.id, record.credential)

@@ -1,0 +1,316 @@
+"""The JSON form of stored records, camelCase as in the API, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from cloutagent_server.domain import event_json, timestamps
+from cloutagent_server.domain.cost import ExceededLimit, Usage
+from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.events import Failure, FailureReason
+from cloutagent_server.domain.execution import Execution, Idempotency, Status
+from cloutagent_server.domain.project import AgentConfig, KeyCredential, Limits, Project
+from cloutagent_server.domain.secret import NAME_PATTERN, SealedSecret
+from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.schema import Fields, Schema, parse
+
+T = TypeVar("T")
+
+PROJECT: Final = Schema(1)
+EXECUTION: Final = Schema(1)
+STATE: Final = Schema(1)
+KEY_CHECK: Final = Schema(1)
+
+
+def load(path: Path, read: Callable[[Any], T]) -> T | None:
+    """What `read` makes of the JSON in a file; None if there is no file.
+
+    Raises:
+        StoredDataDamaged: The file is not JSON, or `read` refused it with ValueError.
+    """
+    content = files.read(path)
+    if content is None:
+        return None
+    try:
+        return read(parse(content))
+    except ValueError as fault:
+        raise StoredDataDamaged(str(path), str(fault)) from fault
+
+
+def dump(document: Mapping[str, Any]) -> bytes:
+    """A document as the content of a file."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2).encode() + b"\n"
+
+
+def dump_line(document: Mapping[str, Any]) -> bytes:
+    """A document as a line of a file."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectRecord:
+    """What a project's metadata.json holds."""
+
+    project: Project
+    credential: KeyCredential
+
+
+def project_to_json(record: ProjectRecord) -> dict[str, Any]:
+    """The document that holds a project."""
+    project = record.project
+    return PROJECT.stamp(
+        {
+            "id": project.id,
+            "name": project.name,
+            **({} if project.description is None else {"description": project.description}),
+            "agent": _agent_to_json(project.agent),
+            "limits": _limits_to_json(project.limits),
+            "createdAt": timestamps.to_text(project.created_at),
+            "updatedAt": timestamps.to_text(project.updated_at),
+            "revision": project.revision,
+            "apiKeyHash": record.credential.hash,
+            "apiKeyDigest": record.credential.digest,
+        }
+    )
+
+
+def project_from_json(document: object) -> ProjectRecord:
+    """The project that a document holds. Raises ValueError."""
+    fields = PROJECT.open(document)
+    record = ProjectRecord(
+        Project(
+            id=fields.identifier("id"),
+            name=fields.text("name"),
+            description=fields.optional(fields.text, "description"),
+            agent=_agent(fields.fields("agent")),
+            limits=_limits(fields.fields("limits")),
+            created_at=fields.time("createdAt"),
+            updated_at=fields.time("updatedAt"),
+            revision=fields.whole("revision", least=1),
+        ),
+        KeyCredential(fields.text("apiKeyDigest"), fields.text("apiKeyHash")),
+    )
+    fields.end()
+    return record
+
+
+def secrets_to_json(secrets: Mapping[str, SealedSecret]) -> dict[str, str]:
+    """The document that holds secrets: by name, each sealed value as a JSON text of its own."""
+    return {name: json.dumps(_sealed_to_json(sealed)) for name, sealed in secrets.items()}
+
+
+def secrets_from_json(document: object) -> Mapping[str, SealedSecret]:
+    """The secrets that a document holds. Raises ValueError."""
+    if not isinstance(document, dict):
+        raise ValueError("is not a JSON object")
+    return {name: _sealed_text(name, value) for name, value in document.items()}
+
+
+def key_check_to_json(sealed: SealedSecret) -> dict[str, Any]:
+    """The document that holds what tells which key sealed the secrets."""
+    return KEY_CHECK.stamp(_sealed_to_json(sealed))
+
+
+def key_check_from_json(document: object) -> SealedSecret:
+    """The value that a document holds. Raises ValueError."""
+    return _sealed(KEY_CHECK.open(document))
+
+
+def execution_to_json(execution: Execution) -> dict[str, Any]:
+    """What an execution was created with: the first line of its log."""
+    idempotency = execution.idempotency
+    return EXECUTION.stamp(
+        {
+            "execution": {
+                "id": execution.id,
+                "projectId": execution.project_id,
+                "prompt": execution.prompt,
+                "variables": dict(execution.variables),
+                "agent": _agent_to_json(execution.agent),
+                "limits": _limits_to_json(execution.limits),
+                "createdAt": timestamps.to_text(execution.created_at),
+                **(
+                    {}
+                    if idempotency is None
+                    else {"idempotency": {"key": idempotency.key, "requestDigest": idempotency.request_digest}}
+                ),
+            }
+        }
+    )
+
+
+def execution_from_json(document: object) -> Execution:
+    """The execution before its first event. Raises ValueError."""
+    outer = EXECUTION.open(document)
+    fields = outer.fields("execution")
+    outer.end()
+    execution = Execution(
+        id=fields.identifier("id"),
+        project_id=fields.identifier("projectId"),
+        prompt=fields.text("prompt"),
+        variables=fields.text_map("variables"),
+        agent=_agent(fields.fields("agent")),
+        limits=_limits(fields.fields("limits")),
+        created_at=fields.time("createdAt"),
+        idempotency=fields.optional(lambda name: _idempotency(fields.fields(name)), "idempotency"),
+    )
+    fields.end()
+    return execution
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What state.json holds: the execution after the first `log_size` bytes of its log."""
+
+    log_size: int
+    execution: Execution
+
+
+def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
+    """The document that holds a snapshot. What the execution was created with stays in the log alone."""
+    execution = snapshot.execution
+    optional = {
+        "result": execution.result,
+        "failure": None if execution.failure is None else _failure_to_json(execution.failure),
+        "startedAt": None if execution.started_at is None else timestamps.to_text(execution.started_at),
+        "finishedAt": None if execution.finished_at is None else timestamps.to_text(execution.finished_at),
+        "duration": execution.duration,
+        "queuePosition": execution.queue_position,
+    }
+    return STATE.stamp(
+        {
+            "executionId": execution.id,
+            "logSize": snapshot.log_size,
+            "lastSequence": execution.last_sequence,
+            "status": execution.status.value,
+            "usage": event_json.usage_to_json(execution.usage),
+            **{name: value for name, value in optional.items() if value is not None},
+        }
+    )
+
+
+def snapshot_from_json(document: object, created: Execution) -> Snapshot:
+    """The snapshot that a document holds of the execution `created`. Raises ValueError."""
+    fields = STATE.open(document)
+    if fields.identifier("executionId") != created.id:
+        raise ValueError("executionId is another execution's")
+    snapshot = Snapshot(
+        log_size=fields.whole("logSize", least=1),
+        execution=replace(
+            created,
+            last_sequence=fields.whole("lastSequence"),
+            status=Status(fields.text("status")),
+            usage=_usage(fields.fields("usage")),
+            result=fields.optional(fields.text, "result"),
+            failure=fields.optional(lambda name: _failure(fields.fields(name)), "failure"),
+            started_at=fields.optional(fields.time, "startedAt"),
+            finished_at=fields.optional(fields.time, "finishedAt"),
+            duration=fields.optional(fields.whole, "duration"),
+            queue_position=fields.optional(fields.whole, "queuePosition"),
+        ),
+    )
+    fields.end()
+    return snapshot
+
+
+def _agent_to_json(agent: AgentConfig) -> dict[str, Any]:
+    return {
+        "id": agent.id,
+        "name": agent.name,
+        "systemPrompt": agent.system_prompt,
+        "model": agent.model,
+        "temperature": agent.temperature,
+        "maxTokens": agent.max_tokens,
+        "enabledTools": list(agent.enabled_tools),
+    }
+
+
+def _agent(fields: Fields) -> AgentConfig:
+    agent = AgentConfig(
+        id=fields.text("id"),
+        name=fields.text("name"),
+        system_prompt=fields.text("systemPrompt"),
+        model=fields.text("model"),
+        temperature=fields.number("temperature"),
+        max_tokens=fields.whole("maxTokens"),
+        enabled_tools=tuple(fields.texts("enabledTools")),
+    )
+    fields.end()
+    return agent
+
+
+def _limits_to_json(limits: Limits) -> dict[str, Any]:
+    return {"maxTokens": limits.max_tokens, "maxCost": float(limits.max_cost), "timeout": limits.timeout}
+
+
+def _limits(fields: Fields) -> Limits:
+    limits = Limits(
+        max_tokens=fields.whole("maxTokens"),
+        max_cost=Decimal(str(fields.number("maxCost"))),
+        timeout=fields.whole("timeout"),
+    )
+    fields.end()
+    return limits
+
+
+def _usage(fields: Fields) -> Usage:
+    usage = Usage(
+        prompt_tokens=fields.whole("promptTokens"),
+        completion_tokens=fields.whole("completionTokens"),
+        cache_read_tokens=fields.whole("cacheReadTokens"),
+        cache_write_tokens=fields.whole("cacheWriteTokens"),
+        total_cost=Decimal(str(fields.number("totalCost"))),
+        model_calls=fields.whole("modelCalls"),
+    )
+    fields.end()
+    return usage
+
+
+def _failure_to_json(failure: Failure) -> dict[str, Any]:
+    document = {"reason": failure.reason.value, "message": failure.message}
+    if failure.exceeded is not None:
+        document["exceeded"] = failure.exceeded.value
+    return document
+
+
+def _failure(fields: Fields) -> Failure:
+    exceeded = fields.optional(fields.text, "exceeded")
+    failure = Failure(
+        FailureReason(fields.text("reason")),
+        fields.text("message"),
+        None if exceeded is None else ExceededLimit(exceeded),
+    )
+    fields.end()
+    return failure
+
+
+def _idempotency(fields: Fields) -> Idempotency:
+    idempotency = Idempotency(fields.text("key"), fields.text("requestDigest"))
+    fields.end()
+    return idempotency
+
+
+def _sealed_to_json(sealed: SealedSecret) -> dict[str, str]:
+    return {"iv": sealed.iv, "authTag": sealed.auth_tag, "encrypted": sealed.encrypted}
+
+
+def _sealed(fields: Fields) -> SealedSecret:
+    sealed = SealedSecret(fields.hexadecimal("iv"), fields.hexadecimal("authTag"), fields.hexadecimal("encrypted"))
+    fields.end()
+    return sealed
+
+
+def _sealed_text(name: str, value: object) -> SealedSecret:
+    if NAME_PATTERN.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is not the name of a secret")
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is not a text")
+    document = parse(value.encode())
+    if not isinstance(document, dict):
+        raise ValueError(f"{name} does not hold an object")
+    return _sealed(Fields(document, f"{name}."))

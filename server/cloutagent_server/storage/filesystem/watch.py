@@ -1,0 +1,82 @@
+"""Waiting for the next event of a log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from cloutagent_server.domain.errors import CloutAgentError
+from cloutagent_server.storage.filesystem.log import ExecutionLog
+from cloutagent_server.storage.filesystem.offload import off_loop
+from cloutagent_server.storage.filesystem.open_logs import OpenLogs
+from cloutagent_server.storage.watchers import Watchers
+
+_INTERVAL: Final = 0.2
+
+
+class LogWatch:
+    """Wakes watchers when their log changed.
+
+    Changes made through this process wake them at once. One task looks, every 0.2 seconds and only while somebody
+    waits, for what other processes did to the logs that are watched.
+    """
+
+    def __init__(self, logs: OpenLogs) -> None:
+        self._logs = logs
+        self._watchers = Watchers()
+        self._look_out: asyncio.Task[None] | None = None
+
+    def wake(self, execution_id: str) -> None:
+        """Let the watchers of an execution look again."""
+        self._watchers.wake(execution_id)
+
+    async def wait(self, execution_id: str, after_sequence: int) -> None:
+        """Return once there is an event after `after_sequence`, or the execution has ended or is not there.
+
+        Raises:
+            StoredDataDamaged: The log cannot be read.
+        """
+        while True:
+            with self._watchers.waiting(execution_id, after_sequence) as news:
+                log = self._logs.peek(execution_id)
+                if log is not None:
+                    arrived = _has_news(log, after_sequence)
+                else:
+                    arrived = await off_loop(partial(self._look, execution_id, after_sequence))
+                if arrived:
+                    return
+                if self._look_out is None or self._look_out.done():
+                    self._look_out = asyncio.create_task(self._look_out_for_others())
+                await news
+
+    async def stop(self) -> None:
+        """Stop looking out for other processes."""
+        if self._look_out is not None:
+            self._look_out.cancel()
+            await asyncio.wait({self._look_out})
+
+    async def _look_out_for_others(self) -> None:
+        while watched := self._watchers.watched:
+            for execution_id in await off_loop(partial(self._changed, watched)):
+                self._watchers.wake(execution_id)
+            await asyncio.sleep(_INTERVAL)
+
+    def _changed(self, watched: Mapping[str, int]) -> Sequence[str]:
+        changed = []
+        for execution_id, after_sequence in watched.items():
+            try:
+                if self._look(execution_id, after_sequence):
+                    changed.append(execution_id)
+            except (CloutAgentError, OSError):
+                changed.append(execution_id)
+        return changed
+
+    def _look(self, execution_id: str, after_sequence: int) -> bool:
+        with self._logs.use(execution_id) as log:
+            return log is None or _has_news(log, after_sequence)
+
+
+def _has_news(log: ExecutionLog, after_sequence: int) -> bool:
+    return log.execution.last_sequence > after_sequence or log.execution.status.terminal

@@ -1,0 +1,106 @@
+"""Executions in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import nlargest
+
+from cloutagent_server.domain.errors import (
+    ExecutionNotFound,
+    IdempotencyKeyReused,
+    ProjectNotFound,
+    RevisionConflict,
+)
+from cloutagent_server.domain.events import Event, StoredEvent
+from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.identifiers import is_id
+from cloutagent_server.storage import paging
+from cloutagent_server.storage.base import Page
+from cloutagent_server.storage.changes import appended
+from cloutagent_server.storage.memory.records import ExecutionRecord, Records
+
+
+class MemoryExecutions:
+    """`ExecutionStorage` in memory."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    async def create(self, execution: Execution) -> Execution:
+        """See `ExecutionStorage.create`."""
+        owner = self._records.projects.get(execution.project_id)
+        if owner is None:
+            raise ProjectNotFound(execution.project_id)
+        if not is_id(execution.id):
+            raise ValueError("an execution's id is not an identifier")
+        wanted = execution.idempotency
+        if wanted is not None and wanted.key in owner.idempotency:
+            earlier = self._records.executions[owner.idempotency[wanted.key]].execution
+            if earlier.idempotency != wanted:
+                raise IdempotencyKeyReused(earlier.id)
+            return earlier
+        if execution.id in self._records.executions:
+            raise RevisionConflict("the execution exists already")
+        self._records.executions[execution.id] = ExecutionRecord(execution)
+        self._records.unfinished.add(execution.id)
+        owner.execution_ids.add(execution.id)
+        if wanted is not None:
+            owner.idempotency[wanted.key] = execution.id
+        return execution
+
+    async def read(self, execution_id: str) -> Execution | None:
+        """See `ExecutionStorage.read`."""
+        record = self._records.executions.get(execution_id)
+        return None if record is None else record.execution
+
+    async def append(self, events: Sequence[Event]) -> Execution:
+        """See `ExecutionStorage.append`."""
+        if not events:
+            raise ValueError("there are no events to append")
+        execution_id = events[0].execution_id
+        record = self._records.executions.get(execution_id)
+        if record is None:
+            raise ExecutionNotFound(execution_id)
+        record.execution, lines = appended(record.execution, events)
+        record.events.extend(lines)
+        if record.execution.status.terminal:
+            self._records.unfinished.discard(execution_id)
+        self._records.watchers.wake(execution_id)
+        return record.execution
+
+    async def read_events(self, execution_id: str, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
+        """See `ExecutionStorage.read_events`."""
+        record = self._records.executions.get(execution_id)
+        if record is None:
+            raise ExecutionNotFound(execution_id)
+        start = max(after_sequence, 0)
+        return tuple(record.events[start : start + limit])
+
+    async def wait_for_events(self, execution_id: str, after_sequence: int) -> None:
+        """See `ExecutionStorage.wait_for_events`."""
+        while (record := self._records.executions.get(execution_id)) is not None:
+            if record.execution.last_sequence > after_sequence or record.execution.status.terminal:
+                return
+            with self._records.watchers.waiting(execution_id, after_sequence) as news:
+                await news
+
+    async def list(self, project_id: str, page_size: int, page_token: str | None = None) -> Page[Execution]:
+        """See `ExecutionStorage.list`."""
+        before = paging.from_token(project_id, page_token)
+        owner = self._records.projects.get(project_id)
+        ids = () if owner is None else owner.execution_ids
+        places = (paging.position(self._records.executions[key].execution.created_at, key) for key in ids)
+        page = nlargest(page_size + 1, (place for place in places if before is None or place < before))
+        token = paging.to_token(project_id, page[page_size - 1]) if len(page) > page_size else None
+        chosen = map(paging.identifier_at, page[:page_size])
+        return Page(tuple(self._records.executions[key].execution for key in chosen), token)
+
+    async def list_unfinished(self) -> Sequence[Execution]:
+        """See `ExecutionStorage.list_unfinished`."""
+        executions = (self._records.executions[execution_id].execution for execution_id in self._records.unfinished)
+        return tuple(sorted(executions, key=lambda execution: paging.position(execution.created_at, execution.id)))
+
+    async def delete(self, execution_id: str) -> None:
+        """See `ExecutionStorage.delete`."""
+        if execution_id in self._records.executions:
+            self._records.remove_execution(execution_id)

@@ -1,0 +1,53 @@
+"""What the parts of the in-memory backend share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cloutagent_server.domain.events import StoredEvent
+from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.project import KeyCredential, Project
+from cloutagent_server.domain.secret import SealedSecret
+from cloutagent_server.storage.watchers import Watchers
+
+
+@dataclass(slots=True)
+class ProjectRecord:
+    """A project with all that goes when it goes. `idempotency` leads from a key to the execution it stands for."""
+
+    project: Project
+    credential: KeyCredential
+    secrets: dict[str, SealedSecret] = field(default_factory=dict)
+    execution_ids: set[str] = field(default_factory=set)
+    idempotency: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ExecutionRecord:
+    """An execution as its events have made it, and these events."""
+
+    execution: Execution
+    events: list[StoredEvent] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Records:
+    """All records. `keys` leads from the digest of an API key to its project."""
+
+    projects: dict[str, ProjectRecord] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    executions: dict[str, ExecutionRecord] = field(default_factory=dict)
+    unfinished: set[str] = field(default_factory=set)
+    key_check: SealedSecret | None = None
+    watchers: Watchers = field(default_factory=Watchers)
+
+    def remove_execution(self, execution_id: str) -> None:
+        """Forget an execution and let its watchers find it gone."""
+        record = self.executions.pop(execution_id)
+        self.unfinished.discard(execution_id)
+        owner = self.projects.get(record.execution.project_id)
+        if owner is not None:
+            owner.execution_ids.discard(execution_id)
+            if record.execution.idempotency is not None:
+                owner.idempotency.pop(record.execution.idempotency.key, None)
+        self.watchers.wake(execution_id)
