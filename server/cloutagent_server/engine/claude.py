@@ -1,0 +1,398 @@
+"""Runs agents with claude-agent-sdk: one command-line process a run, which talks to nothing but the model gateway.
+
+This is the only module that imports the SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from claude_agent_sdk import (
+    AssistantMessage,
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    ProcessError,
+    ResultMessage,
+    StreamEvent,
+    TextBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    UserMessage,
+)
+from claude_agent_sdk import Message as SdkMessage
+
+from cloutagent_server.domain.cost import TokenUsage, Usage
+from cloutagent_server.domain.events import Failure, FailureReason, Message, TextDelta, ToolResult, ToolUse
+from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
+from cloutagent_server.domain.project import AgentConfig
+from cloutagent_server.engine.base import PriceList, RunListener
+from cloutagent_server.engine.closing import to_the_end, within
+from cloutagent_server.engine.gateway import GatewaySession, ModelGateway
+from cloutagent_server.engine.listening import OrderedListener
+from cloutagent_server.engine.process import bundled_cli, install_launcher, kill_run, reap_orphans
+from cloutagent_server.engine.workspace import Workspace, sweep
+
+LOG = logging.getLogger(__name__)
+# What the SDK logs as an error it raises as well, and its text may hold what the agent wrote.
+logging.getLogger("claude_agent_sdk").setLevel(logging.CRITICAL)
+
+HARMLESS_TOOLS: Final = frozenset({"TodoWrite"})
+"""Tools that keep to the agent's own memory: they run no code, touch no file and open no connection."""
+
+_MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+_INTERRUPT_SECONDS: Final = 2.0
+_TERMINATE_SECONDS: Final = 1.5
+_DISCONNECT_SECONDS: Final = 12.0
+_TODO_LIST: Final = {"CLAUDE_CODE_ENABLE_TASKS": "0"}
+
+
+class _AgentClient(Protocol):
+    """The part of `ClaudeSDKClient` that a run needs."""
+
+    async def connect(self) -> None: ...
+    async def query(self, prompt: str) -> None: ...
+    def receive_response(self) -> AsyncIterator[SdkMessage]: ...
+    async def interrupt(self) -> None: ...
+    async def disconnect(self) -> None: ...
+
+
+ClientFactory = Callable[[ClaudeAgentOptions], _AgentClient]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    status: Status
+    result: str | None = None
+    failure: Failure | None = None
+
+
+_CANCELLED: Final = _Ending(Status.CANCELLED)
+
+
+def _failed(reason: FailureReason, message: str) -> _Ending:
+    return _Ending(Status.FAILED, failure=Failure(reason, message))
+
+
+class ClaudeEngine:
+    """`Engine` over claude-agent-sdk. `workspace_root` is where each run gets its directory; the engine owns it."""
+
+    def __init__(
+        self,
+        gateway: ModelGateway,
+        prices: PriceList,
+        workspace_root: Path,
+        client_factory: ClientFactory = ClaudeSDKClient,
+    ) -> None:
+        self._gateway = gateway
+        self._prices = prices
+        self._root = workspace_root
+        self._client_factory = client_factory
+        self._launcher: Path | None = None
+
+    async def start(self) -> None:
+        """Clear away what a dead server left behind, and open the gateway.
+
+        Raises:
+            OSError: The workspace root cannot be used, or the SDK has no command line.
+        """
+        self._launcher = await asyncio.to_thread(self._prepare)
+        await self._gateway.start()
+
+    async def stop(self) -> None:
+        """Close the gateway."""
+        await self._gateway.stop()
+
+    def executor(self, execution_id: str, listener: RunListener) -> ClaudeExecutor:
+        """A new executor for one run. The engine must have started."""
+        if self._launcher is None:
+            raise RuntimeError("the engine has not started")
+        return ClaudeExecutor(
+            execution_id, listener, self._gateway, self._prices, self._root, self._launcher, self._client_factory
+        )
+
+    def refused_tools(self, names: Sequence[str]) -> Sequence[str]:
+        """All of `names` but the harmless ones, in order.
+
+        Nothing here keeps a tool that runs code, handles files or opens connections (Bash, Read, Write, WebFetch, Agent
+        and the like) away from the server's data and from other runs, so all of them are refused. WebSearch runs at
+        the vendor, who bills each search beside the tokens; that is not metered, so it is refused, too.
+        """
+        return [name for name in names if name not in HARMLESS_TOOLS]
+
+    def _prepare(self) -> Path:
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        reap_orphans(self._root)
+        sweep(self._root)
+        return install_launcher(self._root, bundled_cli())
+
+
+class ClaudeExecutor:
+    """`AgentExecutor` over claude-agent-sdk: one client, one process and one directory for one run."""
+
+    def __init__(
+        self,
+        execution_id: str,
+        listener: RunListener,
+        gateway: ModelGateway,
+        prices: PriceList,
+        workspace_root: Path,
+        launcher: Path,
+        client_factory: ClientFactory = ClaudeSDKClient,
+    ) -> None:
+        self._id = execution_id
+        self._listener = OrderedListener(listener)
+        self._gateway = gateway
+        self._prices = prices
+        self._root = workspace_root
+        self._launcher = launcher
+        self._client_factory = client_factory
+        self._prepared: _Prepared | None = None
+        self._begun = False
+        self._prompted = False
+        self._stop_asked = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    async def initialize(self, config: AgentConfig) -> None:
+        """Make the run's directory, its access to the gateway and the SDK client with this configuration.
+
+        Raises:
+            OSError: The directory cannot be made.
+        """
+        if self._prepared is not None:
+            raise RuntimeError("initialize comes once")
+        workspace = Workspace.create(self._root, self._id)
+        try:
+            system_prompt = workspace.write_system_prompt(config.system_prompt)
+        except BaseException:
+            workspace.remove()
+            raise
+        session = self._gateway.open(config, self._listener)
+        options = _sdk_options(config, workspace, session, system_prompt, self._launcher)
+        self._prepared = _Prepared(config, workspace, session, self._client_factory(options))
+
+    async def execute(self, prompt: str, options: ExecutionOptions) -> ExecutionResult:
+        """See `AgentExecutor`. Of the options only the timeout concerns the engine; the listener keeps the limits."""
+        run = self._prepared
+        if run is None or self._begun:
+            raise RuntimeError("execute comes once, after initialize")
+        self._begun = True
+        start = time.monotonic()
+        work = asyncio.create_task(self._work(run, prompt))
+        try:
+            ending = await self._until_ended(work, options.timeout)
+            duration = round((time.monotonic() - start) * 1000)
+        finally:
+            await to_the_end(self._close(run, work))
+        if self._listener.fault is not None:
+            raise self._listener.fault
+        return ExecutionResult(
+            self._id, ending.status, self._usage(run.session), duration, ending.result, ending.failure
+        )
+
+    def estimate_cost(self, prompt_tokens: int, completion_tokens: int = 0) -> Decimal:
+        """See `AgentExecutor`. The tokens are priced as those of one call."""
+        if self._prepared is None:
+            raise RuntimeError("estimate_cost comes after initialize")
+        return self._prices.cost(TokenUsage(prompt_tokens, completion_tokens, self._prepared.config.model))
+
+    async def stop(self) -> None:
+        """See `AgentExecutor`."""
+        self._stop_asked.set()
+        if self._begun:
+            await self._ended.wait()
+
+    async def _until_ended(self, work: asyncio.Task[_Ending], timeout: int | None) -> _Ending:
+        stop_asked = asyncio.create_task(self._stop_asked.wait())
+        try:
+            seconds = None if timeout is None else timeout / 1000
+            await asyncio.wait({work, stop_asked}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop_asked.cancel()
+        if work.done():
+            return await work
+        if self._stop_asked.is_set():
+            return _CANCELLED
+        return _failed(FailureReason.TIMEOUT, f"the run took longer than its timeout of {timeout} ms")
+
+    async def _work(self, run: _Prepared, prompt: str) -> _Ending:
+        if self._stop_asked.is_set():
+            return _CANCELLED
+        transcript = _Transcript(self._listener)
+        try:
+            await run.client.connect()
+            await run.client.query(prompt)
+            self._prompted = True
+            async for message in run.client.receive_response():
+                await transcript.add(message)
+                if self._listener.fault is not None:
+                    return _CANCELLED
+                if isinstance(message, ResultMessage):
+                    return _ending(message, transcript, run)
+        except ProcessError as error:
+            return _failed(FailureReason.AGENT_ERROR, f"the agent's process ended with exit code {error.exit_code}")
+        except Exception as error:
+            # The text of such an error may hold paths of the server and what the agent wrote; its type is enough.
+            LOG.warning("execution %s: the agent's process failed: %s", self._id, type(error).__name__)
+            return _failed(FailureReason.AGENT_ERROR, f"the agent's process failed ({type(error).__name__})")
+        return _failed(FailureReason.AGENT_ERROR, "the agent's process ended without a result")
+
+    async def _close(self, run: _Prepared, work: asyncio.Task[_Ending]) -> None:
+        """End the run's process whatever state it is in, then its access and its directory."""
+        try:
+            self._gateway.cut(run.session)
+            if self._prompted and not work.done():
+                await within(_INTERRUPT_SECONDS, _interrupted(run.client, work))
+            if not work.done():
+                # An agent that starts up or hangs takes no notice, and would not end at the end of its input either.
+                await asyncio.to_thread(kill_run, run.workspace.path, _TERMINATE_SECONDS)
+            await within(_DISCONNECT_SECONDS, run.client.disconnect())
+            work.cancel()
+            await asyncio.wait({work})
+            await asyncio.to_thread(kill_run, run.workspace.path)
+            await self._gateway.close(run.session)
+            await asyncio.to_thread(run.workspace.remove)
+        except OSError as error:
+            # The next start of the server clears it away; the run has its result nevertheless.
+            LOG.warning("execution %s: its directory was not removed: %s", self._id, error)
+        finally:
+            self._ended.set()
+
+    def _usage(self, session: GatewaySession) -> Usage:
+        total = Usage()
+        for usage in session.calls.values():
+            total = total.plus(usage, self._prices.cost(usage), calls=1)
+        return total
+
+
+async def _interrupted(client: _AgentClient, work: asyncio.Task[_Ending]) -> None:
+    await client.interrupt()
+    await asyncio.wait({work})
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    config: AgentConfig
+    workspace: Workspace
+    session: GatewaySession
+    client: _AgentClient
+
+
+@dataclass(slots=True)
+class _Transcript:
+    """Turns the SDK's messages into outputs: one Message for each message of the model, before its tool calls.
+
+    A response that reached its token limit is continued by the command line in the next one.
+
+    Attributes:
+        continued: The text of the latest message with those that it continues; empty if it continues none.
+        cut: The text up to and with the latest message if that reached the limit; else empty.
+    """
+
+    listener: OrderedListener
+    continued: str = ""
+    cut: str = ""
+    _message_id: str | None = None
+    _stop_reason: str | None = None
+    _texts: list[str] = field(default_factory=list)
+    _tool_uses: list[ToolUse] = field(default_factory=list)
+
+    async def add(self, message: SdkMessage) -> None:
+        match message:
+            case StreamEvent(event={"type": "content_block_delta", "delta": {"type": "text_delta", "text": str(text)}}):
+                await self.listener.on_output(TextDelta(text))
+            case StreamEvent(event={"type": "message_delta", "delta": {"stop_reason": reason}}):
+                self._stop_reason = reason
+            case StreamEvent(event={"type": "message_stop"}):
+                await self._end_message()
+            case AssistantMessage(error=None):
+                if message.message_id != self._message_id:
+                    await self._end_message()
+                    self._message_id = message.message_id
+                self._take(message)
+            case UserMessage(content=list(blocks)):
+                await self._end_message()
+                for block in blocks:
+                    if isinstance(block, ToolResultBlock):
+                        await self.listener.on_output(
+                            ToolResult(block.tool_use_id, _flat(block.content), bool(block.is_error))
+                        )
+            case ResultMessage():
+                await self._end_message()
+
+    def _take(self, message: AssistantMessage) -> None:
+        for block in message.content:
+            if isinstance(block, TextBlock):
+                self._texts.append(block.text)
+            elif isinstance(block, ToolUseBlock):
+                self._tool_uses.append(ToolUse(block.id, block.name, block.input))
+
+    async def _end_message(self) -> None:
+        text, tool_uses, reason = "".join(self._texts), self._tool_uses, self._stop_reason
+        self._texts, self._tool_uses, self._stop_reason = [], [], None
+        if text:
+            self.continued = self.cut + text if self.cut else ""
+            self.cut = (self.continued or text) if reason == "max_tokens" else ""
+            await self.listener.on_output(Message(text))
+        for tool_use in tool_uses:
+            await self.listener.on_output(tool_use)
+
+
+def _flat(content: str | Iterable[dict[str, Any]] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(str(part["text"]) if part.get("type") == "text" else f"[{part.get('type')}]" for part in content)
+
+
+def _ending(message: ResultMessage, transcript: _Transcript, run: _Prepared) -> _Ending:
+    if not message.is_error:
+        return _Ending(Status.COMPLETED, result=transcript.continued or message.result or "")
+    error = run.session.last_error
+    if error is None and message.api_error_status is None:
+        cause = (
+            f"its responses kept reaching maxTokens ({run.config.max_tokens})" if transcript.cut else message.subtype
+        )
+        return _failed(FailureReason.AGENT_ERROR, f"the agent ended without success: {cause}")
+    if error is None:
+        return _failed(FailureReason.MODEL_ERROR, "a call to the model was refused")
+    status = "" if error.status is None else f" with status {error.status}"
+    return _failed(FailureReason.MODEL_ERROR, f"the model's API failed{status}: {error.message}")
+
+
+def _sdk_options(
+    config: AgentConfig, workspace: Workspace, session: GatewaySession, system_prompt: Path, launcher: Path
+) -> ClaudeAgentOptions:
+    tools = list(config.enabled_tools)
+    # The command line's bare mode sends the prompt and nothing about the machine, but it has no harmless tool.
+    bare: dict[str, str | None] = {} if tools else {"bare": None}
+    environment = workspace.environment(
+        session.base_url,
+        session.token,
+        {**_TODO_LIST, "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(config.max_tokens)},
+    )
+    return ClaudeAgentOptions(
+        model=config.model,
+        system_prompt={"type": "file", "path": str(system_prompt)},
+        tools=tools,
+        allowed_tools=tools,
+        permission_mode="dontAsk",
+        setting_sources=[],
+        strict_mcp_config=True,
+        skills=[],
+        thinking={"type": "disabled"},
+        verbatim_prompts=True,
+        include_partial_messages=True,
+        max_buffer_size=_MAX_MESSAGE_BYTES,
+        cli_path=launcher,
+        cwd=workspace.work,
+        env=environment,
+        extra_args={"no-session-persistence": None, **bare},
+        # Without a reader of its own the process would write to the server's standard error.
+        stderr=lambda line: None,
+    )

@@ -1,0 +1,301 @@
+"""The model gateway: the only way from an agent to the vendor, and the place where its calls are metered.
+
+An agent gets a one-time token for a loopback endpoint instead of the API key. Each of its calls is cleared with the
+run's listener, follows the agent's configuration, goes out with the real key, and is metered as its answer passes by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import io
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from cloutagent_server.domain.cost import TokenUsage
+from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.project import AgentConfig
+from cloutagent_server.engine import messages_api
+from cloutagent_server.engine.base import CallRefused, PlannedCall, PriceList
+from cloutagent_server.engine.listening import OrderedListener
+from cloutagent_server.engine.metering import CallMeter, StreamMeter, error_of
+
+_MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
+_CONNECT_SECONDS: Final = 10.0
+_COUNT_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class VendorError:
+    """How a call to the vendor failed. `status` is HTTP's; None if there was none or the answer broke later."""
+
+    status: int | None
+    message: str
+
+
+class GatewaySession:
+    """One run's access to the gateway.
+
+    Attributes:
+        token: The credential that the agent sends; good until the session is closed.
+        base_url: Where the agent finds the Messages API.
+        calls: What each call of the run has used so far, by call id.
+        last_error: How the latest call failed; None if it did not.
+    """
+
+    def __init__(self, base_url: str, config: AgentConfig, listener: OrderedListener) -> None:
+        self.token = secrets.token_urlsafe(32)
+        self.base_url = base_url
+        self.config = config
+        self.listener = listener
+        self.calls: dict[str, TokenUsage] = {}
+        self.last_error: VendorError | None = None
+        self._handlers: set[asyncio.Task[Any]] = set()
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Mark the current task as one that works for this session, so that it can be cut."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._handlers.add(task)
+        try:
+            yield
+        finally:
+            self._handlers.discard(task)
+
+    async def report(self, call_id: str, usage: TokenUsage | None) -> bool:
+        """Tell the listener what a call has used, if that is news. False if the run cannot go on."""
+        if usage is not None and self.calls.get(call_id) != usage:
+            self.calls[call_id] = usage
+            await self.listener.on_usage(call_id, usage)
+        return self.listener.fault is None
+
+    def cut(self) -> None:
+        """End the calls under way, without waiting for them to end."""
+        for handler in self._handlers:
+            handler.cancel()
+
+    async def settle(self) -> None:
+        """Return when no call is under way and all usage has been reported."""
+        while self._handlers:
+            await asyncio.wait(self._handlers)
+        await self.listener.settle()
+
+
+class ModelGateway:
+    """A Messages API on loopback that forwards to `upstream_base_url` with `api_key`.
+
+    `api_key` is None only for an upstream that needs none. Nothing that the gateway answers, raises or logs holds it.
+    """
+
+    def __init__(self, upstream_base_url: str, api_key: str | None, prices: PriceList) -> None:
+        self._upstream = upstream_base_url.rstrip("/")
+        self._api_key = api_key
+        self._prices = prices
+        self._sessions: set[GatewaySession] = set()
+        self._runner: web.AppRunner | None = None
+        self._client: aiohttp.ClientSession | None = None
+        self._base_url = ""
+
+    async def start(self) -> None:
+        """Listen on a free port of 127.0.0.1."""
+        app = web.Application(client_max_size=_MAX_REQUEST_BYTES)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        host, port = self._runner.addresses[0][:2]
+        self._base_url = f"http://{host}:{port}"
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
+        )
+
+    async def stop(self) -> None:
+        """Close every session and the endpoint."""
+        for session in tuple(self._sessions):
+            await self.close(session)
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def open(self, config: AgentConfig, listener: OrderedListener) -> GatewaySession:
+        """Give a run access. Its calls follow `config` and are cleared with and reported to `listener`."""
+        session = GatewaySession(self._base_url, config, listener)
+        self._sessions.add(session)
+        return session
+
+    def cut(self, session: GatewaySession) -> None:
+        """End a run's access at once: its token is refused from now on and its calls under way are cut."""
+        self._sessions.discard(session)
+        session.cut()
+
+    async def close(self, session: GatewaySession) -> None:
+        """End a run's access; when this returns, all its usage has been reported. Closing again does nothing."""
+        self.cut(session)
+        await session.settle()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        if request.method != "POST" or path not in (messages_api.MESSAGES_PATH, messages_api.COUNT_TOKENS_PATH):
+            return _error(404, "not_found_error", "the gateway serves the Messages API only")
+        session = self._session_of(messages_api.credential(request.headers))
+        if session is None:
+            return _error(401, "authentication_error", "the credential is not valid")
+        with session.handling():
+            try:
+                body = json.loads(await request.read())
+            except web.HTTPRequestEntityTooLarge:
+                return _error(413, "request_too_large", "the request is larger than the Messages API takes")
+            except ValueError:
+                return _error(400, "invalid_request_error", "the request is not JSON")
+            model = body.get("model") if isinstance(body, dict) else None
+            if not isinstance(model, str) or not self._prices.knows(model):
+                return _error(400, "invalid_request_error", "model: the price list does not know this model")
+            if path == messages_api.MESSAGES_PATH:
+                return await self._call(request, session, model, body)
+            return await self._forward(request, session, body, None)
+
+    def _session_of(self, token: str) -> GatewaySession | None:
+        given = token.encode()
+        for session in self._sessions:
+            if hmac.compare_digest(given, session.token.encode()):
+                return session
+        return None
+
+    async def _call(
+        self, request: web.Request, session: GatewaySession, model: str, body: dict[str, Any]
+    ) -> web.StreamResponse:
+        wanted = body.get("max_tokens")
+        most = min(wanted, session.config.max_tokens) if type(wanted) is int else session.config.max_tokens
+        if most < 1:
+            return _error(400, "invalid_request_error", "max_tokens: must be at least 1")
+        try:
+            allowed = min(most, await session.listener.before_call(self._planned(request, model, most, body)))
+        except CallRefused as refusal:
+            return _error(402, "billing_error", str(refusal))
+        if allowed < 1:
+            return _error(402, "billing_error", "the budget of this run allows no more output")
+        messages_api.configure(body, session.config, allowed)
+        return await self._forward(request, session, body, _Call(new_id(), CallMeter(model)))
+
+    def _planned(self, request: web.Request, model: str, max_tokens: int, body: dict[str, Any]) -> PlannedCall:
+        counted = json.dumps(messages_api.input_of(body)).encode()
+
+        async def count_input() -> int:
+            assert self._client is not None
+            headers = messages_api.request_headers(request.headers, self._api_key)
+            url = URL(self._upstream + messages_api.COUNT_TOKENS_PATH)
+            timeout = aiohttp.ClientTimeout(total=_COUNT_SECONDS)
+            try:
+                async with self._client.post(url, data=counted, headers=headers, timeout=timeout) as answer:
+                    document = _json_or_none(await answer.read())
+            except (aiohttp.ClientError, TimeoutError):
+                return len(counted)
+            tokens = document.get("input_tokens") if isinstance(document, dict) else None
+            return tokens if type(tokens) is int and tokens >= 0 else len(counted)
+
+        return PlannedCall(model, max_tokens, len(counted), count_input)
+
+    async def _forward(
+        self, request: web.Request, session: GatewaySession, body: dict[str, Any], call: _Call | None
+    ) -> web.StreamResponse:
+        assert self._client is not None
+        session.last_error = None
+        url = URL(self._upstream + request.rel_url.raw_path_qs, encoded=True)
+        headers = messages_api.request_headers(request.headers, self._api_key)
+        data = io.BytesIO(json.dumps(body).encode())
+        try:
+            answer = await self._client.post(url, data=data, headers=headers, allow_redirects=False)
+        except (aiohttp.ClientError, TimeoutError):
+            session.last_error = VendorError(None, "it cannot be reached")
+            return _error(502, "api_error", "the model's API cannot be reached")
+        try:
+            if answer.status == 200 and call is not None and answer.content_type == "text/event-stream":
+                return await self._relay_stream(request, session, answer, call)
+            return await self._relay_document(session, answer, call)
+        finally:
+            answer.close()
+
+    async def _relay_document(
+        self, session: GatewaySession, answer: aiohttp.ClientResponse, call: _Call | None
+    ) -> web.Response:
+        try:
+            data = await answer.read()
+        except aiohttp.ClientError:
+            session.last_error = VendorError(None, "its answer broke off")
+            return _error(502, "api_error", "the answer of the model's API broke off")
+        if self._api_key:
+            data = data.replace(self._api_key.encode(), b"[redacted]")
+        document = _json_or_none(data)
+        if answer.status >= 400:
+            error = error_of(document)
+            session.last_error = VendorError(answer.status, error.message if error else answer.reason or "")
+        elif call is not None and isinstance(document, Mapping):
+            call.meter.report(document.get("usage"))
+            await session.report(call.id, call.meter.usage)
+        return web.Response(status=answer.status, body=data, headers=messages_api.response_headers(answer.headers))
+
+    async def _relay_stream(
+        self, request: web.Request, session: GatewaySession, answer: aiohttp.ClientResponse, call: _Call
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(status=answer.status, headers=messages_api.response_headers(answer.headers))
+        stream = StreamMeter(call.meter)
+        whole = False
+        await response.prepare(request)
+        try:
+            while chunk := await answer.content.readany():
+                stream.feed(chunk)
+                if not await session.report(call.id, call.meter.usage) or not await _written(response, chunk):
+                    break
+            else:
+                whole = True
+        except (aiohttp.ClientError, TimeoutError):
+            session.last_error = VendorError(None, "its answer broke off")
+        finally:
+            stream.end()
+            await session.report(call.id, call.meter.usage)
+        if stream.error is not None:
+            session.last_error = VendorError(None, stream.error.message)
+        if not whole and request.transport is not None:
+            # What was cut must look cut to the agent, too: the body gets no regular end.
+            request.transport.close()
+        return response
+
+
+async def _written(response: web.StreamResponse, chunk: bytes) -> bool:
+    try:
+        await response.write(chunk)
+    except ConnectionError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    id: str
+    meter: CallMeter
+
+
+def _error(status: int, kind: str, message: str) -> web.Response:
+    return web.Response(status=status, body=messages_api.error_body(kind, message), content_type="application/json")
+
+
+def _json_or_none(data: bytes) -> object:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None

@@ -1,0 +1,89 @@
+"""The price list: Anthropic's models and list prices, from the data that genai-prices brings along (no network)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
+
+import genai_prices
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import ModelInfo, TieredPrices
+
+from cloutagent_server.domain.cost import Model, TokenUsage
+
+_PROVIDER: Final = "anthropic"
+_TOKENS_PER_PRICE: Final = 1_000_000
+
+# Names from generation 4 on put the family first; older models are retired, so a run on them could only fail.
+_LISTED: Final = re.compile(r"(?P<name>claude-[a-z]+-\d+(?:-[1-9]\d?)?)(?:-0)?")
+_REFERENCE: Final = re.compile(r"(?P<name>claude-[a-z]+-\d+(?:-\d{1,2})?)(?:[-@]20\d{6}|-latest)?")
+
+
+class GenaiPriceList:
+    """`PriceList` over genai-prices. A model is listed under its undated name: `claude-opus-4`, `claude-sonnet-4-5`."""
+
+    def __init__(self) -> None:
+        provider = next(provider for provider in get_snapshot().providers if provider.id == _PROVIDER)
+        self._models: dict[str, Model] = {}
+        for info in provider.models:
+            listed = _LISTED.fullmatch(info.id)
+            if listed is not None and (model := _model(listed["name"], info)) is not None:
+                self._models[model.id] = model
+
+    def models(self) -> Sequence[Model]:
+        """All models of generation 4 and later, by name, with the base-tier prices that held when the list was made."""
+        return [self._models[name] for name in sorted(self._models)]
+
+    def knows(self, model: str) -> bool:
+        """Whether `model` is listed, or is a listed name with `-0`, a date (`-20250929`) or `-latest` after it."""
+        return self._listed_name(model) is not None
+
+    def cost(self, usage: TokenUsage) -> Decimal:
+        """What the usage of one model call costs in US dollars, in the price tier that its prompt falls into.
+
+        Raises:
+            LookupError: The list does not know the model, or none is given.
+            ValueError: A part of the prompt is larger than the whole.
+        """
+        name = None if usage.model is None else self._listed_name(usage.model)
+        if name is None:
+            raise LookupError(f"the price list does not know the model {usage.model}")
+        tokens = genai_prices.Usage(
+            input_tokens=usage.prompt_tokens,
+            output_tokens=usage.completion_tokens,
+            cache_read_tokens=usage.cache_read_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        )
+        return genai_prices.calc_price(tokens, name, provider_id=_PROVIDER).total_price
+
+    def _listed_name(self, model: str) -> str | None:
+        reference = _REFERENCE.fullmatch(model)
+        if reference is None:
+            return None
+        name = reference["name"].removesuffix("-0")
+        return name if name in self._models else None
+
+
+def _model(name: str, info: ModelInfo) -> Model | None:
+    prices = info.get_prices(datetime.now(UTC))
+    prompt, completion = _token_price(prices.input_mtok), _token_price(prices.output_mtok)
+    if prompt is None or completion is None:
+        return None
+    return Model(
+        name,
+        info.name or name,
+        prompt,
+        completion,
+        _token_price(prices.cache_read_mtok),
+        _token_price(prices.cache_write_mtok),
+        info.context_window,
+    )
+
+
+def _token_price(price: Decimal | TieredPrices | None) -> Decimal | None:
+    base = price.base if isinstance(price, TieredPrices) else price
+    return None if base is None else base / _TOKENS_PER_PRICE

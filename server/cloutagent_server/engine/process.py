@@ -1,0 +1,133 @@
+"""Agent processes: how they are started, and how no one of them stays behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from cloutagent_server.engine import launch
+
+RUN_MARKER: Final = "CLOUTAGENT_RUN"
+"""Variable in the environment of an agent process and of all that it starts: the absolute path of the run's folder."""
+
+LAUNCHER_NAME: Final = "agent"
+_POLL_SECONDS: Final = 0.02
+_KILL_SECONDS: Final = 3.0
+
+
+def bundled_cli() -> Path:
+    """Path of the command line that comes with claude-agent-sdk.
+
+    Raises:
+        FileNotFoundError: The SDK is not installed, or was installed without it.
+    """
+    package = importlib.util.find_spec("claude_agent_sdk")
+    for location in (package.submodule_search_locations or ()) if package else ():
+        cli = Path(location) / "_bundled" / "claude"
+        if cli.is_file():
+            return cli
+    raise FileNotFoundError("claude-agent-sdk is installed without its command line")
+
+
+def install_launcher(directory: Path, cli: Path) -> Path:
+    """Write an executable into `directory` that runs `cli` by way of `launch`, and return its path.
+
+    It takes the arguments of `cli`. An executable of an earlier start is replaced. `directory` must exist.
+    """
+    path = directory / LAUNCHER_NAME
+    command = shlex.join([sys.executable, "-I", "-S", str(Path(launch.__file__).resolve()), str(cli)])
+    fresh = directory / f".{LAUNCHER_NAME}.{os.getpid()}"
+    fresh.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+    fresh.chmod(0o700)
+    fresh.replace(path)
+    return path
+
+
+def kill_tree(pid: int, grace: float = 2.0) -> None:
+    """End the process and all its descendants; return when they are gone, at most `grace` + 3 seconds later.
+
+    They get SIGTERM, and SIGKILL if they are there after `grace` seconds. A dead process that its parent has not
+    collected counts as gone. This blocks: an event loop calls it in a thread.
+    """
+    try:
+        root = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return
+    _end(lambda: [root], grace)
+
+
+def kill_run(directory: Path, grace: float = 0.0) -> int:
+    """End all processes of the run in `directory`, those included that left the agent's process tree.
+
+    Returns their number. Waits and blocks like `kill_tree`.
+    """
+    mark = str(directory)
+    return _end(lambda: _marked(lambda value: value == mark), grace)
+
+
+def reap_orphans(root: Path, grace: float = 2.0) -> int:
+    """End all processes of all runs in the workspace root `root`, and return their number.
+
+    This is for the start of a server, before its first run, when it holds its data folder: what is there then was left
+    by a dead one. Processes of other users are left alone unless this one is privileged. Waits and blocks like
+    `kill_tree`.
+    """
+    prefix = f"{root.resolve()}{os.sep}"
+    return _end(lambda: _marked(lambda value: value.startswith(prefix)), grace)
+
+
+def _marked(matches: Callable[[str], bool]) -> list[psutil.Process]:
+    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        if process.pid not in spared:
+            with suppress(psutil.Error, OSError):
+                if matches(process.environ().get(RUN_MARKER, "")):
+                    found.append(process)
+    return found
+
+
+def _end(find: Callable[[], Iterable[psutil.Process]], grace: float) -> int:
+    """End what `find` finds, and all that descends from it; `find` is asked again until nothing is left."""
+    known: set[psutil.Process] = set()
+    asked: set[psutil.Process] = set()
+    start = time.monotonic()
+    while alive := _with_descendants({*find(), *known}):
+        known |= alive
+        elapsed = time.monotonic() - start
+        if elapsed > grace + _KILL_SECONDS:
+            break
+        for process in alive if elapsed >= grace else alive - asked:
+            with suppress(psutil.Error):
+                if elapsed >= grace:
+                    process.kill()
+                else:
+                    process.terminate()
+        asked |= alive
+        time.sleep(_POLL_SECONDS)
+    return len(known)
+
+
+def _with_descendants(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
+    alive = set()
+    for process in processes:
+        if _lives(process):
+            alive.add(process)
+            with suppress(psutil.Error):
+                alive.update(child for child in process.children(recursive=True) if _lives(child))
+    return alive
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

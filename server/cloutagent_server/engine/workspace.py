@@ -1,0 +1,130 @@
+"""The directory and the environment of one run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from cloutagent_server.domain.identifiers import is_id
+from cloutagent_server.engine.launch import KEEP, PARENT
+from cloutagent_server.engine.process import RUN_MARKER
+
+MODEL_CALL_RETRIES: Final = 2
+_SYSTEM_PROMPT_NAME: Final = "system-prompt"
+_PARTS: Final = ("home", "config", "tmp", "work")
+
+_FIXED: Final[Mapping[str, str]] = {
+    "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
+    "CLAUDE_CODE_SDK_READS_SESSION_STATE": "1",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP": "1",
+    "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1",
+    "CLAUDE_CODE_NO_MODEL_FALLBACK": "1",
+    "CLAUDE_CODE_MAX_RETRIES": str(MODEL_CALL_RETRIES),
+    "DISABLE_TELEMETRY": "1",
+    "DISABLE_ERROR_REPORTING": "1",
+    "DISABLE_AUTOUPDATER": "1",
+}
+"""What the agent's command line is told in every run: it talks to the gateway alone, never changes the model or repeats
+a call in another form by itself, and gives up a call after a few repetitions."""
+
+_SET_BY_SDK: Final = ("CLAUDE_AGENT_SDK_VERSION", "PWD")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A run's own directory. Only this user may enter it; everything that the agent writes by itself goes there."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, execution_id: str) -> Self:
+        """Make the directory of this execution in `root`, which is made too if need be.
+
+        Raises:
+            ValueError: `execution_id` is not an identifier.
+            OSError: The directory exists, or cannot be made.
+        """
+        if not is_id(execution_id):
+            raise ValueError(f"{execution_id!r} is not an identifier")
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        workspace = cls(root.resolve() / execution_id)
+        workspace.path.mkdir(mode=0o700)
+        for part in _PARTS:
+            (workspace.path / part).mkdir(mode=0o700)
+        return workspace
+
+    @property
+    def work(self) -> Path:
+        """The agent's working directory, empty at first."""
+        return self.path / "work"
+
+    def write_system_prompt(self, text: str) -> Path:
+        """Write the system prompt, once, to a file that only this user may read; return its path."""
+        path = self.path / _SYSTEM_PROMPT_NAME
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_bytes(text.encode())
+        return path
+
+    def environment(self, base_url: str, token: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """All variables for the agent's command line, for the launcher to keep; nothing else reaches it.
+
+        Args:
+            base_url: Where the agent calls the model.
+            token: The run's own credential for that address.
+            extra: More variables; they override the others.
+        """
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": os.environ.get("LANG", "C.UTF-8"),
+            "HOME": str(self.path / "home"),
+            "TMPDIR": str(self.path / "tmp"),
+            "CLAUDE_CONFIG_DIR": str(self.path / "config"),
+            "ANTHROPIC_BASE_URL": base_url,
+            "ANTHROPIC_API_KEY": token,
+            RUN_MARKER: str(self.path),
+            **_FIXED,
+            **(extra or {}),
+        }
+        return {**environment, KEEP: ",".join((*environment, *_SET_BY_SDK)), PARENT: str(os.getpid())}
+
+    def remove(self) -> None:
+        """Remove the directory with all that is in it; nothing happens if it is gone.
+
+        Raises:
+            OSError: Something in it cannot be removed, or a process still writes there.
+        """
+        _remove(self.path)
+
+
+def sweep(root: Path) -> int:
+    """Remove all run directories in `root` and return their number; for the start of a server, before its first run.
+
+    Call `process.reap_orphans` first: what a left-over process still writes to cannot be removed.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
+    left = [entry for entry in root.iterdir() if is_id(entry.name)] if root.is_dir() else []
+    for path in left:
+        _remove(path)
+    return len(left)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        shutil.rmtree(path)
+    if not path.exists():
+        return
+    path.chmod(0o700)
+    for directory, names, _ in os.walk(path):
+        for name in names:
+            entry = Path(directory, name)
+            if not entry.is_symlink():
+                entry.chmod(0o700)
+    shutil.rmtree(path)
