@@ -1,0 +1,1 @@
+"""Use cases over the contracts of storage and engine."""

@@ -1,0 +1,307 @@
+"""Executions: started, queued, looked at, cancelled, recovered after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Final
+
+from cloutagent_server.domain import event_json, timestamps
+from cloutagent_server.domain.cost import CostLimits, LimitCheckResult, Model, TokenUsage, Usage, check_limits
+from cloutagent_server.domain.errors import (
+    CloutAgentError,
+    ExecutionNotFinished,
+    ExecutionNotFound,
+    FieldViolation,
+    InvalidRequest,
+    ProjectNotFound,
+    RevisionConflict,
+)
+from cloutagent_server.domain.events import Cancelled, Event, Failed, Failure, FailureReason, Payload, Queued
+from cloutagent_server.domain.execution import Execution, ExecutionOptions, Idempotency, Status
+from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.project import Limits
+from cloutagent_server.engine.base import Engine, PriceList
+from cloutagent_server.service.cost_tracker import CostTracker
+from cloutagent_server.service.prompts import fill
+from cloutagent_server.service.queue import RunQueue
+from cloutagent_server.service.runner import Run
+from cloutagent_server.service.secrets import SecretManager
+from cloutagent_server.storage.base import Page, Storage
+
+log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionRequest:
+    """What a caller asks to run."""
+
+    project_id: str
+    prompt: str
+    options: ExecutionOptions = ExecutionOptions()
+    idempotency_key: str | None = None
+
+
+class ExecutionService:
+    """Use cases around executions. Owns the queue and the runs of this server."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        secrets: SecretManager,
+        engine: Engine,
+        prices: PriceList,
+        max_running: int,
+        max_waiting: int,
+    ) -> None:
+        self._projects = storage.projects
+        self._executions = storage.executions
+        self._secrets = secrets
+        self._engine = engine
+        self._prices = prices
+        self._tracker = CostTracker(prices)
+        self._queue = RunQueue(self._drive, max_running, max_waiting)
+        self._runs: dict[str, Run] = {}
+        self._live: set[str] = set()
+        self._cancelling: set[str] = set()
+        self._interrupting = False
+
+    async def start(self, request: ExecutionRequest) -> tuple[Execution, bool]:
+        """Queue a run; returns the execution, and whether this call created it.
+
+        With an idempotency key that was used for the same request before, that earlier execution is returned.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+            InvalidRequest: A limit is above the project's, or the prompt refers to something unknown.
+            IdempotencyKeyReused: The key stands for another request.
+            QueueFull: Too many executions wait.
+        """
+        project = await self._projects.read(request.project_id)
+        if project is None:
+            raise ProjectNotFound(request.project_id)
+        if request.idempotency_key is None:
+            self._queue.check_room()
+        execution = Execution(
+            id=new_id(),
+            project_id=project.id,
+            prompt=request.prompt,
+            variables=dict(request.options.variables),
+            agent=project.agent,
+            limits=_lowered(project.limits, request.options),
+            created_at=timestamps.now(),
+            idempotency=_idempotency(request),
+        )
+        await fill(execution, project, self._secrets)
+        return await asyncio.shield(self._admit(execution))
+
+    async def get(self, execution_id: str) -> Execution:
+        """The execution as it stands now, with its live place in the queue. Raises ExecutionNotFound."""
+        execution = await self._executions.read(execution_id)
+        if execution is None:
+            raise ExecutionNotFound(execution_id)
+        return self._with_position(execution)
+
+    async def find(self, execution_id: str) -> Execution | None:
+        """The execution, or None if there is none."""
+        return await self._executions.read(execution_id)
+
+    async def list(self, project_id: str, page_size: int, page_token: str | None) -> Page[Execution]:
+        """A page of a project's executions, newest first."""
+        page = await self._executions.list(project_id, page_size, page_token)
+        return Page(tuple(map(self._with_position, page.items)), page.next_page_token)
+
+    async def finished(self, execution_id: str) -> Execution:
+        """The execution once it has ended. Raises ExecutionNotFound, also if it is deleted meanwhile."""
+        execution = await self.get(execution_id)
+        while not execution.status.terminal:
+            await self._executions.wait_for_events(execution_id, execution.last_sequence)
+            execution = await self.get(execution_id)
+        return execution
+
+    async def cancel(self, execution_id: str) -> Execution:
+        """End an execution and return it after its end. One that has ended stays as it is. Raises ExecutionNotFound."""
+        execution = await self.get(execution_id)
+        if execution.status.terminal:
+            return execution
+        if self._queue.withdraw(execution_id):
+            self._live.discard(execution_id)
+        if execution_id not in self._live:
+            return await self._cancel_idle(execution)
+        self._cancelling.add(execution_id)
+        try:
+            run = self._runs.get(execution_id)
+            if run is not None:
+                run.cancel()
+            return await self.finished(execution_id)
+        finally:
+            self._cancelling.discard(execution_id)
+
+    async def cancel_all(self, project_id: str) -> None:
+        """End all executions of a project that this server has queued or runs."""
+        unfinished = [e.id for e in await self._executions.list_unfinished() if e.project_id == project_id]
+        await asyncio.gather(*(self.cancel(execution_id) for execution_id in unfinished))
+
+    async def delete(self, execution_id: str) -> None:
+        """Remove an execution that has ended. Raises ExecutionNotFound, ExecutionNotFinished."""
+        if not (await self.get(execution_id)).status.terminal:
+            raise ExecutionNotFinished(execution_id)
+        await self._executions.delete(execution_id)
+
+    async def cost(self, execution_id: str, limits: CostLimits | None) -> tuple[Usage, LimitCheckResult]:
+        """What an execution has used, and how that stands against `limits` or, if None, its own."""
+        execution = await self.get(execution_id)
+        own = CostLimits(execution.limits.max_tokens, execution.limits.max_cost)
+        return execution.usage, check_limits(execution.usage, own if limits is None else limits)
+
+    async def estimate(self, project_id: str, prompt_tokens: int, completion_tokens: int) -> Decimal:
+        """What so many tokens cost in US dollars with the project's model. Raises ProjectNotFound."""
+        project = await self._projects.read(project_id)
+        if project is None:
+            raise ProjectNotFound(project_id)
+        return self._prices.cost(TokenUsage(prompt_tokens, completion_tokens, project.agent.model))
+
+    def models(self) -> Sequence[Model]:
+        """The models of the price list."""
+        return self._prices.models()
+
+    async def recover(self) -> None:
+        """End what a dead server was running as failed and interrupted, and queue again what it had queued."""
+        for execution in await self._executions.list_unfinished():
+            if execution.status is Status.RUNNING:
+                failure = Failure(FailureReason.INTERRUPTED, "the server died while the execution ran")
+                duration = await self._known_duration(execution)
+                await self._append(execution, Failed(failure, execution.usage, duration))
+            elif execution.last_sequence == 0:
+                await self._enqueue(execution)
+            else:
+                self._add(execution)
+
+    async def stop(self, grace: float) -> None:
+        """Start nothing more, let runs end by themselves for `grace` seconds, then end them as interrupted."""
+        self._queue.close()
+        ended = asyncio.ensure_future(self._queue.stop())
+        await asyncio.wait([ended], timeout=grace)
+        self._interrupting = True
+        for run in list(self._runs.values()):
+            run.interrupt()
+        await ended
+
+    async def _admit(self, execution: Execution) -> tuple[Execution, bool]:
+        """Store and queue an execution, whole or not at all: a caller that goes away does not end this half-way."""
+        self._live.add(execution.id)
+        try:
+            stored = await self._executions.create(execution)
+            if stored.id == execution.id:
+                with self._queue.place():
+                    return await self._enqueue(stored), True
+        except Exception:
+            self._live.discard(execution.id)
+            await self._executions.delete(execution.id)
+            raise
+        self._live.discard(execution.id)
+        return await self.get(stored.id), False
+
+    async def _enqueue(self, execution: Execution) -> Execution:
+        queued = await self._append(execution, Queued(len(self._queue)))
+        self._add(queued)
+        return self._with_position(queued)
+
+    def _add(self, execution: Execution) -> None:
+        self._live.add(execution.id)
+        self._queue.add(execution)
+
+    async def _cancel_idle(self, execution: Execution) -> Execution:
+        """Cancel an execution that waits no more and that no run drives."""
+        try:
+            return await self._append(execution, Cancelled(execution.usage, await self._known_duration(execution)))
+        except RevisionConflict:
+            return await self.get(execution.id)
+
+    async def _append(self, execution: Execution, payload: Payload) -> Execution:
+        event = Event(execution.id, execution.last_sequence + 1, timestamps.now(), payload)
+        return await self._executions.append([event])
+
+    async def _drive(self, execution: Execution) -> None:
+        try:
+            await self._run(execution)
+        finally:
+            self._live.discard(execution.id)
+
+    async def _run(self, execution: Execution) -> None:
+        try:
+            project = await self._projects.read(execution.project_id)
+            if project is None:
+                return
+            prompts = await fill(execution, project, self._secrets)
+            run = Run(execution, prompts, self._executions, self._engine, self._prices, self._tracker)
+        except Exception as fault:
+            log.exception("a run could not start", extra={"execution_id": execution.id})
+            await self._fail_unstarted(execution, fault)
+            return
+        self._runs[execution.id] = run
+        if execution.id in self._cancelling:
+            run.cancel()
+        if self._interrupting:
+            run.interrupt()
+        try:
+            await run.drive()
+        finally:
+            del self._runs[execution.id]
+
+    async def _fail_unstarted(self, execution: Execution, fault: Exception) -> None:
+        shown = fault.message if isinstance(fault, CloutAgentError) else "a fault of the server; its log names it"
+        failure = Failure(FailureReason.AGENT_ERROR, f"the run could not start: {shown}")
+        try:
+            await self._append(execution, Failed(failure, execution.usage, 0))
+        except Exception:
+            log.exception("the end of a run could not be stored", extra={"execution_id": execution.id})
+
+    async def _known_duration(self, execution: Execution) -> int:
+        if execution.started_at is None:
+            return 0
+        last = await self._executions.read_events(execution.id, execution.last_sequence - 1, 1)
+        seconds = (event_json.decode(last[0].data).time - execution.started_at).total_seconds()
+        return max(0, round(seconds * 1000))
+
+    def _with_position(self, execution: Execution) -> Execution:
+        if execution.status is not Status.QUEUED:
+            return execution
+        return replace(execution, queue_position=self._queue.position_of(execution.id) or 0)
+
+
+def _lowered(limits: Limits, options: ExecutionOptions) -> Limits:
+    faults = []
+    if options.max_tokens is not None and options.max_tokens > limits.max_tokens:
+        faults.append(FieldViolation("options.maxTokens", f"must be at most the project's {limits.max_tokens}"))
+    if options.max_cost is not None and options.max_cost > limits.max_cost:
+        faults.append(FieldViolation("options.maxCost", f"must be at most the project's {limits.max_cost}"))
+    if options.timeout is not None and options.timeout > limits.timeout:
+        faults.append(FieldViolation("options.timeout", f"must be at most the project's {limits.timeout}"))
+    if faults:
+        raise InvalidRequest(faults)
+    return Limits(
+        limits.max_tokens if options.max_tokens is None else options.max_tokens,
+        limits.max_cost if options.max_cost is None else options.max_cost,
+        limits.timeout if options.timeout is None else options.timeout,
+    )
+
+
+def _idempotency(request: ExecutionRequest) -> Idempotency | None:
+    if request.idempotency_key is None:
+        return None
+    options = request.options
+    parts = [
+        request.prompt,
+        options.max_tokens,
+        None if options.max_cost is None else str(options.max_cost),
+        options.timeout,
+        sorted(options.variables.items()),
+    ]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return Idempotency(request.idempotency_key, digest)

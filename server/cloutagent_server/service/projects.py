@@ -1,0 +1,110 @@
+"""Projects: created with a key, changed, listed, deleted with all that belongs to them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from cloutagent_server.domain.errors import FieldViolation, InvalidRequest, ProjectNotFound, RevisionConflict
+from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.project import AgentConfig, Project, ProjectChanges, ProjectDraft
+from cloutagent_server.engine.base import Engine, PriceList
+from cloutagent_server.service.auth import Authenticator, Principal
+from cloutagent_server.service.executions import ExecutionService
+from cloutagent_server.service.template import parse
+from cloutagent_server.storage.base import Page, ProjectStorage
+
+_UPDATE_ATTEMPTS: Final = 5
+
+
+class ProjectService:
+    """Use cases around projects."""
+
+    def __init__(
+        self,
+        storage: ProjectStorage,
+        authenticator: Authenticator,
+        executions: ExecutionService,
+        prices: PriceList,
+        engine: Engine,
+    ) -> None:
+        self._storage = storage
+        self._authenticator = authenticator
+        self._executions = executions
+        self._prices = prices
+        self._engine = engine
+
+    async def create(self, draft: ProjectDraft) -> tuple[Project, str]:
+        """Store a new project; returns it with its API key, which nobody can read again.
+
+        Raises:
+            InvalidRequest: The price list does not know the model, a tool is not available, or the system prompt is
+                no valid template.
+        """
+        self._check(draft.agent, "agent")
+        draft = replace(draft, agent=replace(draft.agent, id=new_id()))
+        api_key = self._authenticator.generate_api_key()
+        project = await self._storage.create(draft, await self._authenticator.credential_for(api_key))
+        return project, api_key
+
+    async def get(self, project_id: str) -> Project:
+        """The project. Raises ProjectNotFound."""
+        project = await self._storage.read(project_id)
+        if project is None:
+            raise ProjectNotFound(project_id)
+        return project
+
+    async def list(self, principal: Principal, page_size: int, page_token: str | None) -> Page[Project]:
+        """The projects that the caller may see: all, or the caller's own once the operator has set an admin key."""
+        if principal.project is not None and self._authenticator.has_admin:
+            return Page((principal.project,), None)
+        return await self._storage.list(page_size, page_token)
+
+    async def update(self, project_id: str, change: Callable[[Project], ProjectChanges]) -> Project:
+        """Apply `change`, a function from the stored project to what is to be set, and return the result.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+            InvalidRequest: As for `create`, or from `change`.
+            RevisionConflict: Others changed the project again and again in between.
+        """
+        for _ in range(_UPDATE_ATTEMPTS - 1):
+            with contextlib.suppress(RevisionConflict):
+                return await self._update_once(project_id, change)
+        return await self._update_once(project_id, change)
+
+    async def delete(self, project_id: str) -> None:
+        """Cancel the project's executions, then remove it with all that belongs to it. Raises ProjectNotFound."""
+        if not await self._storage.exists(project_id):
+            raise ProjectNotFound(project_id)
+        await self._executions.cancel_all(project_id)
+        await self._storage.delete(project_id)
+
+    async def exists(self, project_id: str) -> bool:
+        """Whether there is such a project."""
+        return await self._storage.exists(project_id)
+
+    async def _update_once(self, project_id: str, change: Callable[[Project], ProjectChanges]) -> Project:
+        project = await self.get(project_id)
+        changes = change(project)
+        if isinstance(changes.agent, AgentConfig):
+            self._check(changes.agent, "project.agent")
+        return await self._storage.update(project_id, changes, project.revision)
+
+    def _check(self, agent: AgentConfig, field: str) -> None:
+        """`field` is where the request has the agent."""
+        faults = []
+        if not self._prices.knows(agent.model):
+            faults.append(FieldViolation(f"{field}.model", f"{agent.model!r} is not in the price list; see ListModels"))
+        faults.extend(
+            FieldViolation(f"{field}.enabledTools", f"the tool {name!r} is not available on this server")
+            for name in self._engine.refused_tools(agent.enabled_tools)
+        )
+        try:
+            parse(agent.system_prompt, f"{field}.systemPrompt")
+        except InvalidRequest as fault:
+            faults.extend(fault.violations)
+        if faults:
+            raise InvalidRequest(faults)

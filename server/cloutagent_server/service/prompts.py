@@ -1,0 +1,74 @@
+"""Fills an execution's prompts: variables, secrets and what the server knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from cloutagent_server.domain import timestamps
+from cloutagent_server.domain.errors import FieldViolation, InvalidRequest
+from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.project import AgentConfig, Project
+from cloutagent_server.service.secrets import SecretManager
+from cloutagent_server.service.template import RESERVED, Template, parse
+
+
+@dataclass(frozen=True, slots=True)
+class FilledPrompts:
+    """What an agent is started with. Holds plain secrets: it lives as long as the run and is never stored.
+
+    Attributes:
+        prompt: The user's prompt, filled.
+        agent: The agent's configuration, its system prompt filled.
+        secrets: Values of the secrets that were filled in, by name.
+    """
+
+    prompt: str = field(repr=False)
+    agent: AgentConfig = field(repr=False)
+    secrets: Mapping[str, str] = field(repr=False)
+
+
+async def fill(execution: Execution, project: Project, secrets: SecretManager) -> FilledPrompts:
+    """Fill the templates of an execution's prompt and of its agent's system prompt.
+
+    Raises:
+        InvalidRequest: A reference is malformed or unknown, or a variable has a name that is reserved.
+    """
+    prompt = parse(execution.prompt, "prompt")
+    system_prompt = parse(execution.agent.system_prompt, "agent.systemPrompt")
+    variables = {
+        **execution.variables,
+        "timestamp": timestamps.to_text(timestamps.now()),
+        "execution_id": execution.id,
+        "project_name": project.name,
+    }
+    values: dict[str, str] = {}
+    for name in sorted(prompt.secrets | system_prompt.secrets):
+        value = await secrets.get_secret(project.id, name)
+        if value is not None:
+            values[name] = value
+    faults = [
+        FieldViolation(f"options.variables.{name}", "this name is reserved")
+        for name in RESERVED
+        if name in execution.variables
+    ]
+    faults += _unknown(prompt, "prompt", variables, values)
+    faults += _unknown(system_prompt, "agent.systemPrompt", variables, values)
+    if faults:
+        raise InvalidRequest(faults)
+    agent = replace(execution.agent, system_prompt=system_prompt.fill(variables, values))
+    return FilledPrompts(prompt.fill(variables, values), agent, values)
+
+
+def _unknown(
+    template: Template, field_name: str, variables: Mapping[str, str], secrets: Mapping[str, str]
+) -> list[FieldViolation]:
+    faults = [
+        FieldViolation(field_name, f"the variable {name} has no value in options.variables")
+        for name in sorted(template.variables - variables.keys())
+    ]
+    faults += [
+        FieldViolation(field_name, f"the project has no secret named {name}")
+        for name in sorted(template.secrets - secrets.keys())
+    ]
+    return faults

@@ -1,0 +1,73 @@
+"""Watching: one code path for replay, live tail, late join, reconnect and a run that has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final
+
+from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFound
+from cloutagent_server.domain.events import Cancelled, Completed, Failed, StoredEvent
+from cloutagent_server.storage.base import ExecutionStorage
+
+BATCH_EVENTS: Final = 256
+HEARTBEAT_SECONDS: Final = 15.0
+_LAST_KINDS: Final = frozenset({Completed.kind, Failed.kind, Cancelled.kind})
+
+
+class WatchService:
+    """Follows the logs of executions."""
+
+    def __init__(self, storage: ExecutionStorage, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
+        self._storage = storage
+        self._heartbeat_seconds = heartbeat_seconds
+
+    async def check_cursor(self, execution_id: str, after_sequence: int) -> None:
+        """Whether a watch may start after this event.
+
+        Raises:
+            ExecutionNotFound: There is no such execution.
+            CursorOutOfRange: The log does not reach so far.
+        """
+        execution = await self._storage.read(execution_id)
+        if execution is None:
+            raise ExecutionNotFound(execution_id)
+        if after_sequence > execution.last_sequence:
+            raise CursorOutOfRange(1, execution.last_sequence)
+
+    async def watch(self, execution_id: str, after_sequence: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
+        """The events after a sequence number, in order and once each, up to 256 at a time, until the last one.
+
+        An empty batch is a heartbeat: nothing has happened for 15 seconds.
+
+        Raises:
+            ExecutionNotFound: There is no such execution, or it was deleted meanwhile.
+            CursorOutOfRange: The log does not reach so far.
+        """
+        await self.check_cursor(execution_id, after_sequence)
+        cursor = after_sequence
+        while True:
+            events = await self._storage.read_events(execution_id, cursor, BATCH_EVENTS)
+            if events:
+                yield events
+                cursor = events[-1].sequence
+                if events[-1].kind in _LAST_KINDS:
+                    return
+            elif await self._at_end(execution_id, cursor):
+                return
+            elif not await self._woken(execution_id, cursor):
+                yield ()
+
+    async def _at_end(self, execution_id: str, cursor: int) -> bool:
+        execution = await self._storage.read(execution_id)
+        if execution is None:
+            raise ExecutionNotFound(execution_id)
+        return execution.status.terminal and cursor >= execution.last_sequence
+
+    async def _woken(self, execution_id: str, cursor: int) -> bool:
+        try:
+            async with asyncio.timeout(self._heartbeat_seconds):
+                await self._storage.wait_for_events(execution_id, cursor)
+        except TimeoutError:
+            return False
+        return True
