@@ -1,0 +1,1 @@
+"""gRPC: servicers, codecs between protobuf and domain, the guard, the error catalogue."""

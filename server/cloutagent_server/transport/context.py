@@ -1,0 +1,68 @@
+"""What is known of the call under way: its id and who makes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any, Final
+
+import grpc
+
+from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.service.auth import Principal
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+API_KEY_METADATA: Final = "x-api-key"
+REQUEST_ID_METADATA: Final = "x-request-id"
+HTTP_CODE_METADATA: Final = "x-http-code"
+_TRANSCODED_METADATA: Final = "x-envoy-original-path"
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+_principal: ContextVar[Principal] = ContextVar("principal")
+_request_id: ContextVar[str] = ContextVar("request_id")
+
+
+def metadata_of(context: Context, name: str) -> str | None:
+    """The value of a metadata entry of the call; None if it is absent or binary."""
+    entries: Iterable[tuple[str, str | bytes]] = context.invocation_metadata() or ()
+    for key, value in entries:
+        if key == name and isinstance(value, str):
+            return value
+    return None
+
+
+def begin(context: Context) -> str:
+    """Give the call its id: the one in `x-request-id` if it is well formed, else a new one."""
+    given = metadata_of(context, REQUEST_ID_METADATA)
+    request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else new_id()
+    _request_id.set(request_id)
+    return request_id
+
+
+def request_id() -> str:
+    """The id of the call."""
+    return _request_id.get()
+
+
+def identify(principal: Principal) -> None:
+    """Note who makes the call."""
+    _principal.set(principal)
+
+
+def caller() -> Principal:
+    """Who makes the call. Raises LookupError in a method that anyone may call without a key."""
+    return _principal.get()
+
+
+def caller_id() -> str:
+    """Stands for the caller in logs: the id of the key, or `-` without one."""
+    principal = _principal.get(None)
+    return "-" if principal is None else principal.key_id
+
+
+async def answer_with(context: Context, http_code: int) -> None:
+    """Have a REST caller receive this HTTP status on success. Does nothing for a gRPC caller."""
+    if metadata_of(context, _TRANSCODED_METADATA) is not None:
+        await context.send_initial_metadata(((HTTP_CODE_METADATA, str(http_code)),))

@@ -1,0 +1,59 @@
+"""Usage, limits and prices between protobuf and domain."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Final
+
+from cloutagent.v1 import cost_pb2
+from cloutagent_server.domain.cost import CostLimits, ExceededLimit, LimitCheckResult, Model, Usage
+
+_Exceeded = cost_pb2.LimitCheckResult.Exceeded
+EXCEEDED: Final = {ExceededLimit.TOKENS: _Exceeded.tokens, ExceededLimit.COST: _Exceeded.cost}
+
+
+def usage_to_proto(usage: Usage) -> cost_pb2.Usage:
+    """The protobuf form of a usage."""
+    return cost_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        total_cost=float(usage.total_cost),
+        model_calls=usage.model_calls,
+    )
+
+
+def limits_from_proto(limits: cost_pb2.CostLimits) -> CostLimits:
+    """The limits that a caller gives to check against."""
+    return CostLimits(
+        limits.max_tokens if limits.HasField("max_tokens") else None,
+        Decimal(str(limits.max_cost)) if limits.HasField("max_cost") else None,
+    )
+
+
+def check_to_proto(check: LimitCheckResult) -> cost_pb2.LimitCheckResult:
+    """The protobuf form of a limit check."""
+    return cost_pb2.LimitCheckResult(
+        within_limits=check.within_limits,
+        percent_of_token_limit=check.percent_of_token_limit,
+        percent_of_cost_limit=check.percent_of_cost_limit,
+        exceeded=None if check.exceeded is None else EXCEEDED[check.exceeded],
+    )
+
+
+def model_to_proto(model: Model) -> cost_pb2.Model:
+    """The protobuf form of a model and its price."""
+    return cost_pb2.Model(
+        id=model.id,
+        display_name=model.display_name,
+        prompt_token_price=float(model.prompt_token_price),
+        completion_token_price=float(model.completion_token_price),
+        cache_read_token_price=_float(model.cache_read_token_price),
+        cache_write_token_price=_float(model.cache_write_token_price),
+        context_window=model.context_window,
+    )
+
+
+def _float(price: Decimal | None) -> float | None:
+    return None if price is None else float(price)

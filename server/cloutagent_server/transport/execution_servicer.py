@@ -1,0 +1,142 @@
+"""ExecutionService over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from google.api.httpbody_pb2 import HttpBody
+
+from cloutagent.v1 import execution_pb2, execution_pb2_grpc
+from cloutagent_server.domain import timestamps
+from cloutagent_server.service.executions import ExecutionService
+from cloutagent_server.service.watch import WatchService
+from cloutagent_server.transport import event_codec
+from cloutagent_server.transport.context import Context, answer_with
+from cloutagent_server.transport.cost_codec import check_to_proto, limits_from_proto, model_to_proto, usage_to_proto
+from cloutagent_server.transport.execution_codec import request_from_proto, to_proto, to_result
+from cloutagent_server.transport.text_stream import last_event_id, text_events
+
+DEFAULT_PAGE_SIZE: Final = 100
+
+
+class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
+    """Decodes, calls, encodes."""
+
+    def __init__(self, executions: ExecutionService, watches: WatchService) -> None:
+        self._executions = executions
+        self._watches = watches
+
+    async def Execute(self, request: execution_pb2.ExecuteRequest, context: Context) -> execution_pb2.ExecutionResult:
+        """Run the agent and wait for the end."""
+        execution, _ = await self._executions.start(request_from_proto(request))
+        return to_result(await self._executions.finished(execution.id))
+
+    async def StartExecution(
+        self, request: execution_pb2.StartExecutionRequest, context: Context
+    ) -> execution_pb2.StartExecutionResponse:
+        """Queue a run; a REST caller gets 201 if this call created it."""
+        execution, created = await self._executions.start(request_from_proto(request))
+        if created:
+            await answer_with(context, 201)
+        return execution_pb2.StartExecutionResponse(execution=to_proto(execution))
+
+    async def ExecuteStream(
+        self, request: execution_pb2.ExecuteStreamRequest, context: Context
+    ) -> AsyncIterator[execution_pb2.ExecuteStreamResponse]:
+        """Queue a run and stream its events."""
+        execution, _ = await self._executions.start(request_from_proto(request))
+        async for events in self._events(execution.id, 0):
+            yield execution_pb2.ExecuteStreamResponse(events=events)
+
+    async def WatchExecution(
+        self, request: execution_pb2.WatchExecutionRequest, context: Context
+    ) -> AsyncIterator[execution_pb2.WatchExecutionResponse]:
+        """Stream the events after a sequence number."""
+        async for events in self._events(request.execution_id, request.after_sequence):
+            yield execution_pb2.WatchExecutionResponse(events=events)
+
+    async def StreamExecutionEvents(
+        self, request: execution_pb2.StreamExecutionEventsRequest, context: Context
+    ) -> AsyncIterator[HttpBody]:
+        """Stream events as text."""
+        after = last_event_id(context)
+        if after is None:
+            after = request.from_event - 1 if request.HasField("from_event") else 0
+        async for body in text_events(self._watches, context, request.execution_id, after):
+            yield body
+
+    async def ExecuteEventStream(
+        self, request: execution_pb2.ExecuteEventStreamRequest, context: Context
+    ) -> AsyncIterator[HttpBody]:
+        """Queue a run and stream its events as text."""
+        after = last_event_id(context) or 0
+        execution, _ = await self._executions.start(request_from_proto(request))
+        async for body in text_events(self._watches, context, execution.id, after):
+            yield body
+
+    async def GetExecution(
+        self, request: execution_pb2.GetExecutionRequest, context: Context
+    ) -> execution_pb2.GetExecutionResponse:
+        """Read an execution."""
+        return execution_pb2.GetExecutionResponse(execution=to_proto(await self._executions.get(request.execution_id)))
+
+    async def ListExecutions(
+        self, request: execution_pb2.ListExecutionsRequest, context: Context
+    ) -> execution_pb2.ListExecutionsResponse:
+        """List a project's executions."""
+        page_size = request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE
+        page = await self._executions.list(request.project_id, page_size, request.page_token or None)
+        return execution_pb2.ListExecutionsResponse(
+            executions=map(to_proto, page.items), next_page_token=page.next_page_token
+        )
+
+    async def CancelExecution(
+        self, request: execution_pb2.CancelExecutionRequest, context: Context
+    ) -> execution_pb2.CancelExecutionResponse:
+        """End an execution."""
+        return execution_pb2.CancelExecutionResponse(
+            execution=to_proto(await self._executions.cancel(request.execution_id))
+        )
+
+    async def DeleteExecution(
+        self, request: execution_pb2.DeleteExecutionRequest, context: Context
+    ) -> execution_pb2.DeleteExecutionResponse:
+        """Delete an execution; a REST caller gets 204."""
+        await self._executions.delete(request.execution_id)
+        await answer_with(context, 204)
+        return execution_pb2.DeleteExecutionResponse()
+
+    async def GetExecutionCost(
+        self, request: execution_pb2.GetExecutionCostRequest, context: Context
+    ) -> execution_pb2.GetExecutionCostResponse:
+        """Tell what an execution has used."""
+        limits = limits_from_proto(request.limits) if request.HasField("limits") else None
+        usage, check = await self._executions.cost(request.execution_id, limits)
+        return execution_pb2.GetExecutionCostResponse(
+            usage=usage_to_proto(usage), current_cost=float(usage.total_cost), limit_check=check_to_proto(check)
+        )
+
+    async def EstimateCost(
+        self, request: execution_pb2.EstimateCostRequest, context: Context
+    ) -> execution_pb2.EstimateCostResponse:
+        """Estimate what tokens cost."""
+        cost = await self._executions.estimate(request.project_id, request.prompt_tokens, request.completion_tokens)
+        return execution_pb2.EstimateCostResponse(estimated_cost=float(cost))
+
+    async def ListModels(
+        self, request: execution_pb2.ListModelsRequest, context: Context
+    ) -> execution_pb2.ListModelsResponse:
+        """List the models."""
+        return execution_pb2.ListModelsResponse(models=map(model_to_proto, self._executions.models()))
+
+    async def _events(
+        self, execution_id: str, after_sequence: int
+    ) -> AsyncIterator[list[execution_pb2.ExecutionEvent]]:
+        cursor = after_sequence
+        async for batch in self._watches.watch(execution_id, after_sequence):
+            if batch:
+                cursor = batch[-1].sequence
+                yield [event_codec.to_proto(event) for event in batch]
+            else:
+                yield [event_codec.heartbeat(execution_id, cursor, timestamps.now())]

@@ -1,0 +1,137 @@
+"""What every call passes through: errors answered, then key, access and validation, in this order.
+
+The order has its reason. Errors come first, so that whatever the rest raises is answered from the catalogue. The key
+comes before all else that costs anything. Access comes before validation, so that nobody learns from a violation what
+is not theirs; it sees ids that were not validated, and a malformed one names nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Any, Final
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from grpc_status import rpc_status
+
+from cloutagent_server.domain.errors import AccessDenied, StorageUnavailable, StoredDataDamaged
+from cloutagent_server.transport import context as call
+from cloutagent_server.transport import validation
+from cloutagent_server.transport.access import FOREIGN_RULES, AccessControl, Rules
+from cloutagent_server.transport.context import Context
+from cloutagent_server.transport.errors import entry_for, to_status
+
+log: Final = structlog.get_logger("cloutagent.rpc")
+
+Handler = Any  # grpc.RpcMethodHandler, whose type parameters differ between stubs and run time
+
+
+class Around(grpc.aio.ServerInterceptor, ABC):
+    """An interceptor that puts a context manager around each call of the API, streams included to their end."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, Handler] = {}
+
+    @abstractmethod
+    def around(self, method: str, request: Message, context: Context) -> AbstractAsyncContextManager[None]:
+        """What goes around a call of `method` (`/package.Service/Method`)."""
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Handler]], handler_call_details: Any
+    ) -> Handler:
+        """The handler of the method, wrapped once; as it is for foreign services and for what does not exist."""
+        method: str = handler_call_details.method
+        if method in self._wrapped:
+            return self._wrapped[method]
+        handler = await continuation(handler_call_details)
+        if handler is None or method in FOREIGN_RULES:
+            return handler
+        self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        async def unary(request: Message, context: Context) -> Message:
+            async with self.around(method, request, context):
+                answer: Message = await handler.unary_unary(request, context)
+                return answer
+
+        async def stream(request: Message, context: Context) -> AsyncIterator[Message]:
+            async with (
+                self.around(method, request, context),
+                aclosing(handler.unary_stream(request, context)) as answers,
+            ):
+                async for answer in answers:
+                    yield answer
+
+        codec = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(stream, **codec)
+        return grpc.unary_unary_rpc_method_handler(unary, **codec)
+
+
+class ErrorAnswering(Around):
+    """Gives each call its id, answers errors from the catalogue, and writes one line a call to the log."""
+
+    @asynccontextmanager
+    async def around(self, method: str, request: Message, context: Context) -> AsyncIterator[None]:
+        """Turn what the call raises into a status."""
+        request_id = call.begin(context)
+        started = time.perf_counter()
+        code = grpc.StatusCode.OK
+        try:
+            yield
+        except Exception as error:
+            code = entry_for(error).code
+            _explain(error, method, request_id, code)
+            await context.abort_with_status(rpc_status.to_status(to_status(error, request_id)))
+        except BaseException:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            log.info(
+                "call",
+                method=method,
+                code=code.name,
+                milliseconds=round((time.perf_counter() - started) * 1000, 1),
+                request_id=request_id,
+                key_id=call.caller_id(),
+            )
+
+
+class Guard(Around):
+    """Lets a call pass that its access rule allows and whose request is valid. What no rule names is refused."""
+
+    def __init__(self, rules: Rules, access: AccessControl) -> None:
+        super().__init__()
+        self._rules = rules
+        self._access = access
+
+    @asynccontextmanager
+    async def around(self, method: str, request: Message, context: Context) -> AsyncIterator[None]:
+        """Key, access, validation."""
+        rule = self._rules.get(method)
+        if rule is None:
+            raise AccessDenied("no access rule names this method")
+        if self._access.needs_key(rule):
+            principal = await self._access.identify(call.metadata_of(context, call.API_KEY_METADATA))
+            call.identify(principal)
+            await self._access.check(rule, principal, request)
+        validation.check(request)
+        yield
+
+
+def _explain(error: Exception, method: str, request_id: str, code: grpc.StatusCode) -> None:
+    """Tell the operator what the caller is not told."""
+    if isinstance(error, StoredDataDamaged):
+        log.error("stored data damaged", request_id=request_id, location=error.location, fault=error.fault)
+    elif isinstance(error, StorageUnavailable):
+        log.error("storage unavailable", request_id=request_id, cause=error.cause)
+    elif code is grpc.StatusCode.INTERNAL:
+        log.error("call failed", method=method, request_id=request_id, exc_info=error)

@@ -1,0 +1,73 @@
+"""ProjectService over gRPC."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cloutagent.v1 import project_pb2, project_pb2_grpc
+from cloutagent_server.service.projects import ProjectService
+from cloutagent_server.transport.context import Context, answer_with, caller
+from cloutagent_server.transport.project_codec import changes_from_proto, draft_from_proto, to_proto, to_summary
+
+DEFAULT_PAGE_SIZE: Final = 1000
+
+
+class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
+    """Decodes, calls, encodes."""
+
+    def __init__(self, projects: ProjectService) -> None:
+        self._projects = projects
+
+    async def CreateProject(
+        self, request: project_pb2.CreateProjectRequest, context: Context
+    ) -> project_pb2.CreateProjectResponse:
+        """Create a project; a REST caller gets 201."""
+        project, api_key = await self._projects.create(draft_from_proto(request))
+        await answer_with(context, 201)
+        return project_pb2.CreateProjectResponse(project=to_proto(project), api_key=api_key)
+
+    async def GetProject(
+        self, request: project_pb2.GetProjectRequest, context: Context
+    ) -> project_pb2.GetProjectResponse:
+        """Read a project."""
+        return project_pb2.GetProjectResponse(project=to_proto(await self._projects.get(request.project_id)))
+
+    async def ListProjects(
+        self, request: project_pb2.ListProjectsRequest, context: Context
+    ) -> project_pb2.ListProjectsResponse:
+        """List the projects that the caller may see."""
+        page_size = request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE
+        page = await self._projects.list(caller(), page_size, request.page_token or None)
+        return project_pb2.ListProjectsResponse(
+            projects=map(to_summary, page.items), next_page_token=page.next_page_token
+        )
+
+    async def UpdateProject(
+        self, request: project_pb2.UpdateProjectRequest, context: Context
+    ) -> project_pb2.UpdateProjectResponse:
+        """Change a project."""
+        project = await self._projects.update(request.project.id, lambda stored: changes_from_proto(request, stored))
+        return project_pb2.UpdateProjectResponse(project=to_proto(project))
+
+    async def DeleteProject(
+        self, request: project_pb2.DeleteProjectRequest, context: Context
+    ) -> project_pb2.DeleteProjectResponse:
+        """Delete a project; a REST caller gets 204."""
+        await self._projects.delete(request.project_id)
+        await answer_with(context, 204)
+        return project_pb2.DeleteProjectResponse()
+
+    async def ProjectExists(
+        self, request: project_pb2.ProjectExistsRequest, context: Context
+    ) -> project_pb2.ProjectExistsResponse:
+        """Tell whether a project exists."""
+        return project_pb2.ProjectExistsResponse(exists=await self._projects.exists(request.project_id))
+
+    async def GetCurrentProject(
+        self, request: project_pb2.GetCurrentProjectRequest, context: Context
+    ) -> project_pb2.GetCurrentProjectResponse:
+        """Tell whose key the caller used."""
+        principal = caller()
+        return project_pb2.GetCurrentProjectResponse(
+            project=None if principal.project is None else to_proto(principal.project), admin=principal.admin
+        )

@@ -1,0 +1,105 @@
+"""The gRPC server: services, interceptors in their order, health and reflection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cloutagent.v1 import (
+    execution_pb2,
+    execution_pb2_grpc,
+    project_pb2,
+    project_pb2_grpc,
+    secret_pb2,
+    secret_pb2_grpc,
+    system_pb2,
+    system_pb2_grpc,
+)
+from cloutagent_server.service.auth import Authenticator
+from cloutagent_server.service.executions import ExecutionService
+from cloutagent_server.service.projects import ProjectService
+from cloutagent_server.service.secrets import SecretManager
+from cloutagent_server.service.watch import WatchService
+from cloutagent_server.transport import validation
+from cloutagent_server.transport.access import AccessControl, rules_of
+from cloutagent_server.transport.execution_servicer import ExecutionServicer
+from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard
+from cloutagent_server.transport.project_servicer import ProjectServicer
+from cloutagent_server.transport.secret_servicer import SecretServicer
+from cloutagent_server.transport.system_servicer import SystemServicer
+
+FILES: Final = (project_pb2.DESCRIPTOR, secret_pb2.DESCRIPTOR, execution_pb2.DESCRIPTOR, system_pb2.DESCRIPTOR)
+MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
+_OPTIONS: Final = (("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.so_reuseport", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the transport serves."""
+
+    authenticator: Authenticator
+    projects: ProjectService
+    secrets: SecretManager
+    executions: ExecutionService
+    watches: WatchService
+    version: str
+
+
+def interceptors_for(services: Services) -> Sequence[Around]:
+    """The interceptors in the order in which a call passes them. Raises MissingRule if a method has no rule."""
+    access = AccessControl(services.authenticator, services.projects, services.executions)
+    return (ErrorAnswering(), Guard(rules_of(FILES), access))
+
+
+def add_servicers(services: Services, server: Any) -> None:
+    """Register the API's servicers with anything that takes generic handlers as a gRPC server does."""
+    project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(services.projects), server)
+    secret_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(services.secrets), server)
+    execution_pb2_grpc.add_ExecutionServiceServicer_to_server(
+        ExecutionServicer(services.executions, services.watches), server
+    )
+    system_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(services.version), server)
+
+
+class GrpcServer:
+    """A grpc.aio server over the services."""
+
+    def __init__(self, services: Services) -> None:
+        self._server = grpc.aio.server(interceptors=interceptors_for(services), options=_OPTIONS)
+        add_servicers(services, self._server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [service.full_name for file in FILES for service in file.services_by_name.values()]
+        reflection.enable_server_reflection(
+            [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME], self._server
+        )
+        validation.warm(
+            GetMessageClass(method.input_type)
+            for file in FILES
+            for service in file.services_by_name.values()
+            for method in service.methods
+        )
+
+    async def start(self, host: str, port: int) -> int:
+        """Take calls; returns the port, which the system chooses if `port` is 0. Raises OSError if it is taken."""
+        try:
+            bound: int = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as fault:
+            raise OSError(f"cannot listen on {host}:{port}: {fault}") from None
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        return bound
+
+    async def leave_rotation(self) -> None:
+        """Report NOT_SERVING, so that whoever balances load sends nothing more, and go on serving."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls and give those under way `grace` seconds."""
+        await self._server.stop(grace)

@@ -1,0 +1,68 @@
+"""Executions' events as text streams over google.api.HttpBody."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from typing import Final
+
+from google.api.httpbody_pb2 import HttpBody
+
+from cloutagent_server.domain.errors import InvalidRequest
+from cloutagent_server.domain.events import StoredEvent
+from cloutagent_server.service.watch import WatchService
+from cloutagent_server.transport.context import Context, metadata_of, request_id
+from cloutagent_server.transport.errors import to_status
+from cloutagent_server.transport.event_codec import text_stream_for
+
+LAST_EVENT_ID_METADATA: Final = "last-event-id"
+MAX_CHUNK_BYTES: Final = 131_072
+
+
+def last_event_id(context: Context) -> int | None:
+    """The sequence number in the caller's `Last-Event-ID`; None if there is none.
+
+    Raises:
+        InvalidRequest: It is not a number that this server could have sent.
+    """
+    text = metadata_of(context, LAST_EVENT_ID_METADATA)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InvalidRequest.of("Last-Event-ID", "must be the id of an event of this stream")
+    return int(text)
+
+
+async def text_events(
+    watches: WatchService, context: Context, execution_id: str, after_sequence: int
+) -> AsyncIterator[HttpBody]:
+    """The events after a sequence number in the form that the caller's `Accept` asks for.
+
+    Errors before the first byte are raised, so that the caller gets their status; later ones are also written to the
+    stream, since HTTP has no status left to give.
+    """
+    await watches.check_cursor(execution_id, after_sequence)
+    stream = text_stream_for(metadata_of(context, "accept"))
+    yield HttpBody(content_type=stream.content_type, data=stream.opening())
+    try:
+        async with aclosing(watches.watch(execution_id, after_sequence)) as batches:
+            async for batch in batches:
+                if not batch:
+                    yield HttpBody(data=stream.heartbeat())
+                for part in _parts(batch):
+                    yield HttpBody(data=stream.events(part))
+    except Exception as fault:
+        yield HttpBody(data=stream.error(to_status(fault, request_id())))
+        raise
+
+
+def _parts(batch: Sequence[StoredEvent]) -> Iterator[Sequence[StoredEvent]]:
+    """Cuts a batch where its bytes would pass the size of a chunk; every part has an event at least."""
+    start, size = 0, 0
+    for index, event in enumerate(batch):
+        if size and size + len(event.data) > MAX_CHUNK_BYTES:
+            yield batch[start:index]
+            start, size = index, 0
+        size += len(event.data)
+    if start < len(batch):
+        yield batch[start:]
