@@ -1,0 +1,104 @@
+"""The composition root: picks the parts, starts them in order, stops them gracefully."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from cloutagent_server import __version__
+from cloutagent_server.engine.base import Engine, PriceList
+from cloutagent_server.engine.claude import ClaudeEngine
+from cloutagent_server.engine.gateway import ModelGateway
+from cloutagent_server.engine.prices import GenaiPriceList
+from cloutagent_server.service.auth import Authenticator
+from cloutagent_server.service.cipher import Cipher
+from cloutagent_server.service.executions import ExecutionService
+from cloutagent_server.service.projects import ProjectService
+from cloutagent_server.service.secrets import SecretManager
+from cloutagent_server.service.watch import WatchService
+from cloutagent_server.settings import Settings
+from cloutagent_server.storage.base import Storage
+from cloutagent_server.storage.filesystem import FileSystemStorage
+from cloutagent_server.transport.server import GrpcServer, Services
+
+log: Final = logging.getLogger(__name__)
+
+# What the vendor's key is replaced by when the model is local and asks for none.
+LOCAL_MODEL_KEY: Final = "local-model"
+
+
+class App:
+    """The server: services and transport over the given parts."""
+
+    def __init__(self, settings: Settings, storage: Storage, engine: Engine, prices: PriceList) -> None:
+        """`settings` must have an encryption key."""
+        if settings.encryption_key is None:
+            raise ValueError("the settings have no encryption key")
+        self._settings = settings
+        self._storage = storage
+        self._engine = engine
+        admin_key = settings.admin_api_key
+        self._authenticator = Authenticator(
+            storage.projects, None if admin_key is None else admin_key.get_secret_value()
+        )
+        self._secrets = SecretManager(storage.secrets, Cipher(settings.encryption_key.get_secret_value()))
+        self._executions = ExecutionService(
+            storage,
+            self._secrets,
+            engine,
+            prices,
+            settings.max_concurrent_executions,
+            settings.max_queued_executions,
+        )
+        projects = ProjectService(storage.projects, self._authenticator, self._executions, prices, engine)
+        self.services = Services(
+            self._authenticator,
+            projects,
+            self._secrets,
+            self._executions,
+            WatchService(storage.executions),
+            __version__,
+        )
+        self._server: GrpcServer | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> App:
+        """The server on real parts: the file system, and agents behind the model gateway."""
+        prices = GenaiPriceList()
+        key = settings.anthropic_api_key
+        gateway = ModelGateway(
+            settings.anthropic_base_url, LOCAL_MODEL_KEY if key is None else key.get_secret_value(), prices
+        )
+        engine = ClaudeEngine(gateway, prices, settings.run_root)
+        return cls(settings, FileSystemStorage(settings.project_root), engine, prices)
+
+    async def start(self) -> int:
+        """Start storage, engine and server, and recover what a dead server left; returns the gRPC port."""
+        await self._storage.start()
+        await self._secrets.check_key()
+        await self._engine.start()
+        await self._executions.recover()
+        self._server = GrpcServer(self.services)
+        port = await self._server.start(self._settings.grpc_host, self._settings.grpc_port)
+        log.info("serving", extra={"host": self._settings.grpc_host, "port": port, "version": __version__})
+        return port
+
+    async def finish_runs(self) -> None:
+        """Start no more runs, and return when those under way have ended, within the grace or as interrupted.
+
+        Calls are still answered, so that whoever watches a run sees its end.
+        """
+        log.info("stopping")
+        if self._server is not None:
+            await self._server.leave_rotation()
+        await self._executions.stop(self._settings.stop_grace_seconds)
+
+    async def stop(self) -> None:
+        """Finish the runs, then stop the parts in the reverse order of their start."""
+        await self.finish_runs()
+        if self._server is not None:
+            await self._server.stop(grace=2.0)
+        await self._engine.stop()
+        self._authenticator.close()
+        await self._storage.stop()
+        log.info("stopped")

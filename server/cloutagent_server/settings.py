@@ -1,0 +1,193 @@
+"""Settings: read from the environment and `.env`, checked at start, with one clear line for each fault."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import secrets
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_FILE: Final = Path(".env")
+VENDOR_URL: Final = "https://api.anthropic.com"
+
+_KEY: Final = re.compile(r"[0-9a-fA-F]{64}")
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Environment(StrEnum):
+    """What the server runs for. Production insists on keys that development can do without."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+    TEST = "test"
+
+
+class LogLevel(StrEnum):
+    """The least important kind of line that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARN = "warn"
+    ERROR = "error"
+
+
+class InvalidSettings(Exception):
+    """The settings are faulty. `faults` has one line for each: the variable and what to do."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """All settings of the server. Each is an environment variable of the same name in upper case."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True
+    )
+
+    app_env: Annotated[Environment, BeforeValidator(_lower)] = Field(
+        Environment.DEVELOPMENT,
+        validation_alias=AliasChoices("APP_ENV", "NODE_ENV"),
+        description="development, production or test.",
+    )
+    anthropic_base_url: str = Field(VENDOR_URL, description="Where the Messages API is.")
+    anthropic_api_key: SecretStr | None = Field(
+        None,
+        validate_default=True,
+        description="API key of the model's vendor (sk-ant-…). Required unless ANTHROPIC_BASE_URL is on loopback.",
+    )
+    encryption_key: SecretStr | None = Field(
+        None,
+        validate_default=True,
+        description="Key of the stored secrets: 64 hex digits. Generated in development, required in production.",
+    )
+    admin_api_key: SecretStr | None = Field(
+        None,
+        validate_default=True,
+        description="Key of the operator: 16 characters or more. Required in production; once it is set, "
+        "only it creates projects.",
+    )
+    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
+        LogLevel.INFO, description="debug, info, warn or error."
+    )
+    host: str = Field("127.0.0.1", description="Address that Envoy listens on.")
+    port: Port = Field(3001, description="Port of REST and gRPC through Envoy. 0: any free one.")
+    grpc_host: str = Field("127.0.0.1", description="Address that the server itself listens on.")
+    grpc_port: Port = Field(50051, description="Port of the server itself (gRPC). 0: any free one.")
+    local_model_port: Port = Field(0, description="Port of the scripted local model. 0: any free one.")
+    project_root: Path = Field(Path("data/projects"), validate_default=True, description="Folder of the projects.")
+    run_root: Path = Field(
+        Path("data/runs"), validate_default=True, description="Folder of the working directories of runs."
+    )
+    max_concurrent_executions: int = Field(3, ge=1, le=1000, description="Executions that run at a time.")
+    max_queued_executions: int = Field(1000, ge=0, le=1_000_000, description="Executions that may wait.")
+    stop_grace_seconds: float = Field(10.0, ge=0, le=3600, description="Time that runs get to end at a stop.")
+
+    @field_validator("project_root", "run_root")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("anthropic_base_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        plain = not (parts.query or parts.fragment or "@" in parts.netloc) and parts.port != 0
+        if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+            raise ValueError("must be an http or https URL without a query, a fragment and a user")
+        return value.rstrip("/")
+
+    @field_validator("anthropic_api_key")
+    @classmethod
+    def _vendor_key(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith("sk-ant-"):
+            raise ValueError("must start with sk-ant-")
+        base_url = info.data.get("anthropic_base_url")
+        if value is None and base_url is not None and not is_loopback(base_url):
+            raise ValueError(
+                "is required unless ANTHROPIC_BASE_URL is on loopback; "
+                "set it, or try without an account: cloutagent-server up --local-model"
+            )
+        return value
+
+    @field_validator("encryption_key")
+    @classmethod
+    def _hex_key(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and _KEY.fullmatch(value.get_secret_value()) is None:
+            raise ValueError("must be 64 hex digits; make one with: openssl rand -hex 32")
+        return _required_in_production(value, info)
+
+    @field_validator("admin_api_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("must have 16 characters or more")
+        return _required_in_production(value, info)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine's loopback."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(**overrides: Any) -> Settings:
+    """Read and check the settings; `overrides` take precedence over the environment.
+
+    Raises:
+        InvalidSettings: With every fault there is, never a value of one.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise InvalidSettings(_faults(error)) from None
+
+
+def with_encryption_key(settings: Settings, env_file: Path = ENV_FILE) -> tuple[Settings, bool]:
+    """The settings with an encryption key, and whether a new one was made.
+
+    In development and test a missing key is generated and appended to `env_file` (mode 0600). It is never printed.
+    """
+    if settings.encryption_key is not None:
+        return settings, False
+    key = secrets.token_hex(32)
+    descriptor = os.open(env_file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "a+b") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.seek(0)
+        text = file.read()
+        file.write((b"" if not text or text.endswith(b"\n") else b"\n") + f"ENCRYPTION_KEY={key}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+    return settings.model_copy(update={"encryption_key": SecretStr(key)}), True
+
+
+def _required_in_production(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    if value is None and info.data.get("app_env") is Environment.PRODUCTION:
+        raise ValueError("is required in production; make one with: openssl rand -hex 32")
+    return value
+
+
+def _faults(error: ValidationError) -> list[str]:
+    return [
+        f"{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+        for fault in error.errors(include_input=False, include_url=False)
+    ]

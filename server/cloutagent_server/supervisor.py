@@ -1,0 +1,131 @@
+"""Runs the server in the foreground: alone, or as a whole stack with Envoy and the scripted local model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from cloutagent_server.app import App
+from cloutagent_server.engine.local_model import LocalModel
+from cloutagent_server.envoy_process import EnvoyProcess
+from cloutagent_server.settings import Settings
+
+log: Final = logging.getLogger(__name__)
+
+
+class ComponentDied(Exception):
+    """A part of the stack ended by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Where the running parts are reached. `rest_port` is None without Envoy, `model_url` without the local model."""
+
+    grpc_port: int
+    rest_port: int | None = None
+    model_url: str | None = None
+
+
+async def serve(settings: Settings, started: Callable[[Stack], None]) -> None:
+    """Run the server alone until SIGINT or SIGTERM; `started` is called once it takes calls."""
+    async with _server(settings) as (_, port):
+        started(Stack(port))
+        await _stop_signal()
+
+
+async def serve_stack(settings: Settings, local_model: bool, started: Callable[[Stack], None]) -> None:
+    """Run Envoy and the server, and the local model if asked, until SIGINT or SIGTERM.
+
+    Raises:
+        EnvoyFailed: Envoy did not start.
+        ComponentDied: Envoy ended by itself; the rest was stopped.
+    """
+    async with AsyncExitStack() as stack:
+        model_url = None
+        if local_model:
+            model_url = await stack.enter_async_context(_local_model(settings))
+            settings = settings.model_copy(update={"anthropic_base_url": model_url, "anthropic_api_key": None})
+        app, grpc_port = await stack.enter_async_context(_server(settings))
+        envoy = await stack.enter_async_context(_envoy(settings, grpc_port))
+        started(Stack(grpc_port, envoy.port, model_url))
+        await _first_of(_stop_signal(), _death_of(envoy))
+        # Watchers get the ends of their runs while Envoy still carries them; then it has nothing to wait for.
+        await app.finish_runs()
+
+
+async def serve_local_model(port: int, started: Callable[[str], None]) -> None:
+    """Run the scripted local model alone until SIGINT or SIGTERM; `started` gets its base URL."""
+    model = LocalModel()
+    await model.start("127.0.0.1", port)
+    try:
+        started(model.base_url)
+        await _stop_signal()
+    finally:
+        await model.stop()
+
+
+@asynccontextmanager
+async def _server(settings: Settings) -> AsyncIterator[tuple[App, int]]:
+    app = App.from_settings(settings)
+    try:
+        yield app, await app.start()
+    finally:
+        await app.stop()
+
+
+@asynccontextmanager
+async def _local_model(settings: Settings) -> AsyncIterator[str]:
+    model = LocalModel()
+    await model.start("127.0.0.1", settings.local_model_port)
+    try:
+        yield model.base_url
+    finally:
+        await model.stop()
+
+
+@asynccontextmanager
+async def _envoy(settings: Settings, grpc_port: int) -> AsyncIterator[EnvoyProcess]:
+    with TemporaryDirectory(prefix="cloutagent-envoy-") as folder:
+        envoy = EnvoyProcess(
+            host=settings.host,
+            port=settings.port,
+            upstream_host=settings.grpc_host,
+            upstream_port=grpc_port,
+            run_dir=Path(folder),
+        )
+        try:
+            await envoy.start()
+            yield envoy
+        finally:
+            await envoy.stop()
+
+
+async def _stop_signal() -> None:
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+
+
+async def _death_of(envoy: EnvoyProcess) -> None:
+    code = await envoy.wait()
+    raise ComponentDied(f"Envoy ended by itself with exit code {code}")
+
+
+async def _first_of(*waits: Coroutine[None, None, None]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
