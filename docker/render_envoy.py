@@ -1,0 +1,15 @@
+"""Print Envoy's configuration for its own container: reachable from outside, the server in the container `server`."""
+
+import json
+
+from envoy_config import EnvoyAddresses, rendered_config
+
+ADDRESSES = EnvoyAddresses(
+    host="0.0.0.0",  # noqa: S104 -- the container's port is what is published
+    port=3001,
+    upstream_host="server",
+    upstream_port=50051,
+    admin_path="/tmp/envoy-admin.sock",  # noqa: S108 -- the container's own
+)
+
+print(json.dumps(rendered_config(ADDRESSES)))
