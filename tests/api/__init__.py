@@ -1,0 +1,1 @@
+"""API scenarios, written once and run at several depths."""

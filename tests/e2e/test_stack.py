@@ -1,0 +1,203 @@
+"""The whole stack as a user starts it: Envoy, the server, the real agent, the local model, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from scripts.demo.rest import Rest
+from scripts.demo.stack import Stack
+
+pytestmark = pytest.mark.e2e
+
+Json = dict[str, Any]
+PROJECT: Json = {
+    "name": "p",
+    "agent": {"name": "a", "systemPrompt": "s", "model": "claude-sonnet-4-5", "enabledTools": ["TodoWrite"]},
+}
+TODO = '[[tool: TodoWrite {"todos": [{"content": "c", "status": "pending", "activeForm": "f"}]}]]'
+PROMPT_TOKEN_PRICE, COMPLETION_TOKEN_PRICE = Decimal("0.000003"), Decimal("0.000015")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("stack"), live=False) as running:
+        yield running
+
+
+@pytest.fixture
+def rest(stack: Stack) -> Iterator[Rest]:
+    client = Rest(stack.url)
+    yield client
+    client.close()
+
+
+def new_project(rest: Rest) -> tuple[str, str]:
+    created = rest.call("POST", "/api/v1/projects", PROJECT)
+    rest.use_key(created["apiKey"])
+    return created["project"]["id"], created["apiKey"]
+
+
+def start(rest: Rest, project_id: str, prompt: str) -> str:
+    answer = rest.call("POST", f"/api/v1/projects/{project_id}/executions", {"prompt": prompt})
+    execution_id: str = answer["execution"]["id"]
+    return execution_id
+
+
+def eventually(holds: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def run_processes(run_root: Path) -> list[psutil.Process]:
+    """Processes whose environment names this folder of runs: agents and whatever they started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any(str(run_root) in value for value in process.environ().values()) and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def test_three_model_calls_are_counted_to_the_cent(stack: Stack, rest: Rest) -> None:
+    project_id, _ = new_project(rest)
+    before = len(httpx.get(f"{stack.model_url}/ledger", trust_env=False).json()["calls"])
+    execution_id = start(rest, project_id, f"{TODO} [[say: half way]] {TODO} [[say: all done]]")
+    events = list(rest.events(execution_id))
+
+    usages = [event["tokenUsage"]["usage"] for event in events if event["kind"] == "token_usage"]
+    totals = [usage["promptTokens"] + usage["completionTokens"] for usage in usages]
+    assert len(totals) >= 3
+    assert totals == sorted(set(totals)), "every usage event tells of more tokens than the one before"
+    assert usages[-1]["modelCalls"] == 3
+
+    calls = httpx.get(f"{stack.model_url}/ledger", trust_env=False).json()["calls"][before:]
+    assert len(calls) == 3
+    cost = sum(
+        call["input_tokens"] * PROMPT_TOKEN_PRICE + call["output_tokens"] * COMPLETION_TOKEN_PRICE for call in calls
+    )
+    answer = rest.call("GET", f"/api/v1/executions/{execution_id}/cost")
+    assert abs(Decimal(str(answer["currentCost"])) - cost) < Decimal("1e-9")
+    assert answer["usage"]["promptTokens"] == sum(call["input_tokens"] for call in calls)
+    assert answer["usage"]["completionTokens"] == sum(call["output_tokens"] for call in calls)
+    assert {call["temperature"] for call in calls} == {0.7}
+    assert max(call["max_tokens"] for call in calls) <= 4096
+
+
+def test_a_late_watcher_gets_exactly_the_rest(rest: Rest) -> None:
+    project_id, _ = new_project(rest)
+    execution_id = start(rest, project_id, f"[[say: one two three]] {TODO} [[say: four]]")
+    seen = list(rest.events(execution_id))
+    url = f"/api/v1/executions/{execution_id}/stream?from_event=3"
+    with rest.stream("GET", url, {"accept": "application/x-ndjson"}) as response:
+        late = [json.loads(line) for line in response.iter_lines() if line]
+    assert [event["sequence"] for event in late] == list(range(3, seen[-1]["sequence"] + 1))
+    assert late == seen[2:]
+
+
+def test_grpc_with_reflection_through_the_same_port(stack: Stack, rest: Rest) -> None:
+    project_id, key = new_project(rest)
+    execution_id = start(rest, project_id, "[[say: hello]]")
+    project = buf_curl(stack, key, "ProjectService/GetProject", {"project_id": project_id})
+    assert project[0]["project"]["id"] == project_id
+    batches = buf_curl(stack, key, "ExecutionService/WatchExecution", {"execution_id": execution_id})
+    kinds = [event["kind"] for batch in batches for event in batch["events"]]
+    assert kinds[0] == "queued"
+    assert kinds[-1] == "completed"
+
+
+def buf_curl(stack: Stack, key: str, method: str, request: Json) -> list[Json]:
+    command = [str(Path(sys.executable).with_name("buf")), "curl", "--protocol", "grpc", "--http2-prior-knowledge"]
+    command += ["-H", f"x-api-key: {key}", "-d", json.dumps(request), f"{stack.url}/cloutagent.v1.{method}"]
+    # The home is buf's cache, which would be written to the user's otherwise.
+    environment = {"PATH": os.environ["PATH"], "HOME": str(stack.log.parent)}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert answer.returncode == 0, answer.stderr
+    decoder, text, answers = json.JSONDecoder(), answer.stdout.strip(), []
+    while text:
+        document, end = decoder.raw_decode(text)
+        answers.append(document)
+        text = text[end:].strip()
+    return answers
+
+
+def test_keys_and_secrets_are_in_no_file_and_no_process(stack: Stack, rest: Rest) -> None:
+    project_id, key = new_project(rest)
+    secret = "a-value-that-nobody-else-has-4711"
+    rest.call("PUT", f"/api/v1/projects/{project_id}/secrets/TOKEN", {"value": secret})
+    execution_id = start(rest, project_id, "[[say: the token is {{secret:TOKEN}}]] [[silence]]")
+    events = rest.events(execution_id)
+    assert any(event["kind"] == "text_delta" for event in events)
+
+    agents = run_processes(stack.log.parent / "runs")
+    assert agents, "the agent runs while its model is silent"
+    for process in agents:
+        shown = " ".join(process.cmdline()) + " ".join(process.environ().values())
+        assert secret not in shown
+        assert key not in shown
+    ended = rest.call("POST", f"/api/v1/executions/{execution_id}/cancel", {})
+    assert ended["execution"]["status"] == "cancelled"
+
+    for path in stack.log.parent.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert secret.encode() not in content, path
+            assert key.encode() not in content, path
+
+
+def test_a_killed_server_leaves_the_truth_and_no_process(tmp_path: Path) -> None:
+    with Stack(tmp_path, live=False) as stack:
+        rest = Rest(stack.url)
+        project_id, key = new_project(rest)
+        running = start(rest, project_id, "[[say: a few words]] [[rate: 20/s]] [[tokens: 100000]]")
+        queued = [start(rest, project_id, "[[rate: 20/s]] [[tokens: 100000]]") for _ in range(3)]
+        usage: Json = {}
+        for event in rest.events(running):
+            if event["kind"] == "token_usage":
+                usage = event["tokenUsage"]["usage"]
+            if event["kind"] == "text_delta":
+                break
+        os.kill(stack.pid, signal.SIGKILL)
+        rest.close()
+        assert eventually(lambda: not run_processes(tmp_path / "runs"), 10), "no agent outlives its server"
+
+    with Stack(tmp_path, live=False) as stack:
+        rest = Rest(stack.url)
+        rest.use_key(key)
+        ended = rest.call("GET", f"/api/v1/executions/{running}")["execution"]
+        assert ended["status"] == "failed"
+        assert ended["failure"]["reason"] == "interrupted"
+        assert ended["usage"] == usage
+        assert [event["kind"] for event in rest.events(running)].count("failed") == 1
+        # What was still queued is queued again, and runs.
+        assert eventually(
+            lambda: rest.call("GET", f"/api/v1/executions/{queued[-1]}")["execution"]["status"] == "running", 20
+        )
+        rest.close()
+    assert not run_processes(tmp_path / "runs")
+
+
+@pytest.mark.full
+def test_the_demo_keeps_its_promises() -> None:
+    demo = subprocess.run(
+        [sys.executable, "-m", "scripts.demo"], capture_output=True, text=True, timeout=180, check=False
+    )
+    assert demo.returncode == 0, demo.stdout + demo.stderr

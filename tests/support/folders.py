@@ -1,0 +1,21 @@
+"""Looking at the folder of the filesystem backend from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def tree(root: Path) -> Mapping[str, bytes]:
+    """The files under `root` with their content, and its directories; without lock files, whose content is nothing."""
+    found = {}
+    for path in root.rglob("*"):
+        name = str(path.relative_to(root))
+        if not name.startswith(".locks/"):
+            found[name] = path.read_bytes() if path.is_file() else b"(directory)"
+    return found
+
+
+def leftovers(root: Path) -> Sequence[str]:
+    """What a finished write, or cleaning up, must not leave: temporary files, and anything in the trash."""
+    return [name for name in tree(root) if ".tmp-" in name or name.startswith(".trash/")]

@@ -1,0 +1,96 @@
+"""The price list follows the contract's formula and the vendor's list prices."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from cloutagent_server.domain.cost import TokenUsage
+from cloutagent_server.engine.prices import GenaiPriceList
+
+PRICES = GenaiPriceList()
+
+
+def test_lists_models_by_name() -> None:
+    names = [model.id for model in PRICES.models()]
+    assert names == sorted(set(names))
+    assert {"claude-sonnet-4-5", "claude-opus-4", "claude-opus-4-5", "claude-haiku-4-5"} <= set(names)
+    assert not [name for name in names if name.startswith(("claude-2", "claude-v", "claude-3"))]
+    assert all(PRICES.knows(name) for name in names)
+
+
+def test_prices_of_the_contract() -> None:
+    sonnet = next(model for model in PRICES.models() if model.id == "claude-sonnet-4-5")
+    assert sonnet.prompt_token_price == Decimal("0.003") / 1000
+    assert sonnet.completion_token_price == Decimal("0.015") / 1000
+    assert sonnet.cache_read_token_price == Decimal("0.0000003")
+    assert sonnet.cache_write_token_price == Decimal("0.00000375")
+    assert (sonnet.display_name, sonnet.context_window) == ("Claude Sonnet 4.5", 200_000)
+    opus = next(model for model in PRICES.models() if model.id == "claude-opus-4")
+    assert (opus.prompt_token_price, opus.completion_token_price) == (Decimal("0.000015"), Decimal("0.000075"))
+
+
+def test_the_formula_holds_exactly_without_cache() -> None:
+    for listed in PRICES.models():
+        usage = TokenUsage(1234, 567, listed.id)
+        expected = 1234 * listed.prompt_token_price + 567 * listed.completion_token_price
+        assert PRICES.cost(usage) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "claude-opus-4-0",
+        "claude-opus-4-20250514",
+        "claude-sonnet-4-5-20250929",
+        "claude-sonnet-4-20250514",
+        "claude-opus-5-latest",
+    ],
+)
+def test_knows_dated_versions_and_aliases(name: str) -> None:
+    assert PRICES.knows(name)
+    assert PRICES.cost(TokenUsage(1_000, 0, name)) > 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "gpt-5",
+        "claude",
+        "claude-2",
+        "claude-opus-9",
+        "claude-3-5-haiku-latest",
+        "Claude-Sonnet-4-5",
+        "claude-sonnet-4-5 ",
+        "claude-sonnet-4-5x",
+        "claude-sonnet-4-50",
+        "claude-sonnet-4-5-latest-1",
+        "claude-opus-4-20250514-1",
+    ],
+)
+def test_does_not_know_what_only_resembles_a_model(name: str) -> None:
+    assert not PRICES.knows(name)
+    with pytest.raises(LookupError):
+        PRICES.cost(TokenUsage(1, 1, name))
+
+
+def test_a_model_is_needed_for_a_price() -> None:
+    with pytest.raises(LookupError):
+        PRICES.cost(TokenUsage(1, 1))
+
+
+def test_cached_input_has_its_own_prices() -> None:
+    usage = TokenUsage(1_000, 10, "claude-sonnet-4-5", cache_read_tokens=100, cache_write_tokens=200)
+    assert PRICES.cost(usage) == (
+        700 * Decimal("0.000003") + 100 * Decimal("0.0000003") + 200 * Decimal("0.00000375") + 10 * Decimal("0.000015")
+    )
+    for_an_hour = TokenUsage(200, 0, "claude-sonnet-4-5", cache_write_tokens=200, cache_write_1h_tokens=50)
+    assert PRICES.cost(for_an_hour) == 150 * Decimal("0.00000375") + 50 * Decimal("0.000006")
+
+
+def test_a_long_prompt_is_priced_in_its_tier_as_a_whole() -> None:
+    at_the_edge, beyond = (PRICES.cost(TokenUsage(tokens, 100, "claude-sonnet-4-5")) for tokens in (200_000, 200_001))
+    assert at_the_edge == 200_000 * Decimal("0.000003") + 100 * Decimal("0.000015")
+    assert beyond == 200_001 * Decimal("0.000006") + 100 * Decimal("0.0000225")

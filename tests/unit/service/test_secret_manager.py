@@ -1,0 +1,185 @@
+"""SecretManager: the plan's test cases, and what the API promises beyond them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cloutagent_server.domain.errors import InvalidRequest, ProjectNotFound, StoredDataDamaged
+from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.secret import MAX_VALUE_BYTES, SealedSecret
+from cloutagent_server.service.cipher import Cipher
+from cloutagent_server.service.secrets import SecretManager, WrongEncryptionKey
+from tests.support.service_world import World, make_world
+
+OTHER_KEY = "ff" * 32
+
+
+@pytest.fixture
+def world() -> World:
+    return make_world()
+
+
+@pytest.fixture
+def secrets(world: World) -> SecretManager:
+    return world.secrets
+
+
+async def test_encrypt_produces_different_output_each_time(secrets: SecretManager) -> None:
+    sealed = {await secrets.encrypt("same") for _ in range(20)}
+    assert len(sealed) == 20
+    assert len({json.loads(text)["iv"] for text in sealed}) == 20
+
+
+async def test_different_plaintexts_produce_different_ciphertexts(secrets: SecretManager) -> None:
+    one, other = json.loads(await secrets.encrypt("one")), json.loads(await secrets.encrypt("two"))
+    assert one["encrypted"] != other["encrypted"]
+
+
+async def test_encrypt_returns_the_contracts_format(secrets: SecretManager) -> None:
+    document = json.loads(await secrets.encrypt("text"))
+    assert sorted(document) == ["authTag", "encrypted", "iv"]
+    assert [len(document["iv"]), len(document["authTag"]), len(document["encrypted"])] == [32, 32, 8]
+
+
+@pytest.mark.parametrize("text", ["", "plain", "Grüße 🌍", "x" * MAX_VALUE_BYTES])
+async def test_decrypt_recovers_original_plaintext(secrets: SecretManager, text: str) -> None:
+    assert await secrets.decrypt(await secrets.encrypt(text)) == text
+    assert await secrets.decrypt(await secrets.encrypt(text, b"here"), b"here") == text
+
+
+async def test_decrypt_throws_on_invalid_auth_tag(secrets: SecretManager) -> None:
+    document = json.loads(await secrets.encrypt("text"))
+    document["authTag"] = "0" * 32
+    with pytest.raises(InvalidRequest) as caught:
+        await secrets.decrypt(json.dumps(document))
+    assert [violation.field for violation in caught.value.violations] == ["ciphertext"]
+
+
+async def test_decrypt_throws_on_tampered_ciphertext(secrets: SecretManager) -> None:
+    document = json.loads(await secrets.encrypt("text"))
+    document["encrypted"] = f"{int(document['encrypted'], 16) ^ 1:08x}"
+    with pytest.raises(InvalidRequest):
+        await secrets.decrypt(json.dumps(document))
+
+
+async def test_decrypt_refuses_what_is_bound_elsewhere(secrets: SecretManager) -> None:
+    with pytest.raises(InvalidRequest):
+        await secrets.decrypt(await secrets.encrypt("text", b"project:a"), b"project:b")
+
+
+async def test_an_error_of_decrypt_shows_nothing_of_the_input(secrets: SecretManager) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await secrets.decrypt("not-json-but-a-password")
+    assert "password" not in str(caught.value)
+
+
+async def test_set_secret_stores_the_value_sealed(world: World, secrets: SecretManager) -> None:
+    project = await world.project()
+    await secrets.set_secret(project.id, "TOKEN", "s3cret-value")
+    sealed = (await world.storage.secrets.read(project.id))["TOKEN"]
+    assert isinstance(sealed, SealedSecret)
+    assert "s3cret-value" not in repr(sealed)
+    assert b"s3cret-value".hex() not in repr(sealed)
+
+
+async def test_get_secret_retrieves_and_decrypts(world: World, secrets: SecretManager) -> None:
+    project = await world.project()
+    await secrets.set_secret(project.id, "TOKEN", "one")
+    assert await secrets.get_secret(project.id, "TOKEN") == "one"
+    await secrets.set_secret(project.id, "TOKEN", "two")
+    assert await secrets.get_secret(project.id, "TOKEN") == "two"
+    await secrets.set_secret(project.id, "EMPTY", "")
+    assert await secrets.get_secret(project.id, "EMPTY") == ""
+
+
+async def test_get_secret_gives_none_for_what_is_missing(world: World, secrets: SecretManager) -> None:
+    project = await world.project()
+    assert await secrets.get_secret(project.id, "TOKEN") is None
+    assert await secrets.get_secret(new_id(), "TOKEN") is None
+
+
+async def test_list_secrets_returns_secret_names_only(world: World, secrets: SecretManager) -> None:
+    project, other = await world.project(), await world.project()
+    for name in ("zeta", "Alpha", "beta_2"):
+        await secrets.set_secret(project.id, name, "hidden")
+    await secrets.set_secret(other.id, "OTHERS", "hidden")
+    assert await secrets.list_secrets(project.id) == ["Alpha", "beta_2", "zeta"]
+    assert await secrets.list_secrets(new_id()) == []
+
+
+async def test_delete_secret_removes_it(world: World, secrets: SecretManager) -> None:
+    project = await world.project()
+    await secrets.set_secret(project.id, "A", "one")
+    await secrets.set_secret(project.id, "B", "two")
+    assert await secrets.delete_secret(project.id, "A") is True
+    assert await secrets.delete_secret(project.id, "A") is False
+    assert await secrets.delete_secret(new_id(), "A") is False
+    assert await secrets.list_secrets(project.id) == ["B"]
+    assert await secrets.get_secret(project.id, "B") == "two"
+
+
+async def test_a_secret_needs_its_project(secrets: SecretManager) -> None:
+    with pytest.raises(ProjectNotFound):
+        await secrets.set_secret(new_id(), "TOKEN", "value")
+
+
+@pytest.mark.parametrize("name", ["", "1st", "with-dash", "with space", "ä", "a" * 129, "a\n", "../a"])
+async def test_a_faulty_name_is_refused(world: World, secrets: SecretManager, name: str) -> None:
+    project = await world.project()
+    with pytest.raises(InvalidRequest) as caught:
+        await secrets.set_secret(project.id, name, "value")
+    assert [violation.field for violation in caught.value.violations] == ["name"]
+    assert await secrets.list_secrets(project.id) == []
+
+
+async def test_size_counts_in_bytes_and_all_faults_are_told_at_once(world: World, secrets: SecretManager) -> None:
+    project = await world.project()
+    with pytest.raises(InvalidRequest) as caught:
+        await secrets.set_secret(project.id, "1st", "ü" * (MAX_VALUE_BYTES // 2 + 1))
+    assert [violation.field for violation in caught.value.violations] == ["name", "value"]
+    await secrets.set_secret(project.id, "n" * 128, "ü" * (MAX_VALUE_BYTES // 2))
+
+
+async def test_a_secret_sealed_with_another_key_is_damaged_and_named(world: World, secrets: SecretManager) -> None:
+    project = await world.project()
+    await world.storage.secrets.put(project.id, "TOKEN", Cipher(OTHER_KEY).seal("value"))
+    with pytest.raises(StoredDataDamaged) as caught:
+        await secrets.get_secret(project.id, "TOKEN")
+    assert "TOKEN" in caught.value.location and project.id in caught.value.location
+    assert "TOKEN" not in caught.value.message and project.id not in caught.value.message
+    assert await secrets.list_secrets(project.id) == ["TOKEN"]
+
+
+async def test_the_key_that_sealed_the_storage_is_accepted_again(world: World, secrets: SecretManager) -> None:
+    await secrets.check_key()
+    await secrets.check_key()
+    noted = await world.storage.secrets.read_key_check()
+    assert noted is not None
+
+
+async def test_another_key_is_refused_from_the_first_start_on(world: World, secrets: SecretManager) -> None:
+    await secrets.check_key()
+    with pytest.raises(WrongEncryptionKey):
+        await SecretManager(world.storage.secrets, Cipher(OTHER_KEY)).check_key()
+    await secrets.check_key()
+
+
+async def test_of_two_servers_that_start_at_once_the_first_key_wins(world: World, secrets: SecretManager) -> None:
+    class Late:
+        """A storage that looks empty until something is put."""
+
+        def __init__(self) -> None:
+            self.asked = False
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(world.storage.secrets, name)
+
+        async def read_key_check(self) -> SealedSecret | None:
+            asked, self.asked = self.asked, True
+            return await world.storage.secrets.read_key_check() if asked else None
+
+    await secrets.check_key()
+    with pytest.raises(WrongEncryptionKey):
+        await SecretManager(Late(), Cipher(OTHER_KEY)).check_key()  # type: ignore[arg-type]
