@@ -186,6 +186,17 @@ async def test_find_key_survives_an_update(storage: Storage) -> None:
     assert await storage.projects.find_key(credential.digest) == KeyOwner(project.id, credential)
 
 
+async def test_deleting_a_project_frees_only_its_own_key(storage: Storage) -> None:
+    """A digest leads to the project that had it last."""
+    credential = builders.credential()
+    first = await storage.projects.create(builders.project_draft(), credential)
+    second = await storage.projects.create(builders.project_draft(), credential)
+    await storage.projects.delete(first.id)
+    assert await storage.projects.find_key(credential.digest) == KeyOwner(second.id, credential)
+    await storage.projects.delete(second.id)
+    assert await storage.projects.find_key(credential.digest) is None
+
+
 @pytest.mark.parametrize("digest", ["", "ab" * 32, "..", "../keys", "AB" * 32, "ab/" + "ab" * 31])
 async def test_find_key_gives_none_for_an_unknown_digest(storage: Storage, project: Project, digest: str) -> None:
     assert await storage.projects.find_key(digest) is None

@@ -200,7 +200,12 @@ async def test_a_damaged_line_before_the_snapshot_is_not_replayed(
 ) -> None:
     await storage.executions.append(builders.events(execution.id, builders.payloads_of_a_run()))
     lines = log_path.read_bytes().split(b"\n")
-    for damaged in (b"x" * len(lines[4]), lines[4].replace(b'"sequence":4', b'"sequence":5'), lines[4][:-1] + b" "):
+    for damaged in (
+        b"x" * len(lines[4]),
+        lines[4].replace(b'"sequence":4', b'"sequence":5'),
+        lines[4].replace(b'"kind"', b'"kond"'),
+        lines[4][:-1] + b" ",
+    ):
         log_path.write_bytes(b"\n".join([*lines[:4], damaged, *lines[5:]]))
         other = await open_storage()
         assert len(await other.executions.read_events(execution.id, 4, 100)) == 7
@@ -269,11 +274,17 @@ async def test_a_damaged_execution_can_be_deleted(
     assert await other.executions.list_unfinished() == ()
 
 
+@pytest.mark.parametrize("fault", ["not JSON", "place", "project"])
 async def test_a_damaged_index_entry_is_reported(
-    storage: FileSystemStorage, open_storage: OpenStorage, execution: Execution, root: Path
+    storage: FileSystemStorage, open_storage: OpenStorage, execution: Execution, root: Path, fault: str
 ) -> None:
     path = root / ".index" / "executions" / execution.id[:2] / execution.id
-    path.write_bytes(b"{")
+    contents = {
+        "not JSON": b"{",
+        "place": changed(path, lambda document: document.update(place="../x")),
+        "project": changed(path, lambda document: document.update(projectId="..")),
+    }
+    path.write_bytes(contents[fault])
     other = await open_storage()
     await refused(path, other.executions.read(execution.id))
 

@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.identifiers import is_id, new_id
 from cloutagent_server.domain.project import Project, ProjectChanges
@@ -66,6 +68,14 @@ async def test_create_writes_valid_json(storage: FileSystemStorage, root: Path) 
 async def test_create_leaves_out_a_missing_description(storage: FileSystemStorage, root: Path) -> None:
     project = await storage.projects.create(builders.project_draft(description=None), builders.credential())
     assert "description" not in json.loads((root / project.id / "metadata.json").read_bytes())
+
+
+@pytest.mark.parametrize("digest", ["", "../../etc", "AB" * 32, "ab" * 31])
+async def test_create_refuses_a_digest_that_is_none(storage: FileSystemStorage, root: Path, digest: str) -> None:
+    before = tree(root)
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        await storage.projects.create(builders.project_draft(), builders.credential(digest=digest))
+    assert tree(root) == before
 
 
 async def test_read_returns_null_for_non_existent_project(storage: FileSystemStorage, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 
 from cloutagent_server.domain import event_json
+from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.events import FailureReason, TerminalPayload
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import Project
 from cloutagent_server.storage.filesystem import FileSystemStorage
+from cloutagent_server.storage.filesystem.log import ExecutionLog
 from tests.support import builders
 from tests.unit.storage.conftest import OpenStorage
 
@@ -133,6 +137,23 @@ async def test_a_state_that_is_behind_is_brought_up_to_date(
         assert state.read_bytes() == right
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        builders.completed(result="Ä" * 10_000),
+        builders.failed(),
+        builders.failed(failure=builders.failure(reason=FailureReason.INTERRUPTED, exceeded=None)),
+        builders.cancelled(),
+    ],
+)
+async def test_an_ended_execution_is_read_from_its_state(
+    storage: FileSystemStorage, open_storage: OpenStorage, execution: Execution, end: TerminalPayload
+) -> None:
+    finished = await storage.executions.append(builders.events(execution.id, builders.payloads_of_a_run(end)))
+    other = await open_storage()
+    assert await other.executions.read(execution.id) == finished
+
+
 async def test_events_after_the_state_are_applied(
     storage: FileSystemStorage, open_storage: OpenStorage, execution: Execution
 ) -> None:
@@ -212,6 +233,42 @@ async def test_large_logs_are_read_from_any_cursor(
             batch = await opened.executions.read_events(execution.id, cursor, 5)
             expected = [event_json.encode(event) for event in events[cursor : cursor + 5]]
             assert list(batch) == expected
+
+
+async def test_a_log_that_shrinks_while_it_is_read(
+    storage: FileSystemStorage, execution: Execution, log_path: Path
+) -> None:
+    await storage.executions.append(builders.texts(execution.id, 3))
+    log = ExecutionLog(log_path.parent)
+    try:
+        os.truncate(log_path, log_path.stat().st_size - 5)
+        with pytest.raises(StoredDataDamaged) as caught:
+            log.read(0, 10)
+    finally:
+        log.close()
+    assert caught.value.fault == "holds 2 events, not 3"
+
+
+async def test_a_log_that_may_not_be_opened(
+    storage: FileSystemStorage,
+    open_storage: OpenStorage,
+    execution: Execution,
+    log_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = await open_storage()
+    real = os.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if path == log_path:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(StoredDataDamaged) as caught:
+            await other.executions.read(execution.id)
+    assert (caught.value.location, caught.value.fault) == (str(log_path), "Permission denied")
 
 
 async def test_more_logs_than_may_stay_open(storage: FileSystemStorage, project: Project) -> None:

@@ -199,6 +199,16 @@ async def test_a_state_that_cannot_be_written_does_not_fail_the_append(
     assert await storage.executions.read(execution.id) == running
 
 
+async def test_a_state_that_cannot_be_read_does_not_fail_the_append(
+    storage: FileSystemStorage, execution: Execution, log_path: Path
+) -> None:
+    state = log_path.parent / "state.json"
+    state.unlink()
+    state.mkdir()
+    running = await storage.executions.append(builders.events(execution.id, [builders.started()]))
+    assert await storage.executions.read(execution.id) == running
+
+
 async def test_a_folder_that_cannot_be_made(root: Path) -> None:
     root.parent.mkdir()
     root.write_text("a file stands here")

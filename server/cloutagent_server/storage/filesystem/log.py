@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 
 from cloutagent_server.domain import event_json
-from cloutagent_server.domain.errors import ExecutionNotFound, StoredDataDamaged
+from cloutagent_server.domain.errors import ExecutionNotFound, StorageUnavailable, StoredDataDamaged
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.storage.changes import appended, folded
@@ -328,8 +328,8 @@ class ExecutionLog:
         snapshot = Snapshot(self._size, self._execution)
         try:
             files.write(self._state_path, dump(snapshot_to_json(snapshot)))
-        except OSError as fault:
-            _log.warning("snapshot_not_saved", execution_id=self._created.id, fault=files.describe(fault))
+        except (OSError, StoredDataDamaged, StorageUnavailable) as fault:
+            _log.warning("snapshot_not_saved", location=str(self._state_path), fault=repr(fault))
 
     def _damaged(self, fault: str) -> StoredDataDamaged:
         return StoredDataDamaged(str(self._path), fault)
