@@ -47,6 +47,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("depth", chosen)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the scenarios in one event loop: gRPC keeps every loop that it ever saw until the process ends."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
 @pytest.fixture(scope="session")
 def prices() -> GenaiPriceList:
     """The price list."""
@@ -104,7 +111,7 @@ def edge_of_depth(depth: str, request: pytest.FixtureRequest) -> Edge | None:
     return found
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def stage(
     depth: str,
     edge_of_depth: Edge | None,
@@ -133,7 +140,8 @@ async def stage(
     )
     async with staged(depth, settings, prices, edge_of_depth) as stage:
         yield stage
-    for key in stage.api.keys:
+    admin_key = [] if settings.admin_api_key is None else [settings.admin_api_key.get_secret_value()]
+    for key in (*stage.api.keys, *admin_key):
         assert not files_with(data_folder, key)
         assert key not in server_log.getvalue()
     assert not list(data_folder.rglob(".tmp-*"))

@@ -16,7 +16,7 @@ from tests.support.api.stage import GRPC, GRPC_ENVOY, Stage
 pytestmark = pytest.mark.depths(GRPC, GRPC_ENVOY)
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def channel(stage: Stage) -> AsyncIterator[grpc.aio.Channel]:
     """A plain channel."""
     assert stage.address is not None

@@ -97,6 +97,22 @@ async def test_creation_creates_the_project_in_the_file_system(api: Api, data_fo
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.depths(*DEPTHS)
+async def test_the_api_key_is_shown_at_creation_and_never_again(api: Api, projects: Projects) -> None:
+    project = await projects()
+    changed = {"project": {"id": project.id, "description": "changed"}}
+    answers = [
+        await api.call("GetProject", {"projectId": project.id}, project.key),
+        await api.call("ListProjects", {}, project.key),
+        await api.call("GetCurrentProject", {}, project.key),
+        await api.call("UpdateProject", changed, project.key),
+    ]
+    with failing("INVALID_ARGUMENT", 400, "INVALID_REQUEST") as caught:
+        await api.call("UpdateProject", {"project": {"id": project.id, "name": ""}}, project.key)
+    shown = json.dumps(answers) + str(caught.failure.details) + caught.failure.message
+    assert project.key not in shown and "apiKey" not in shown
+
+
 async def test_two_projects_of_one_name_are_two_projects(projects: Projects) -> None:
     first, second = await projects(), await projects()
     assert first.id != second.id and first.key != second.key

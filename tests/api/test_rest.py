@@ -9,17 +9,18 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.support.api.rest import failure_of
+from tests.support.api.rest import failure_of, http_client
 from tests.support.api.scenario import Projects, project_body
 from tests.support.api.stage import REST, Stage
 
 pytestmark = pytest.mark.depths(REST)
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def http(stage: Stage) -> AsyncIterator[httpx.AsyncClient]:
     """A plain HTTP client."""
-    async with httpx.AsyncClient(base_url=f"http://{stage.address}", timeout=20, trust_env=False) as client:
+    assert stage.address is not None
+    async with http_client(stage.address) as client:
         yield client
 
 

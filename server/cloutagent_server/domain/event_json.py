@@ -1,6 +1,7 @@
 """The JSON form of events: one line each, on disk and on every text stream alike.
 
-It is protobuf's JSON form of `cloutagent.v1.ExecutionEvent` with every field printed that is not an absent optional;
+It is protobuf's JSON form of `cloutagent.v1.ExecutionEvent` with every field printed that is not an absent optional
+and times always with milliseconds;
 a test holds the two together.
 """
 

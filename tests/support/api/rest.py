@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -82,6 +83,12 @@ class RestApi:
         path, query, content = _parts(route, body)
         sent = {name: value for name, value in headers.items() if value is not None}
         return self.client.build_request(route.verb, path, params=httpx.QueryParams(query), json=content, headers=sent)
+
+
+def http_client(address: str) -> httpx.AsyncClient:
+    """A client for plain HTTP. The empty TLS context spares it the reading of all certificates."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return httpx.AsyncClient(base_url=f"http://{address}", timeout=20, trust_env=False, verify=tls)
 
 
 def failure_of(response: httpx.Response) -> ApiFailure:

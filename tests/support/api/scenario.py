@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.support.api.driver import Api
@@ -47,6 +48,7 @@ class ProjectHandle:
         """Queue a run; returns the execution."""
         started = await self.call("StartExecution", prompt=prompt, http=http, **fields)
         execution: Json = started["execution"]
+        await _later_than(execution["createdAt"])
         return execution
 
     async def execution(self, execution_id: str) -> Json:
@@ -98,6 +100,7 @@ class Projects:
     async def __call__(self, key: str | None = None, **changes: Any) -> ProjectHandle:
         """A new project, asked for with `key`."""
         created = await self._api.call("CreateProject", project_body(**changes), key, http=201)
+        await _later_than(created["project"]["createdAt"])
         return ProjectHandle(self._api, created["project"], created["apiKey"])
 
 
@@ -106,11 +109,21 @@ def kinds(events: list[Json]) -> list[str]:
     return [event["kind"] for event in events]
 
 
+async def _later_than(time: str) -> None:
+    """Return once the clock shows another millisecond: lists order by the time of creation, which counts those."""
+    created = datetime.fromisoformat(time)
+
+    async def gone_on() -> bool:
+        return datetime.now(UTC) - created >= timedelta(milliseconds=1)
+
+    await eventually(gone_on)
+
+
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Return once the condition holds, within 10 s."""
     async with asyncio.timeout(10):
         while not await condition():  # noqa: ASYNC110 - the condition lies behind the API
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.001)
 
 
 def merged(document: Mapping[str, Any], path: str, value: object) -> Json:

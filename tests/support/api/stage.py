@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import grpc
-import httpx
 
 from cloutagent_server.app import App
 from cloutagent_server.engine.base import PriceList
@@ -17,7 +16,7 @@ from cloutagent_server.storage.base import Storage
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.memory import MemoryStorage
 from tests.support.api.in_process import InProcessApi
-from tests.support.api.rest import RestApi
+from tests.support.api.rest import RestApi, http_client
 from tests.support.api.wire import GrpcApi
 from tests.support.api.witness import WitnessedApi
 from tests.support.fake_engine import FakeEngine
@@ -62,7 +61,7 @@ async def staged(depth: str, settings: Settings, prices: PriceList, edge: Edge |
     try:
         address = f"127.0.0.1:{await app.start() if depth == GRPC else await _behind(edge, app)}"
         if depth == REST:
-            async with httpx.AsyncClient(base_url=f"http://{address}", timeout=20, trust_env=False) as client:
+            async with http_client(address) as client:
                 yield Stage(WitnessedApi(RestApi(client), depth), app, storage, engine, address)
         else:
             async with grpc.aio.insecure_channel(address) as channel:
@@ -92,7 +91,7 @@ async def _behind(edge: Edge | None, app: App) -> int:
     """Start the server where the Envoy looks for it; returns the port of the Envoy once it has found the server."""
     assert edge is not None
     assert await app.start() == edge.upstream_port
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{edge.port}", timeout=20, trust_env=False) as client:
+    async with http_client(f"127.0.0.1:{edge.port}") as client:
         for _ in range(100):
             if (await client.get("/api/health")).status_code == 200:
                 return edge.port
