@@ -1,8 +1,7 @@
 """The JSON form of events: one line each, on disk and on every text stream alike.
 
 It is protobuf's JSON form of `cloutagent.v1.ExecutionEvent` with every field printed that is not an absent optional
-and times always with milliseconds;
-a test holds the two together.
+and times always in milliseconds; a test holds the two together.
 """
 
 from __future__ import annotations

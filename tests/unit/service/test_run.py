@@ -308,6 +308,8 @@ async def test_the_input_of_a_call_is_set_aside_before_its_output(limits: Limits
     [
         (Limits(max_tokens=1000), ExceededLimit.TOKENS),
         (Limits(max_cost=Decimal("0.003")), ExceededLimit.COST),
+        (Limits(max_tokens=1000, max_cost=Decimal("0.003")), ExceededLimit.TOKENS),
+        (Limits(max_tokens=1001, max_cost=Decimal("0.003")), ExceededLimit.COST),
     ],
 )
 async def test_a_call_whose_input_does_not_fit_is_refused(limits: Limits, exceeded: ExceededLimit) -> None:

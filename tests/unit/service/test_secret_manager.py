@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.secret import MAX_VALUE_BYTES, SealedSecret
 from cloutagent_server.service.cipher import Cipher
 from cloutagent_server.service.secrets import SecretManager, WrongEncryptionKey
+from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support.service_world import World, make_world
 
 OTHER_KEY = "ff" * 32
@@ -82,6 +84,25 @@ async def test_set_secret_stores_the_value_sealed(world: World, secrets: SecretM
     assert isinstance(sealed, SealedSecret)
     assert "s3cret-value" not in repr(sealed)
     assert b"s3cret-value".hex() not in repr(sealed)
+
+
+async def test_set_secret_stores_encrypted_secret_in_file_and_delete_secret_removes_it(tmp_path: Path) -> None:
+    storage = FileSystemStorage(tmp_path)
+    await storage.start()
+    try:
+        world = make_world(storage=storage)
+        project = await world.project()
+        file = tmp_path / project.id / ".secrets" / "secrets.enc"
+        await world.secrets.set_secret(project.id, "TOKEN", "s3cret-value")
+        assert b"s3cret-value" not in file.read_bytes()
+        sealed = json.loads(file.read_text())["TOKEN"]
+        assert json.loads(sealed).keys() == {"iv", "authTag", "encrypted"}
+        assert await world.secrets.decrypt(sealed) == "s3cret-value"
+        assert await world.secrets.get_secret(project.id, "TOKEN") == "s3cret-value"
+        assert await world.secrets.delete_secret(project.id, "TOKEN")
+        assert "TOKEN" not in json.loads(file.read_text())
+    finally:
+        await storage.stop()
 
 
 async def test_get_secret_retrieves_and_decrypts(world: World, secrets: SecretManager) -> None:

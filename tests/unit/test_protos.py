@@ -1,0 +1,232 @@
+"""The protos as they are read: every element is commented, every rpc has its access rule and its route."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+from google.api import annotations_pb2
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
+
+from cloutagent.v1 import access_pb2, execution_pb2, project_pb2, secret_pb2, system_pb2
+from cloutagent_server.transport.server import FILES
+from scripts.proto_image import PROTOS, compile_protos, own_files
+
+# The streams of messages: over REST the same events come as text.
+WITHOUT_ROUTE = {
+    "cloutagent.v1.ExecutionService.ExecuteStream",
+    "cloutagent.v1.ExecutionService.WatchExecution",
+}
+
+# The table of the design: route by rpc.
+ROUTES = {
+    "ProjectService.CreateProject": "post /api/v1/projects",
+    "ProjectService.GetProject": "get /api/v1/projects/{project_id}",
+    "ProjectService.UpdateProject": "patch /api/v1/projects/{project.id}",
+    "ProjectService.DeleteProject": "delete /api/v1/projects/{project_id}",
+    "ProjectService.ListProjects": "get /api/v1/projects",
+    "ProjectService.ProjectExists": "get /api/v1/projects/{project_id}/exists",
+    "ProjectService.GetCurrentProject": "get /api/v1/me",
+    "SecretService.SetSecret": "put /api/v1/projects/{project_id}/secrets/{name}",
+    "SecretService.GetSecret": "get /api/v1/projects/{project_id}/secrets/{name}",
+    "SecretService.ListSecrets": "get /api/v1/projects/{project_id}/secrets",
+    "SecretService.DeleteSecret": "delete /api/v1/projects/{project_id}/secrets/{name}",
+    "SecretService.Encrypt": "post /api/v1/projects/{project_id}/secrets:encrypt",
+    "SecretService.Decrypt": "post /api/v1/projects/{project_id}/secrets:decrypt",
+    "ExecutionService.Execute": "post /api/v1/projects/{project_id}/execute",
+    "ExecutionService.StartExecution": "post /api/v1/projects/{project_id}/executions",
+    "ExecutionService.StreamExecutionEvents": "get /api/v1/executions/{execution_id}/stream",
+    "ExecutionService.ExecuteEventStream": "post /api/v1/projects/{project_id}/execute/stream",
+    "ExecutionService.GetExecution": "get /api/v1/executions/{execution_id}",
+    "ExecutionService.ListExecutions": "get /api/v1/projects/{project_id}/executions",
+    "ExecutionService.CancelExecution": "post /api/v1/executions/{execution_id}/cancel",
+    "ExecutionService.DeleteExecution": "delete /api/v1/executions/{execution_id}",
+    "ExecutionService.GetExecutionCost": "get /api/v1/executions/{execution_id}/cost",
+    "ExecutionService.EstimateCost": "post /api/v1/projects/{project_id}/estimate",
+    "ExecutionService.ListModels": "get /api/v1/models",
+    "SystemService.GetHealth": "get /api/health",
+}
+
+
+@cache
+def files() -> dict[str, FileDescriptorProto]:
+    """Our own files with their comments, by name."""
+    image = compile_protos(PROTOS, source_info=True)
+    own = set(own_files(PROTOS))
+    return {file.name: file for file in image.file if file.name in own}
+
+
+def comments(file: FileDescriptorProto) -> dict[tuple[int, ...], str]:
+    """The comment of each commented element, by its path in the file."""
+    return {tuple(place.path): place.leading_comments.strip() for place in file.source_code_info.location}
+
+
+def number(message: type[Any], field: str) -> int:
+    return int(message.DESCRIPTOR.fields_by_name[field].number)
+
+
+_SERVICE, _METHOD = number(FileDescriptorProto, "service"), number(descriptor_pb2.ServiceDescriptorProto, "method")
+_MESSAGE, _ENUM = number(FileDescriptorProto, "message_type"), number(FileDescriptorProto, "enum_type")
+_NESTED, _NESTED_ENUM = number(DescriptorProto, "nested_type"), number(DescriptorProto, "enum_type")
+_FIELD, _VALUE = number(DescriptorProto, "field"), number(EnumDescriptorProto, "value")
+_ONEOF = number(DescriptorProto, "oneof_decl")
+_EXTENSION = number(FileDescriptorProto, "extension")
+
+Element = tuple[str, tuple[int, ...]]
+
+
+def elements(file: FileDescriptorProto) -> Iterator[Element]:
+    """Name and path of everything in a file that a reader may want explained."""
+    for index, service in enumerate(file.service):
+        yield service.name, (_SERVICE, index)
+        for place, method in enumerate(service.method):
+            yield f"{service.name}.{method.name}", (_SERVICE, index, _METHOD, place)
+    for index, message in enumerate(file.message_type):
+        yield from _of_message(message, (_MESSAGE, index), message.name)
+    for index, enum in enumerate(file.enum_type):
+        yield from _of_enum(enum, (_ENUM, index), enum.name)
+    for index, extension in enumerate(file.extension):
+        yield extension.name, (_EXTENSION, index)
+
+
+def _of_message(message: DescriptorProto, path: tuple[int, ...], name: str) -> Iterator[Element]:
+    yield name, path
+    for index, field in enumerate(message.field):
+        yield f"{name}.{field.name}", (*path, _FIELD, index)
+    presence = {field.oneof_index for field in message.field if field.proto3_optional}
+    for index, oneof in enumerate(message.oneof_decl):
+        if index not in presence:
+            yield f"{name}.{oneof.name}", (*path, _ONEOF, index)
+    for index, nested in enumerate(message.nested_type):
+        if not nested.options.map_entry:
+            yield from _of_message(nested, (*path, _NESTED, index), f"{name}.{nested.name}")
+    for index, enum in enumerate(message.enum_type):
+        yield from _of_enum(enum, (*path, _NESTED_ENUM, index), f"{name}.{enum.name}")
+
+
+def _of_enum(enum: EnumDescriptorProto, path: tuple[int, ...], name: str) -> Iterator[Element]:
+    yield name, path
+    for index, value in enumerate(enum.value):
+        yield f"{name}.{value.name}", (*path, _VALUE, index)
+
+
+def methods() -> list[MethodDescriptor]:
+    return [method for file in FILES for service in file.services_by_name.values() for method in service.methods]
+
+
+every_method: Callable[[Any], Any] = pytest.mark.parametrize("method", methods(), ids=lambda method: method.full_name)
+
+
+def http_rule(method: MethodDescriptor) -> Any:
+    return method.GetOptions().Extensions[annotations_pb2.http]
+
+
+def test_every_element_has_a_comment_that_is_a_sentence() -> None:
+    without: list[str] = []
+    count = 0
+    for file in files().values():
+        said = comments(file)
+        for name, path in elements(file):
+            count += 1
+            if not said.get(path, "").endswith((".", ":", "?")):
+                without.append(f"{file.name}: {name}")
+    assert without == []
+    assert count > 250
+
+
+def test_the_server_serves_every_service_of_the_protos() -> None:
+    served = {service.full_name for file in FILES for service in file.services_by_name.values()}
+    declared = {f"{file.package}.{service.name}" for file in files().values() for service in file.service}
+    assert served == declared
+
+
+@every_method
+def test_every_rpc_has_an_access_rule_that_fits_its_request(method: MethodDescriptor) -> None:
+    rule = method.GetOptions().Extensions[access_pb2.access]
+    kind = rule.WhichOneof("rule")
+    assert kind is not None
+    names = {field.name for field in method.input_type.fields}
+    if "execution_id" in names:
+        assert rule == access_pb2.Access(execution_field="execution_id")
+    elif "project_id" in names:
+        assert rule.project_field == "project_id"
+    else:
+        assert kind != "execution_field"
+    assert not rule.may_be_missing or method.name == "ProjectExists"
+
+
+@every_method
+def test_every_rpc_has_its_route_or_is_a_stream_for_grpc_alone(method: MethodDescriptor) -> None:
+    rule = http_rule(method)
+    verb = rule.WhichOneof("pattern")
+    if method.full_name in WITHOUT_ROUTE:
+        assert verb is None and method.server_streaming
+        return
+    route = f"{verb} {getattr(rule, verb)}"
+    assert ROUTES[method.full_name.removeprefix("cloutagent.v1.")] == route
+    expected_body = {"post": "*", "put": "*", "patch": "project"}.get(verb, "")
+    assert rule.body == expected_body
+    for path in re.findall(r"\{([^}]+)\}", route):
+        message: Any = method.input_type
+        for name in path.split("."):
+            message = message.fields_by_name[name].message_type
+
+
+def test_the_table_of_routes_has_no_other_rows() -> None:
+    names = {method.full_name.removeprefix("cloutagent.v1.") for method in methods()}
+    assert ROUTES.keys() == names - {name.removeprefix("cloutagent.v1.") for name in WITHOUT_ROUTE}
+
+
+@every_method
+def test_requests_and_answers_are_a_methods_own(method: MethodDescriptor) -> None:
+    assert method.input_type.name == f"{method.name}Request"
+    own = {f"{method.name}Response"}
+    if method.name == "Execute":
+        own = {"ExecutionResult"}
+    if method.name in ("StreamExecutionEvents", "ExecuteEventStream"):
+        own = {"HttpBody"}
+    assert method.output_type.name in own
+    assert not method.client_streaming
+
+
+def test_no_message_of_the_api_has_an_integer_that_json_writes_as_text() -> None:
+    wide = {
+        descriptor_pb2.FieldDescriptorProto.TYPE_INT64,
+        descriptor_pb2.FieldDescriptorProto.TYPE_UINT64,
+        descriptor_pb2.FieldDescriptorProto.TYPE_SINT64,
+        descriptor_pb2.FieldDescriptorProto.TYPE_FIXED64,
+        descriptor_pb2.FieldDescriptorProto.TYPE_SFIXED64,
+    }
+    for file in files().values():
+        for message in file.message_type:
+            assert not [field.name for field in message.field if field.type in wide], message.name
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (secret_pb2.SetSecretRequest, "value"),
+        (secret_pb2.GetSecretResponse, "value"),
+        (secret_pb2.EncryptRequest, "plaintext"),
+        (secret_pb2.DecryptResponse, "plaintext"),
+    ],
+)
+def test_secret_values_are_marked_as_such(message: Any, field: str) -> None:
+    assert message.DESCRIPTOR.fields_by_name[field].GetOptions().debug_redact
+
+
+def test_optional_scalars_have_presence() -> None:
+    for message, names in (
+        (project_pb2.AgentConfig, ("temperature", "max_tokens")),
+        (project_pb2.Limits, ("max_tokens", "max_cost", "timeout")),
+        (execution_pb2.ExecutionOptions, ("max_tokens", "max_cost", "timeout")),
+        (execution_pb2.ExecutionResult, ("result", "error")),
+    ):
+        fields = message.DESCRIPTOR.fields_by_name
+        assert all(fields[name].has_presence for name in names)
+    assert system_pb2.DESCRIPTOR.package == "cloutagent.v1"
