@@ -37,12 +37,16 @@ class Stack:
         self.port = 0
 
     def __enter__(self) -> Stack:
-        command = [str(Path(sys.executable).with_name("cloutagent-server")), "up"]
-        if not self._live:
-            command.append("--local-model")
         with self.output.open("wb") as output, self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=self._folder, env=self._environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=log
+                self.command,
+                cwd=self._folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=log,
+                # A group of its own: Ctrl-C in the terminal ends the demo, which then stops the server in order.
+                process_group=0,
             )
         try:
             self.port = self._wait_until_ready(self._process)
@@ -76,7 +80,14 @@ class Stack:
         """Base URL of REST and gRPC."""
         return f"http://127.0.0.1:{self.port}"
 
-    def _environment(self) -> dict[str, str]:
+    @property
+    def command(self) -> list[str]:
+        """The command that starts it."""
+        command = [str(Path(sys.executable).with_name("cloutagent-server")), "up"]
+        return command if self._live else [*command, "--local-model"]
+
+    @property
+    def environment(self) -> dict[str, str]:
         """Only what the server needs: nothing of the caller's environment changes what the demo does."""
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),

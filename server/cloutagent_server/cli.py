@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import uvloop
 
 from cloutagent_server import __version__, logs, supervisor
+from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.envoy_process import EnvoyFailed
+from cloutagent_server.folder_lock import FolderInUse
 from cloutagent_server.service.secrets import WrongEncryptionKey
 from cloutagent_server.settings import ENV_FILE, InvalidSettings, Settings, load, with_encryption_key
+from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.supervisor import ComponentDied, Stack
 
 cli = typer.Typer(
@@ -82,7 +85,11 @@ def _load(local_model: bool = False) -> Settings:
 
 
 def _settings(local_model: bool = False) -> Settings:
-    settings, generated = with_encryption_key(_load(local_model))
+    settings = _load(local_model)
+    if settings.encryption_key is None and Layout(settings.project_root).key_check.exists():
+        typer.echo("ENCRYPTION_KEY: is required, since PROJECT_ROOT holds secrets that were sealed with one", err=True)
+        raise typer.Exit(1)
+    settings, generated = with_encryption_key(settings)
     logs.configure(settings.log_level)
     if generated:
         typer.echo(f"a new ENCRYPTION_KEY was written to {ENV_FILE}; keep it: it opens the stored secrets", err=True)
@@ -92,11 +99,19 @@ def _settings(local_model: bool = False) -> Settings:
 def _run(main: Coroutine[Any, Any, None]) -> None:
     try:
         uvloop.run(main)
-    except (ComponentDied, EnvoyFailed, WrongEncryptionKey, OSError) as fault:
-        typer.echo(f"cloutagent-server: {fault}", err=True)
-        raise typer.Exit(1) from None
+    except (ComponentDied, EnvoyFailed, FolderInUse, WrongEncryptionKey, OSError) as fault:
+        _fail(str(fault))
+    except StorageUnavailable as fault:
+        _fail(f"PROJECT_ROOT: {fault.cause}")
+    except StoredDataDamaged as fault:
+        _fail(f"PROJECT_ROOT: {fault.location}: {fault.fault}")
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(130) from None
+
+
+def _fail(fault: str) -> NoReturn:
+    typer.echo(f"cloutagent-server: {fault}", err=True)
+    raise typer.Exit(1) from None
 
 
 def _announce(stack: Stack) -> None:

@@ -8,13 +8,12 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from cloutagent_server.app import App
 from cloutagent_server.engine.local_model import LocalModel
 from cloutagent_server.envoy_process import EnvoyProcess
+from cloutagent_server.folder_lock import held
 from cloutagent_server.settings import Settings
 
 log: Final = logging.getLogger(__name__)
@@ -73,11 +72,12 @@ async def serve_local_model(port: int, started: Callable[[str], None]) -> None:
 
 @asynccontextmanager
 async def _server(settings: Settings) -> AsyncIterator[tuple[App, int]]:
-    app = App.from_settings(settings)
-    try:
-        yield app, await app.start()
-    finally:
-        await app.stop()
+    with held(settings.project_root, "PROJECT_ROOT"), held(settings.run_root, "RUN_ROOT"):
+        app = App.from_settings(settings)
+        try:
+            yield app, await app.start()
+        finally:
+            await app.stop()
 
 
 @asynccontextmanager
@@ -92,19 +92,18 @@ async def _local_model(settings: Settings) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _envoy(settings: Settings, grpc_port: int) -> AsyncIterator[EnvoyProcess]:
-    with TemporaryDirectory(prefix="cloutagent-envoy-") as folder:
-        envoy = EnvoyProcess(
-            host=settings.host,
-            port=settings.port,
-            upstream_host=settings.grpc_host,
-            upstream_port=grpc_port,
-            run_dir=Path(folder),
-        )
-        try:
-            await envoy.start()
-            yield envoy
-        finally:
-            await envoy.stop()
+    envoy = EnvoyProcess(
+        host=settings.host,
+        port=settings.port,
+        upstream_host=settings.grpc_host,
+        upstream_port=grpc_port,
+        run_dir=settings.run_root / "envoy",
+    )
+    try:
+        await envoy.start()
+        yield envoy
+    finally:
+        await envoy.stop()
 
 
 async def _stop_signal() -> None:

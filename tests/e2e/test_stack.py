@@ -201,3 +201,54 @@ def test_the_demo_keeps_its_promises() -> None:
         [sys.executable, "-m", "scripts.demo"], capture_output=True, text=True, timeout=180, check=False
     )
     assert demo.returncode == 0, demo.stdout + demo.stderr
+
+
+def test_a_second_server_on_the_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    with Stack(tmp_path, live=False) as stack:
+        rest = Rest(stack.url)
+        project_id, _ = new_project(rest)
+        running = start(rest, project_id, "[[rate: 20/s]] [[tokens: 40]]")
+        second = subprocess.run(
+            stack.command,
+            cwd=tmp_path,
+            env=stack.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert second.returncode == 1
+        assert second.stderr.splitlines()[-1].startswith("cloutagent-server: PROJECT_ROOT: another server runs on")
+        assert [event["kind"] for event in rest.events(running)][-1] == "completed"
+        rest.close()
+
+
+def test_an_interrupt_from_the_terminal_leaves_a_run_its_time_to_end(tmp_path: Path) -> None:
+    with Stack(tmp_path, live=False) as stack:
+        rest = Rest(stack.url)
+        project_id, key = new_project(rest)
+        running = start(rest, project_id, "[[rate: 20/s]] [[tokens: 30]]")
+        events = rest.events(running)
+        assert any(event["kind"] == "text_delta" for event in events)
+        # What Ctrl-C does: the signal goes to the whole process group.
+        os.killpg(os.getpgid(stack.pid), signal.SIGINT)
+        assert [event["kind"] for event in events][-1] == "completed"
+        rest.close()
+    with Stack(tmp_path, live=False) as stack:
+        rest = Rest(stack.url)
+        rest.use_key(key)
+        assert rest.call("GET", f"/api/v1/executions/{running}")["execution"]["status"] == "completed"
+        rest.close()
+
+
+def test_data_without_its_key_is_refused_and_no_other_key_is_made(tmp_path: Path) -> None:
+    with Stack(tmp_path, live=False):
+        pass
+    (tmp_path / ".env").unlink()
+    stack = Stack(tmp_path, live=False)
+    started = subprocess.run(
+        stack.command, cwd=tmp_path, env=stack.environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert started.returncode == 1
+    assert started.stderr.startswith("ENCRYPTION_KEY: is required, since PROJECT_ROOT holds secrets")
+    assert not (tmp_path / ".env").exists()

@@ -355,9 +355,12 @@ def _ending(message: ResultMessage, transcript: _Transcript, run: _Prepared) -> 
         return _Ending(Status.COMPLETED, result=transcript.continued or message.result or "")
     error = run.session.last_error
     if error is None and message.api_error_status is None:
-        cause = (
-            f"its responses kept reaching maxTokens ({run.config.max_tokens})" if transcript.cut else message.subtype
-        )
+        if transcript.cut:
+            cause = f"its responses kept reaching maxTokens ({run.config.max_tokens})"
+        elif message.subtype == "success":
+            cause = "it could not make sense of the answers of the model's API"
+        else:
+            cause = message.subtype
         return _failed(FailureReason.AGENT_ERROR, f"the agent ended without success: {cause}")
     if error is None:
         return _failed(FailureReason.MODEL_ERROR, "a call to the model was refused")

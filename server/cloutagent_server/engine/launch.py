@@ -36,6 +36,8 @@ def main() -> None:
         raise SystemExit("the agent was not started: the kernel refused the signal for the server's death")
     if str(os.getppid()) != parent:
         raise SystemExit("the agent was not started: the server is gone")
+    # A session of its own: Ctrl-C in the server's terminal is for the server, which then gives the run its time to end.
+    os.setsid()
     environment = {name: os.environ[name] for name in names.split(",") if name in os.environ}
     try:
         os.execve(sys.argv[1], sys.argv[1:], environment)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Final
 
 from cloutagent_server.domain import timestamps
@@ -15,6 +14,7 @@ from cloutagent_server.domain.cost import (
     CostLimits,
     ExceededLimit,
     TokenUsage,
+    Usage,
     check_limits,
 )
 from cloutagent_server.domain.errors import CloutAgentError, StorageUnavailable
@@ -79,16 +79,18 @@ class Run:
 
     async def drive(self) -> None:
         """Run the agent and write every event, the terminal one last. Raises nothing but cancellation."""
+        named = {"execution_id": self._execution.id, "project_id": self._execution.project_id}
+        log.info("execution started", extra=named)
         try:
             await self._emit(Started(self._execution.agent.model))
-            result = await self._execute()
-            await self._finish(self._end_of(result))
+            await self._finish(self._end_of(await self._execute()))
         except Exception as fault:
             log.exception("run failed", extra={"execution_id": self._execution.id})
             await self._give_up(fault)
         finally:
             self._tracker.forget(self._execution.id)
             await self._stopped()
+            log.info("execution ended", extra=_summary(self._execution))
 
     def cancel(self) -> None:
         """End the run as cancelled, unless it ends by itself first."""
@@ -142,7 +144,7 @@ class Run:
         input_tokens = await call.count_input()
         allowed = self._allowed(call, input_tokens)
         if allowed < 1:
-            raise CallRefused(self._exceed(self._scarcest(call, input_tokens)).message)
+            raise CallRefused(self._exceed(self._scarcest(call, input_tokens), passed=False).message)
         return min(call.max_tokens, allowed)
 
     def _allowed(self, call: PlannedCall, input_tokens: int) -> int:
@@ -173,20 +175,20 @@ class Run:
         return await self._executor.execute(self._prompts.prompt, options)
 
     def _end_of(self, result: ExecutionResult) -> TerminalPayload:
-        usage = self._tracker.get_usage(self._execution.id)
+        usage, duration = self._tracker.get_usage(self._execution.id), self._duration()
         if self._exceeded is not None:
-            return Failed(self._exceeded, usage, result.duration)
+            return Failed(self._exceeded, usage, duration)
         if result.status is Status.COMPLETED:
-            return Completed(self._redactor.text(result.result or ""), usage, result.duration)
+            return Completed(self._redactor.text(result.result or ""), usage, duration)
         if self._cancelled:
-            return Cancelled(usage, result.duration)
+            return Cancelled(usage, duration)
         if self._interrupted:
             failure = Failure(FailureReason.INTERRUPTED, "the server stopped while the execution ran")
         elif result.failure is not None:
             failure = Failure(result.failure.reason, self._redactor.text(result.failure.message))
         else:
             failure = Failure(FailureReason.AGENT_ERROR, "the agent stopped without a result")
-        return Failed(failure, usage, result.duration)
+        return Failed(failure, usage, duration)
 
     async def _finish(self, end: TerminalPayload) -> None:
         await self._emit_text(self._text.flush())
@@ -201,15 +203,18 @@ class Run:
     async def _fail(self, fault: Exception) -> None:
         shown = fault.message if isinstance(fault, CloutAgentError) else "a fault of the server; its log names it"
         failure = Failure(FailureReason.AGENT_ERROR, f"the run was given up: {shown}")
-        started = self._execution.started_at
-        duration = 0 if started is None else _milliseconds((timestamps.now() - started).total_seconds())
-        end = Failed(failure, self._tracker.get_usage(self._execution.id), duration)
+        end = Failed(failure, self._tracker.get_usage(self._execution.id), self._duration())
         for seconds in END_RETRY_SECONDS:
             with contextlib.suppress(StorageUnavailable):
                 await self._emit(end)
                 return
             await asyncio.sleep(seconds)
         await self._emit(end)
+
+    def _duration(self) -> int:
+        """Milliseconds since the run started; 0 before."""
+        started = self._execution.started_at
+        return 0 if started is None else max(0, round((timestamps.now() - started).total_seconds() * 1000))
 
     async def _emit_text(self, text: str) -> None:
         if text:
@@ -235,20 +240,31 @@ class Run:
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._executor.stop())
 
-    def _exceed(self, limit: ExceededLimit) -> Failure:
+    def _exceed(self, limit: ExceededLimit, *, passed: bool = True) -> Failure:
+        """Note that a limit ends the run: it was passed, or a call was refused that would have passed it."""
         if self._exceeded is None:
             usage = self._tracker.get_usage(self._execution.id)
-            self._exceeded = Failure(
-                FailureReason.LIMIT_EXCEEDED, _explain(limit, self._limits, usage.total_tokens, usage.total_cost), limit
-            )
+            message = _explain(limit, self._limits, usage, passed)
+            self._exceeded = Failure(FailureReason.LIMIT_EXCEEDED, message, limit)
         return self._exceeded
 
 
-def _explain(limit: ExceededLimit, limits: CostLimits, tokens: int, cost: Decimal) -> str:
-    if limit is ExceededLimit.TOKENS:
-        return f"the token limit of {limits.max_tokens} ended the run: {tokens} tokens were used"
-    return f"the cost limit of {limits.max_cost} USD ended the run: {cost} USD were used"
+def _explain(limit: ExceededLimit, limits: CostLimits, usage: Usage, passed: bool) -> str:
+    tokens = limit is ExceededLimit.TOKENS
+    named = f"the token limit of {limits.max_tokens}" if tokens else f"the cost limit of {limits.max_cost} USD"
+    used = f"{usage.total_tokens} tokens" if tokens else f"{usage.total_cost} USD"
+    if passed:
+        return f"{named} ended the run: {used} were used"
+    return f"{named} ended the run: {used} were used, and the next model call does not fit into what is left"
 
 
-def _milliseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1000))
+def _summary(execution: Execution) -> dict[str, object]:
+    return {
+        "execution_id": execution.id,
+        "project_id": execution.project_id,
+        "status": execution.status.value,
+        "reason": execution.failure.reason.value if execution.failure else None,
+        "tokens": execution.usage.total_tokens,
+        "cost": float(execution.usage.total_cost),
+        "duration": execution.duration,
+    }

@@ -99,7 +99,7 @@ class TextStream(Protocol):
         """Some events."""
         ...
 
-    def heartbeat(self) -> bytes:
+    def heartbeat(self, event: execution_pb2.ExecutionEvent) -> bytes:
         """A sign of life."""
         ...
 
@@ -123,17 +123,17 @@ class ServerSentEvents:
             b"id: %d\nevent: %s\ndata: %s\n\n" % (event.sequence, event.kind.encode(), event.data) for event in batch
         )
 
-    def heartbeat(self) -> bytes:
+    def heartbeat(self, event: execution_pb2.ExecutionEvent) -> bytes:
         """A comment."""
         return b": heartbeat\n\n"
 
     def error(self, status: status_pb2.Status) -> bytes:
         """A frame `error` with the google.rpc.Status as JSON, without an id."""
-        return b"event: error\ndata: %s\n\n" % _status_json(status)
+        return b"event: error\ndata: %s\n\n" % _json(status)
 
 
 class JsonLines:
-    """One JSON event a line. A line without text is a sign of life."""
+    """One JSON event a line, heartbeats included."""
 
     content_type = NDJSON_TYPE
 
@@ -145,13 +145,13 @@ class JsonLines:
         """One line an event."""
         return b"".join(event.data + b"\n" for event in batch)
 
-    def heartbeat(self) -> bytes:
-        """An empty line."""
-        return b"\n"
+    def heartbeat(self, event: execution_pb2.ExecutionEvent) -> bytes:
+        """One line."""
+        return _json(event) + b"\n"
 
     def error(self, status: status_pb2.Status) -> bytes:
         """A line `{"error": <google.rpc.Status>}`."""
-        return b'{"error":%s}\n' % _status_json(status)
+        return b'{"error":%s}\n' % _json(status)
 
 
 def text_stream_for(accept: str | None) -> TextStream:
@@ -160,5 +160,5 @@ def text_stream_for(accept: str | None) -> TextStream:
     return JsonLines() if NDJSON_TYPE in named and SSE_TYPE not in named else ServerSentEvents()
 
 
-def _status_json(status: status_pb2.Status) -> bytes:
-    return json.dumps(json_format.MessageToDict(status), ensure_ascii=False, separators=(",", ":")).encode()
+def _json(message: Message) -> bytes:
+    return json.dumps(json_format.MessageToDict(message), ensure_ascii=False, separators=(",", ":")).encode()

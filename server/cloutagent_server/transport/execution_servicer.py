@@ -9,6 +9,7 @@ from google.api.httpbody_pb2 import HttpBody
 
 from cloutagent.v1 import execution_pb2, execution_pb2_grpc
 from cloutagent_server.domain import timestamps
+from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport import event_codec
@@ -70,8 +71,11 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         self, request: execution_pb2.ExecuteEventStreamRequest, context: Context
     ) -> AsyncIterator[HttpBody]:
         """Queue a run and stream its events as text."""
-        after = last_event_id(context) or 0
-        execution, _ = await self._executions.start(request_from_proto(request))
+        seen = last_event_id(context)
+        if seen is not None and not request.HasField("idempotency_key"):
+            raise InvalidRequest.of("Last-Event-ID", "needs an idempotencyKey: without one this is a new execution")
+        execution, created = await self._executions.start(request_from_proto(request))
+        after = 0 if created or seen is None else seen
         async for body in text_events(self._watches, context, execution.id, after):
             yield body
 

@@ -35,6 +35,7 @@ from cloutagent_server.transport.secret_servicer import SecretServicer
 from cloutagent_server.transport.system_servicer import SystemServicer
 
 FILES: Final = (project_pb2.DESCRIPTOR, secret_pb2.DESCRIPTOR, execution_pb2.DESCRIPTOR, system_pb2.DESCRIPTOR)
+SERVICES: Final = tuple(service.full_name for file in FILES for service in file.services_by_name.values())
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 _OPTIONS: Final = (("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.so_reuseport", 0))
 
@@ -75,10 +76,8 @@ class GrpcServer:
         add_servicers(services, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = [service.full_name for file in FILES for service in file.services_by_name.values()]
-        reflection.enable_server_reflection(
-            [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME], self._server
-        )
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection([*SERVICES, health_name, reflection.SERVICE_NAME], self._server)
         validation.warm(
             GetMessageClass(method.input_type)
             for file in FILES
@@ -93,7 +92,8 @@ class GrpcServer:
         except RuntimeError as fault:
             raise OSError(f"cannot listen on {host}:{port}: {fault}") from None
         await self._server.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for name in ("", *SERVICES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return bound
 
     async def leave_rotation(self) -> None:

@@ -8,12 +8,13 @@ from typing import Final
 
 from google.api.httpbody_pb2 import HttpBody
 
+from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport.context import Context, metadata_of, request_id
 from cloutagent_server.transport.errors import to_status
-from cloutagent_server.transport.event_codec import text_stream_for
+from cloutagent_server.transport.event_codec import heartbeat, text_stream_for
 
 LAST_EVENT_ID_METADATA: Final = "last-event-id"
 MAX_CHUNK_BYTES: Final = 131_072
@@ -44,11 +45,15 @@ async def text_events(
     await watches.check_cursor(execution_id, after_sequence)
     stream = text_stream_for(metadata_of(context, "accept"))
     yield HttpBody(content_type=stream.content_type, data=stream.opening())
+    cursor = after_sequence
     try:
         async with aclosing(watches.watch(execution_id, after_sequence)) as batches:
             async for batch in batches:
                 if not batch:
-                    yield HttpBody(data=stream.heartbeat())
+                    beat = heartbeat(execution_id, cursor, timestamps.now())
+                    yield HttpBody(data=stream.heartbeat(beat))
+                    continue
+                cursor = batch[-1].sequence
                 for part in _parts(batch):
                     yield HttpBody(data=stream.events(part))
     except Exception as fault:

@@ -27,6 +27,7 @@ from tests.support import builders
 from tests.support.event_strategies import PAYLOAD_TYPES, events
 
 ID = "6d0f2c1e-0000-4000-8000-000000000000"
+BEAT = event_codec.heartbeat(ID, 8, builders.at(5))
 
 
 def json_of(message: execution_pb2.ExecutionEvent) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def test_server_sent_events() -> None:
 
 def test_a_server_sent_heartbeat_and_opening_are_no_events() -> None:
     stream = ServerSentEvents()
-    assert stream.heartbeat() == b": heartbeat\n\n"
+    assert stream.heartbeat(BEAT) == b": heartbeat\n\n"
     assert stream.opening().startswith(b": ")
     assert b"\nretry: 1000\n" in stream.opening()
     assert stream.opening().endswith(b"\n\n")
@@ -133,7 +134,10 @@ def test_json_lines() -> None:
     one, two = stored(7), stored(8)
     assert stream.events([one, two]) == one.data + b"\n" + two.data + b"\n"
     assert stream.events([]) == b""
-    assert (stream.opening(), stream.heartbeat()) == (b"", b"\n")
+    assert stream.opening() == b""
+    line = stream.heartbeat(BEAT)
+    assert line.endswith(b"}\n")
+    assert json_format.Parse(line, execution_pb2.ExecutionEvent()) == BEAT
     assert json.loads(stream.error(STATUS)) == {"error": {"code": 5, "message": "the execution does not exist\nat all"}}
     assert stream.error(STATUS).count(b"\n") == 1
 

@@ -41,7 +41,7 @@ class Usage(_message.Message):
     total_cost: _builtins.float
     """Cost of all calls at list price, in US dollars."""
     model_calls: _builtins.int
-    """How many model calls were made."""
+    """Model calls that used tokens. A call that failed without using any is not counted."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Not used by this version of the API."""
     INVALID_REQUEST: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT, 400. A google.rpc.BadRequest beside it names each faulty field. Metadata: none."""
+    """INVALID_ARGUMENT, 400. A google.rpc.BadRequest names each faulty field, if the request could be read. Metadata: none."""
     API_KEY_MISSING: _ErrorReason.ValueType  # 2
     """UNAUTHENTICATED, 401. The call carries no API key. Metadata: none."""
     API_KEY_INVALID: _ErrorReason.ValueType  # 3
@@ -65,7 +65,7 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Not used by this version of the API."""
 INVALID_REQUEST: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT, 400. A google.rpc.BadRequest beside it names each faulty field. Metadata: none."""
+"""INVALID_ARGUMENT, 400. A google.rpc.BadRequest names each faulty field, if the request could be read. Metadata: none."""
 API_KEY_MISSING: ErrorReason.ValueType  # 2
 """UNAUTHENTICATED, 401. The call carries no API key. Metadata: none."""
 API_KEY_INVALID: ErrorReason.ValueType  # 3

@@ -152,15 +152,17 @@ class ExecutionServiceServicer:
 
     def StreamExecutionEvents(self, request, context):
         """The events of an execution as a text stream: server-sent events (`id:` is the sequence, `event:` the kind, `data:`
-        the event's JSON), or one JSON event a line if the `Accept` header names `application/x-ndjson`. The header
-        `Last-Event-ID` resumes after that event and takes precedence over `from_event`. Errors as for WatchExecution.
+        the event's JSON; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
+        names `application/x-ndjson`. The header `Last-Event-ID` resumes after that event and takes precedence over
+        `from_event`. Errors as for WatchExecution.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExecuteEventStream(self, request, context):
-        """Queues a run of the agent and streams its events as StreamExecutionEvents does. Errors as for Execute.
+        """Queues a run of the agent and streams its events as StreamExecutionEvents does. A repeated call with the same
+        idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT. Errors as for Execute.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,11 +60,14 @@ class ExecutionServiceStub:
     """
     StreamExecutionEvents: _grpc.UnaryStreamMultiCallable[_execution_pb2.StreamExecutionEventsRequest, _httpbody_pb2.HttpBody]
     """The events of an execution as a text stream: server-sent events (`id:` is the sequence, `event:` the kind, `data:`
-    the event's JSON), or one JSON event a line if the `Accept` header names `application/x-ndjson`. The header
-    `Last-Event-ID` resumes after that event and takes precedence over `from_event`. Errors as for WatchExecution.
+    the event's JSON; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
+    names `application/x-ndjson`. The header `Last-Event-ID` resumes after that event and takes precedence over
+    `from_event`. Errors as for WatchExecution.
     """
     ExecuteEventStream: _grpc.UnaryStreamMultiCallable[_execution_pb2.ExecuteEventStreamRequest, _httpbody_pb2.HttpBody]
-    """Queues a run of the agent and streams its events as StreamExecutionEvents does. Errors as for Execute."""
+    """Queues a run of the agent and streams its events as StreamExecutionEvents does. A repeated call with the same
+    idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT. Errors as for Execute.
+    """
     GetExecution: _grpc.UnaryUnaryMultiCallable[_execution_pb2.GetExecutionRequest, _execution_pb2.GetExecutionResponse]
     """Returns an execution.
 
@@ -126,11 +129,14 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     """
     StreamExecutionEvents: _aio.UnaryStreamMultiCallable[_execution_pb2.StreamExecutionEventsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """The events of an execution as a text stream: server-sent events (`id:` is the sequence, `event:` the kind, `data:`
-    the event's JSON), or one JSON event a line if the `Accept` header names `application/x-ndjson`. The header
-    `Last-Event-ID` resumes after that event and takes precedence over `from_event`. Errors as for WatchExecution.
+    the event's JSON; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
+    names `application/x-ndjson`. The header `Last-Event-ID` resumes after that event and takes precedence over
+    `from_event`. Errors as for WatchExecution.
     """
     ExecuteEventStream: _aio.UnaryStreamMultiCallable[_execution_pb2.ExecuteEventStreamRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Queues a run of the agent and streams its events as StreamExecutionEvents does. Errors as for Execute."""
+    """Queues a run of the agent and streams its events as StreamExecutionEvents does. A repeated call with the same
+    idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT. Errors as for Execute.
+    """
     GetExecution: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetExecutionRequest, _execution_pb2.GetExecutionResponse]  # type: ignore[assignment]
     """Returns an execution.
 
@@ -219,8 +225,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """The events of an execution as a text stream: server-sent events (`id:` is the sequence, `event:` the kind, `data:`
-        the event's JSON), or one JSON event a line if the `Accept` header names `application/x-ndjson`. The header
-        `Last-Event-ID` resumes after that event and takes precedence over `from_event`. Errors as for WatchExecution.
+        the event's JSON; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
+        names `application/x-ndjson`. The header `Last-Event-ID` resumes after that event and takes precedence over
+        `from_event`. Errors as for WatchExecution.
         """
 
     @_abc_1.abstractmethod
@@ -229,7 +236,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.ExecuteEventStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """Queues a run of the agent and streams its events as StreamExecutionEvents does. Errors as for Execute."""
+        """Queues a run of the agent and streams its events as StreamExecutionEvents does. A repeated call with the same
+        idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT. Errors as for Execute.
+        """
 
     @_abc_1.abstractmethod
     def GetExecution(

@@ -111,7 +111,9 @@ class AgentConfig(_message.Message):
     """The most tokens that the model may write in one response, 1 to 200,000. Default 4096."""
     @_builtins.property
     def enabled_tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the tools that the agent may use. None by default."""
+        """Names of the tools that the agent may use. None by default. An update that empties the list must name it in its
+        mask, since an empty list cannot be told from an absent one.
+        """
 
     def __init__(
         self,

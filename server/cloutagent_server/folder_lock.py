@@ -1,0 +1,33 @@
+"""One server for one folder: a lock that is held as long as the server lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class FolderInUse(Exception):
+    """Another server holds the folder."""
+
+
+@contextmanager
+def held(folder: Path, setting: str) -> Iterator[None]:
+    """Hold `folder`, which the setting of this name gives. When the process dies, however it dies, it is free again.
+
+    Raises:
+        FolderInUse: Another process holds it.
+        OSError: It cannot be made or written to.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = FileLock(folder / ".server.lock", mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FolderInUse(f"{setting}: another server runs on {folder}; give this one a folder of its own") from None
+    try:
+        yield
+    finally:
+        lock.release()
