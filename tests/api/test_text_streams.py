@@ -117,6 +117,25 @@ async def test_execute_event_stream_starts_and_streams(projects: Projects, engin
     assert len(engine.order) == 1
 
 
+async def test_a_resumed_execute_event_stream_needs_a_key_and_starts_nothing_without(
+    projects: Projects, engine: FakeEngine
+) -> None:
+    project = await projects()
+    body = {"projectId": project.id, "prompt": "hello"}
+    with failing("INVALID_ARGUMENT", 400, "INVALID_REQUEST") as caught:
+        async with project.api.text("ExecuteEventStream", body, project.key, last_event_id="3"):
+            pass
+    assert list(caught.failure.violations) == ["Last-Event-ID"]
+    assert engine.executors == {}
+
+
+async def test_a_new_execution_is_streamed_from_its_start_whatever_was_seen(projects: Projects) -> None:
+    project = await projects()
+    body = {"projectId": project.id, "prompt": "hello", "idempotencyKey": "new"}
+    async with project.api.text("ExecuteEventStream", body, project.key, accept=NDJSON, last_event_id="99") as opened:
+        assert [line["sequence"] async for line in json_lines(opened.chunks)][0] == 1
+
+
 async def test_execute_event_stream_answers_errors_with_their_status(projects: Projects, engine: FakeEngine) -> None:
     project = await projects()
     for body in ({"prompt": ""}, {"prompt": "{{nope}}"}, {"prompt": "x", "options": {"maxTokens": 999_999}}):
@@ -174,19 +193,17 @@ async def test_a_quiet_stream_gives_signs_of_life(stage: Stage, projects: Projec
     watches = WatchService(stage.storage.executions, heartbeat_seconds=0.01)
     api = InProcessApi(replace(stage.app.services, watches=watches))
     quiet = replace(project, api=api)
+    beat = {"executionId": execution["id"], "sequence": 3, "kind": "heartbeat", "heartbeat": {}}
     async for event in quiet.watching(execution["id"], 3):
-        assert {name: event[name] for name in ("executionId", "sequence", "kind", "heartbeat")} == {
-            "executionId": execution["id"],
-            "sequence": 3,
-            "kind": "heartbeat",
-            "heartbeat": {},
-        }
+        assert {name: event[name] for name in beat} == beat
         break
-    for accept, sign in ((SSE, b": heartbeat\n\n"), (NDJSON, b"\n")):
-        body = {"executionId": execution["id"], "fromEvent": 4}
-        async with api.text("StreamExecutionEvents", body, project.key, accept=accept) as opened:
-            chunks = [await anext(opened.chunks) for _ in range(3)]
-        assert chunks[1:] == [sign, sign]
+    body = {"executionId": execution["id"], "fromEvent": 4}
+    async with api.text("StreamExecutionEvents", body, project.key, accept=SSE) as opened:
+        assert [await anext(opened.chunks) for _ in range(3)][1:] == [b": heartbeat\n\n"] * 2
+    async with api.text("StreamExecutionEvents", body, project.key, accept=NDJSON) as opened:
+        for _ in range(2):
+            line = await anext(json_lines(opened.chunks))
+            assert {name: line[name] for name in beat} == beat
 
 
 @pytest.mark.depths(*DEPTHS)
