@@ -9,8 +9,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvloop
 
-from cloutagent_server import __version__, logs, supervisor
-from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
+from cloutagent_server import __version__, logs, maintenance, supervisor
+from cloutagent_server.domain.errors import CloutAgentError, StorageUnavailable, StoredDataDamaged
 from cloutagent_server.envoy_process import EnvoyFailed
 from cloutagent_server.folder_lock import FolderInUse
 from cloutagent_server.service.secrets import WrongEncryptionKey
@@ -65,6 +65,28 @@ def validate_env(local_model: LocalModelOption = False) -> None:
 
 
 @cli.command()
+def doctor(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Rebuild indexes and remove leftovers; records are left as they are.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check the whole data folder; exit with 1 if something is wrong, with 2 if it cannot be looked at."""
+    settings = _settings_of_folder()
+    try:
+        findings = maintenance.examine(settings, repair)
+    except (OSError, CloutAgentError) as fault:
+        _fail(fault, 2)
+    if as_json:
+        typer.echo(maintenance.to_json(findings))
+    else:
+        for one in findings:
+            typer.echo(f"{one.severity}: {one.path}: {one.fault}; {one.remedy}")
+    if findings:
+        raise typer.Exit(1)
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
@@ -94,6 +116,19 @@ def _settings(local_model: bool = False) -> Settings:
     if generated:
         typer.echo(f"a new ENCRYPTION_KEY was written to {ENV_FILE}; keep it: it opens the stored secrets", err=True)
     return settings
+
+
+def _settings_of_folder() -> Settings:
+    """The settings for work on the data folder, for which no model is needed."""
+    settings = _load(local_model=True)
+    logs.configure(settings.log_level)
+    return settings
+
+
+def _fail(fault: Exception, code: int = 1) -> NoReturn:
+    cause = getattr(fault, "cause", fault)
+    typer.echo(f"cloutagent-server: {cause}", err=True)
+    raise typer.Exit(code) from None
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:

@@ -136,11 +136,11 @@ async def test_a_damaged_project_can_be_deleted(storage: FileSystemStorage, root
 async def test_a_file_that_may_not_be_read_is_not_missing(
     storage: FileSystemStorage, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, *_: object) -> bytes:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refuse)
+        patch.setattr(Path, "open", refuse)
         with pytest.raises(StoredDataDamaged) as caught:
             await storage.projects.read(project.id)
     assert caught.value.fault == "Permission denied"

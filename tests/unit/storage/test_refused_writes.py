@@ -224,6 +224,6 @@ async def test_running_out_of_descriptors_is_not_damage(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refuse)
+        patch.setattr(Path, "open", refuse)
         with pytest.raises(StorageUnavailable):
             await storage.projects.read(project.id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -15,9 +16,9 @@ from typing import Final
 from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 
 TEMPORARY_PREFIX: Final = ".tmp-"
+FILE_MODE: Final = 0o600
+DIRECTORY_MODE: Final = 0o700
 
-_FILE_MODE: Final = 0o600
-_DIRECTORY_MODE: Final = 0o700
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
@@ -25,15 +26,30 @@ def read(path: Path) -> bytes | None:
     """The content of a file, or None if there is none.
 
     Raises:
-        StoredDataDamaged: There is a file, and the medium does not give its content.
+        StoredDataDamaged: There is a file, and the medium does not give its content, or it is not to be trusted.
         StorageUnavailable: The process or the machine is out of file descriptors or memory.
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            check_trust(path, file.fileno())
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as fault:
         raise unreadable(path, fault) from fault
+
+
+def check_trust(path: Path, descriptor: int) -> None:
+    """Refuse an open file that somebody else may have written: another user's, or one that every user may write.
+
+    Raises:
+        StoredDataDamaged: It is such a file.
+    """
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid():
+        raise StoredDataDamaged(str(path), f"belongs to user {status.st_uid}, not to user {os.geteuid()}")
+    if status.st_mode & stat.S_IWOTH:
+        raise StoredDataDamaged(str(path), f"may be written by every user (mode {stat.S_IMODE(status.st_mode):04o})")
 
 
 def unreadable(path: Path, fault: OSError) -> StoredDataDamaged | StorageUnavailable:
@@ -78,7 +94,7 @@ def temporary_path(path: Path) -> Path:
 
 def create_marker(path: Path) -> None:
     """Create an empty file whose name is all it says, durably. One that is there already is no error."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE))
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
     sync_directory(path.parent)
 
 
@@ -95,7 +111,7 @@ def make_directory(path: Path) -> None:
         return
     make_directory(path.parent)
     with suppress(FileExistsError):
-        path.mkdir(_DIRECTORY_MODE)
+        path.mkdir(DIRECTORY_MODE)
     sync_directory(path.parent)
 
 
@@ -129,7 +145,7 @@ def remove_tree(path: Path) -> None:
 
 def _write_new(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         write_all(descriptor, content)
         os.fsync(descriptor)

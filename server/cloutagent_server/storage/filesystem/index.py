@@ -7,7 +7,7 @@ Everything here blocks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,6 +83,10 @@ class Index:
         """Forget a key's digest, unless it leads to another project."""
         _remove_if(self._key(digest), "projectId", project_id)
 
+    def drop_key(self, digest: str) -> None:
+        """Forget a key's digest, wherever it leads."""
+        _remove(self._key(digest))
+
     def put_project(self, created_at: datetime, project_id: str) -> None:
         """Give a project its place in the list."""
         files.create_marker(self._projects / paging.position(created_at, project_id))
@@ -113,13 +117,13 @@ class Index:
         place = paging.position(created_at, execution_id)
         entry = {"projectId": project_id, "place": place}
         if idempotency_key is not None:
-            entry["idempotencyHash"] = _hash(idempotency_key)
+            entry["idempotencyHash"] = hash_of(idempotency_key)
         files.create_marker(self._unfinished / execution_id)
         self._put(self._execution(execution_id), entry)
         files.make_directory(self._places / project_id)
         files.create_marker(self._places / project_id / place)
         if idempotency_key is not None:
-            self._put(self._idempotency / project_id / _hash(idempotency_key), {"executionId": execution_id})
+            self._put(self._idempotency / project_id / hash_of(idempotency_key), {"executionId": execution_id})
 
     def find_execution(self, execution_id: str) -> ExecutionEntry | None:
         """Where an execution stands."""
@@ -145,7 +149,7 @@ class Index:
 
     def find_idempotent(self, project_id: str, key: str) -> str | None:
         """The execution that an idempotency key leads to."""
-        return _get(self._idempotency / project_id / _hash(key), "executionId")
+        return _get(self._idempotency / project_id / hash_of(key), "executionId")
 
     def unfinished(self) -> Sequence[str]:
         """The executions that are marked as unfinished, in no order."""
@@ -154,6 +158,62 @@ class Index:
     def set_finished(self, execution_id: str) -> None:
         """Take away the mark as unfinished. It need not be durable: a mark too many is found out."""
         _remove(self._unfinished / execution_id)
+
+    def has_project(self, created_at: datetime, project_id: str) -> bool:
+        """Whether a project stands at its place in the list."""
+        return (self._projects / paging.position(created_at, project_id)).exists()
+
+    def places(self) -> Sequence[str]:
+        """The places of all projects, in no order."""
+        return files.names_in(self._projects)
+
+    def has_place(self, place: str) -> bool:
+        """Whether there is such a place in the list of projects."""
+        return (self._projects / place).exists()
+
+    def is_unfinished(self, execution_id: str) -> bool:
+        """Whether an execution is marked as unfinished."""
+        return (self._unfinished / execution_id).exists()
+
+    def has_execution(self, execution_id: str) -> bool:
+        """Whether there is an entry of an execution, damaged or not."""
+        return self._execution(execution_id).exists()
+
+    def has_execution_place(self, entry: ExecutionEntry) -> bool:
+        """Whether an execution stands at its place among its project's."""
+        return (self._places / entry.project_id / entry.place).exists()
+
+    def digests(self) -> Iterator[str]:
+        """The digests of all keys, in no order."""
+        return _names_split(self._keys)
+
+    def executions(self) -> Iterator[str]:
+        """All executions that have an entry, in no order."""
+        return _names_split(self._executions)
+
+    def execution_places(self) -> Iterator[tuple[str, str]]:
+        """All places of executions with their project, in no order."""
+        return _names_of_projects(self._places)
+
+    def idempotency_hashes(self) -> Iterator[tuple[str, str]]:
+        """The hashes of all idempotency keys with their project, in no order."""
+        return _names_of_projects(self._idempotency)
+
+    def find_idempotent_hash(self, project_id: str, key_hash: str) -> str | None:
+        """The execution that the hash of an idempotency key leads to."""
+        return _get(self._idempotency / project_id / key_hash, "executionId")
+
+    def remove_place(self, place: str) -> None:
+        """Take a place out of the list of projects."""
+        _remove(self._projects / place)
+
+    def remove_execution_place(self, project_id: str, place: str) -> None:
+        """Take a place out of the list of a project's executions."""
+        _remove(self._places / project_id / place)
+
+    def remove_idempotent(self, project_id: str, key_hash: str) -> None:
+        """Forget the hash of an idempotency key."""
+        _remove(self._idempotency / project_id / key_hash)
 
     def _key(self, digest: str) -> Path:
         return self._keys / digest[:2] / digest
@@ -206,5 +266,21 @@ def _remove_if(path: Path, field: str, identifier: str) -> None:
     _remove(files.temporary_path(path))
 
 
-def _hash(key: str) -> str:
+def _names_split(directory: Path) -> Iterator[str]:
+    for part in sorted(files.names_in(directory)):
+        yield from _entries(directory / part)
+
+
+def _names_of_projects(directory: Path) -> Iterator[tuple[str, str]]:
+    for project_id in files.names_in(directory):
+        for name in _entries(directory / project_id):
+            yield project_id, name
+
+
+def _entries(directory: Path) -> Iterator[str]:
+    return (name for name in files.names_in(directory) if not name.startswith(files.TEMPORARY_PREFIX))
+
+
+def hash_of(key: str) -> str:
+    """What stands for an idempotency key in the index."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

@@ -10,6 +10,14 @@ from cloutagent_server.storage.filesystem.files import TEMPORARY_PREFIX
 LOG: Final = "events.jsonl"
 STATE: Final = "state.json"
 METADATA: Final = "metadata.json"
+SECRETS: Final = ".secrets"
+SEALED: Final = "secrets.enc"
+EXECUTIONS: Final = "executions"
+
+ROOT_NAMES: Final = frozenset({".index", ".trash", ".locks", ".restore", ".key-check.json"})
+PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS})
+SECRETS_NAMES: Final = frozenset({SEALED})
+EXECUTION_NAMES: Final = frozenset({LOG, STATE})
 
 
 class Layout:
@@ -18,7 +26,8 @@ class Layout:
     `{project id}/metadata.json`, `{project id}/.secrets/secrets.enc` and
     `{project id}/executions/{execution id}/events.jsonl` are the truth. `state.json` beside a log and all of `.index`
     are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.trash` holds what
-    is being removed, `.locks` the lock files.
+    is being removed, `.restore` what a restore is about to put in a project's place, `.locks` the lock files. The sets
+    of names above tell everything that may stand beside the projects, in a project, in its secrets, in an execution.
     """
 
     def __init__(self, root: Path) -> None:
@@ -26,6 +35,7 @@ class Layout:
         self.index = root / ".index"
         self.trash = root / ".trash"
         self.locks = root / ".locks"
+        self.restores = root / ".restore"
         self.key_check = root / ".key-check.json"
 
     def project(self, project_id: str) -> Path:
@@ -42,11 +52,11 @@ class Layout:
 
     def secrets(self, project_id: str) -> Path:
         """A project's sealed secrets."""
-        return self.root / project_id / ".secrets" / "secrets.enc"
+        return self.root / project_id / SECRETS / SEALED
 
     def executions(self, project_id: str) -> Path:
         """The directory of a project's executions."""
-        return self.root / project_id / "executions"
+        return self.root / project_id / EXECUTIONS
 
     def execution(self, project_id: str, execution_id: str) -> Path:
         """An execution's directory."""

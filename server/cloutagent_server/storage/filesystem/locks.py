@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -46,17 +46,28 @@ class Locks:
         Raises:
             StorageUnavailable: The work met an OSError, or another process kept the lock for 30 seconds.
         """
-        stripe = int(project_id[:2], 16)
 
         def locked_work() -> T:
+            with self.holding_project(project_id):
+                return work()
+
+        async with self._in_process[_stripe(project_id)]:
+            return await off_loop(locked_work)
+
+    @contextmanager
+    def holding_project(self, project_id: str) -> Iterator[None]:
+        """Keep other processes, and other `Locks` of this one, from working for a project. Blocks.
+
+        Raises:
+            StorageUnavailable: Another process kept the lock for 30 seconds.
+        """
+        with ExitStack() as held:
             try:
-                with self._across_processes[stripe].acquire(PATIENCE), self.sharing():
-                    return work()
+                held.enter_context(self._across_processes[_stripe(project_id)].acquire(PATIENCE))
             except Timeout as fault:
                 raise StorageUnavailable(f"another process keeps {fault.lock_file}") from fault
-
-        async with self._in_process[stripe]:
-            return await off_loop(locked_work)
+            held.enter_context(self.sharing())
+            yield
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
@@ -80,6 +91,10 @@ class Locks:
             os.close(descriptor)
 
 
+def _stripe(project_id: str) -> int:
+    return int(project_id[:2], 16)
+
+
 @contextmanager
 def holding(descriptor: int, kind: int, path: Path) -> Iterator[None]:
     """Hold an advisory lock (`fcntl.LOCK_SH` or `LOCK_EX`) on an open file. Blocks.
@@ -100,3 +115,19 @@ def holding(descriptor: int, kind: int, path: Path) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@contextmanager
+def sharing_file(path: Path) -> Iterator[int]:
+    """Hold the lock of a file that is there together with others; gives its descriptor, open for reading. Blocks.
+
+    Raises:
+        OSError: It is not there, or cannot be read.
+        StorageUnavailable: Another process kept the lock for 30 seconds.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with holding(descriptor, fcntl.LOCK_SH, path):
+            yield descriptor
+    finally:
+        os.close(descriptor)

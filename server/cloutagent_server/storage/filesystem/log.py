@@ -67,6 +67,31 @@ def read_execution(directory: Path) -> Execution | None:
     return log.execution
 
 
+def read_header(descriptor: int, path: Path, execution_id: str) -> tuple[Execution, int]:
+    """What an execution was created with, from the first line of its open log, and where the events begin.
+
+    Raises:
+        StoredDataDamaged: The line is not that, or is another execution's. `path` names the log.
+    """
+    header = next(lines_between(descriptor, 0, os.fstat(descriptor).st_size, _HEADER_BLOCK), None)
+    if header is None:
+        raise StoredDataDamaged(str(path), "has no whole first line")
+    try:
+        created = execution_from_json(parse(header))
+    except ValueError as fault:
+        raise StoredDataDamaged(str(path), f"first line: {fault}") from fault
+    if created.id != execution_id:
+        raise StoredDataDamaged(str(path), "first line: is another execution's")
+    return created, len(header) + 1
+
+
+def is_event(execution_id: str, sequence: int, line: bytes) -> bool:
+    """Whether a line looks like the event of this number, from its two ends."""
+    return line.startswith(b'{"executionId":"%b","sequence":%d,' % (execution_id.encode(), sequence)) and (
+        line.endswith(b"}")
+    )
+
+
 class ExecutionLog:
     """An open log. Methods block and may be called from any thread.
 
@@ -96,9 +121,9 @@ class ExecutionLog:
         except OSError as fault:
             raise files.unreadable(self._path, fault) from fault
         try:
+            files.check_trust(self._path, self._reader)
             self._inode = os.fstat(self._reader).st_ino
-            self._created, self._size = self._read_header()
-            self._line_start = b'{"executionId":"%b",' % self._created.id.encode()
+            self._created, self._size = read_header(self._reader, self._path, directory.name)
             self._start = self._size
             self._lines = LineIndex(self._start)
             self._execution = self._created
@@ -223,8 +248,7 @@ class ExecutionLog:
             raise self._damaged(f"event {sequence}: {fault}") from fault
 
     def _is_event(self, sequence: int, data: bytes) -> bool:
-        """Whether a line looks like the event of this number, from its two ends."""
-        return data.startswith(b'%b"sequence":%d,' % (self._line_start, sequence)) and data.endswith(b"}")
+        return is_event(self._created.id, sequence, data)
 
     def _status(self) -> os.stat_result | None:
         try:
@@ -234,19 +258,6 @@ class ExecutionLog:
         if status.st_ino != self._inode or status.st_size < self._size:
             raise self._damaged("was replaced or cut while it was open")
         return status
-
-    def _read_header(self) -> tuple[Execution, int]:
-        size = os.fstat(self._reader).st_size
-        header = next(lines_between(self._reader, 0, size, _HEADER_BLOCK), None)
-        if header is None:
-            raise self._damaged("has no whole first line")
-        try:
-            created = execution_from_json(parse(header))
-        except ValueError as fault:
-            raise self._damaged(f"first line: {fault}") from fault
-        if created.id != self._directory.name:
-            raise self._damaged("first line: is another execution's")
-        return created, len(header) + 1
 
     def _resume(self) -> Status | None:
         """Fold the log from the snapshot on, or from the beginning where none fits. Returns the snapshot's status."""

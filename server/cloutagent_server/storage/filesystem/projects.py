@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from cloutagent_server.domain import timestamps
-from cloutagent_server.domain.errors import ProjectNotFound, RevisionConflict, StoredDataDamaged
+from cloutagent_server.domain.errors import ProjectNotFound, RevisionConflict
 from cloutagent_server.domain.identifiers import is_id, new_id
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
 from cloutagent_server.storage import paging
@@ -23,8 +23,7 @@ from cloutagent_server.storage.filesystem.pages import collect
 from cloutagent_server.storage.filesystem.records import (
     ProjectRecord,
     dump,
-    load,
-    project_from_json,
+    load_project,
     project_to_json,
 )
 from cloutagent_server.storage.filesystem.removal import Removal
@@ -87,13 +86,7 @@ class FileSystemProjects:
         return await off_loop(partial(self._find_key, digest)) if _DIGEST.fullmatch(digest) else None
 
     def _load(self, project_id: str) -> ProjectRecord | None:
-        if not is_id(project_id):
-            return None
-        path = self._layout.metadata(project_id)
-        record = load(path, project_from_json)
-        if record is not None and record.project.id != project_id:
-            raise StoredDataDamaged(str(path), "id is another project's")
-        return record
+        return load_project(self._layout.metadata(project_id), project_id) if is_id(project_id) else None
 
     def _create(self, record: ProjectRecord) -> None:
         project = record.project

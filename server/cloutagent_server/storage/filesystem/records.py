@@ -99,6 +99,18 @@ def project_from_json(document: object) -> ProjectRecord:
     return record
 
 
+def load_project(path: Path, project_id: str) -> ProjectRecord | None:
+    """The record of a project; None if there is none.
+
+    Raises:
+        StoredDataDamaged: The file cannot be read, or is another project's.
+    """
+    record = load(path, project_from_json)
+    if record is not None and record.project.id != project_id:
+        raise StoredDataDamaged(str(path), "id is another project's")
+    return record
+
+
 def secrets_to_json(secrets: Mapping[str, SealedSecret]) -> dict[str, str]:
     """The document that holds secrets: by name, each sealed value as a JSON text of its own."""
     return {name: json.dumps(_sealed_to_json(sealed)) for name, sealed in secrets.items()}

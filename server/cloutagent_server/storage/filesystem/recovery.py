@@ -14,7 +14,7 @@ from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.log import read_execution
 from cloutagent_server.storage.filesystem.pages import readable
-from cloutagent_server.storage.filesystem.records import ProjectRecord, load, project_from_json
+from cloutagent_server.storage.filesystem.records import ProjectRecord, load_project
 from cloutagent_server.storage.filesystem.removal import Removal
 
 _log = structlog.get_logger(__name__)
@@ -31,10 +31,7 @@ def recover(layout: Layout, index: Index, removal: Removal) -> None:
             removal.undo_unborn_project(layout.root / name)
     removal.empty_trash()
     if not index.complete():
-        index.clear()
-        index.prepare()
-        _rebuild(layout, index)
-        index.set_complete()
+        rebuild_index(layout, index)
     for execution_id in filter(is_id, index.unfinished()):
         _check_unfinished(layout, index, removal, execution_id)
     for project_id in filter(is_id, files.names_in(layout.root)):
@@ -42,12 +39,16 @@ def recover(layout: Layout, index: Index, removal: Removal) -> None:
             files.temporary_path(path).unlink(missing_ok=True)
 
 
-def _rebuild(layout: Layout, index: Index) -> None:
+def rebuild_index(layout: Layout, index: Index) -> None:
+    """Build the index anew from the records. Nobody else may change the folder meanwhile."""
+    index.clear()
+    index.prepare()
     for project_id, record in readable(files.names_in(layout.root), partial(_project, layout)):
         index.put_key(record.credential.digest, project_id)
         index.put_project(record.project.created_at, project_id)
         for execution_id in filter(is_id, files.names_in(layout.executions(project_id))):
             _index_execution(layout, index, project_id, execution_id)
+    index.set_complete()
 
 
 def _index_execution(layout: Layout, index: Index, project_id: str, execution_id: str) -> None:
@@ -82,4 +83,4 @@ def _check_unfinished(layout: Layout, index: Index, removal: Removal, execution_
 
 
 def _project(layout: Layout, project_id: str) -> ProjectRecord | None:
-    return load(layout.metadata(project_id), project_from_json)
+    return load_project(layout.metadata(project_id), project_id)
