@@ -163,7 +163,8 @@ async def read_by_the_store(root: Path, kind: str, project: Project, ended: Exec
             await storage.stop()
             return execution
         case _:
-            return await storage.start()
+            await storage.start()
+            return None
 
 
 @pytest.mark.parametrize("kind", [NEED_ROOT if kind == "wrong owner" else kind for kind in KINDS])
