@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from cloutagent_server import __version__
@@ -10,8 +11,10 @@ from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.engine.claude import ClaudeEngine
 from cloutagent_server.engine.gateway import ModelGateway
 from cloutagent_server.engine.prices import GenaiPriceList
+from cloutagent_server.maintenance import daily_backup
 from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.cipher import Cipher
+from cloutagent_server.service.daily import Daily
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.projects import ProjectService
 from cloutagent_server.service.secrets import SecretManager
@@ -30,13 +33,21 @@ LOCAL_MODEL_KEY: Final = "local-model"
 class App:
     """The server: services and transport over the given parts."""
 
-    def __init__(self, settings: Settings, storage: Storage, engine: Engine, prices: PriceList) -> None:
-        """`settings` must have an encryption key."""
+    def __init__(
+        self,
+        settings: Settings,
+        storage: Storage,
+        engine: Engine,
+        prices: PriceList,
+        daily: Sequence[Daily] = (),
+    ) -> None:
+        """`settings` must have an encryption key. `daily` is what is done each day while the server runs."""
         if settings.encryption_key is None:
             raise ValueError("the settings have no encryption key")
         self._settings = settings
         self._storage = storage
         self._engine = engine
+        self._daily = daily
         admin_key = settings.admin_api_key
         self._authenticator = Authenticator(
             storage.projects, None if admin_key is None else admin_key.get_secret_value()
@@ -70,7 +81,8 @@ class App:
             settings.anthropic_base_url, LOCAL_MODEL_KEY if key is None else key.get_secret_value(), prices
         )
         engine = ClaudeEngine(gateway, prices, settings.run_root)
-        return cls(settings, FileSystemStorage(settings.project_root), engine, prices)
+        daily = [daily_backup(settings)] if settings.backup_enabled else []
+        return cls(settings, FileSystemStorage(settings.project_root), engine, prices, daily)
 
     async def start(self) -> int:
         """Start storage, engine and server, and recover what a dead server left; returns the gRPC port."""
@@ -80,6 +92,8 @@ class App:
         await self._executions.recover()
         self._server = GrpcServer(self.services)
         port = await self._server.start(self._settings.grpc_host, self._settings.grpc_port)
+        for work in self._daily:
+            work.start()
         log.info("serving", extra={"host": self._settings.grpc_host, "port": port, "version": __version__})
         return port
 
@@ -95,6 +109,8 @@ class App:
 
     async def stop(self) -> None:
         """Finish the runs, then stop the parts in the reverse order of their start."""
+        for work in self._daily:
+            await work.stop()
         await self.finish_runs()
         if self._server is not None:
             await self._server.stop(grace=2.0)

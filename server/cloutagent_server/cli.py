@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -15,6 +16,8 @@ from cloutagent_server.envoy_process import EnvoyFailed
 from cloutagent_server.folder_lock import FolderInUse
 from cloutagent_server.service.secrets import WrongEncryptionKey
 from cloutagent_server.settings import ENV_FILE, InvalidSettings, Settings, load, with_encryption_key
+from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged, Manifest
+from cloutagent_server.storage.filesystem.backup.restore import RestoreRefused, verify
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.supervisor import ComponentDied, Stack
 
@@ -25,6 +28,9 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+backup_cli = typer.Typer(help="Back up the data folder, and check backups.", pretty_exceptions_enable=False)
+cli.add_typer(backup_cli, name="backup")
 
 LOOPBACK_URL = "http://127.0.0.1"
 LocalModelOption = Annotated[
@@ -76,7 +82,7 @@ def doctor(
     try:
         findings = maintenance.examine(settings, repair)
     except (OSError, CloutAgentError) as fault:
-        _fail(fault, 2)
+        _fail(_told(fault), 2)
     if as_json:
         typer.echo(maintenance.to_json(findings))
     else:
@@ -84,6 +90,58 @@ def doctor(
             typer.echo(f"{one.severity}: {one.path}: {one.fault}; {one.remedy}")
     if findings:
         raise typer.Exit(1)
+
+
+@backup_cli.callback(invoke_without_command=True)
+def backup(
+    context: typer.Context,
+    executions: Annotated[bool, typer.Option("--executions", help="Take the executions' event logs along.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write. Default: a new one in BACKUP_ROOT, where old ones are removed.")
+    ] = None,
+) -> None:
+    """Back up the data folder, beside a running server or without one, to one compressed file."""
+    if context.invoked_subcommand is not None:
+        return
+    settings = _settings_of_folder()
+    try:
+        made = maintenance.make_backup(settings, output, executions)
+    except (OSError, CloutAgentError) as fault:
+        _fail(_told(fault))
+    typer.echo(f"{made.path}: {_count(made.manifest)}")
+    if made.left_out:
+        typer.echo("damaged records were left out: cloutagent-server doctor names them", err=True)
+        raise typer.Exit(1)
+
+
+@backup_cli.command("verify")
+def verify_backup(file: Annotated[Path, typer.Argument(help="The backup.")]) -> None:
+    """Check that a backup is whole and, with ENCRYPTION_KEY, that its secrets were sealed with that key."""
+    settings = _settings_of_folder()
+    try:
+        manifest = verify(file, maintenance.fault_of(settings))
+    except (OSError, BackupDamaged, RestoreRefused) as fault:
+        _fail(_told(fault))
+    typer.echo(f"{file}: whole; {_count(manifest)}, made at {manifest.created_at.isoformat()}")
+
+
+@cli.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="The backup.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace projects that are there already.")] = False,
+) -> None:
+    """Put the projects of a backup into PROJECT_ROOT. Those that are there already stay as they are."""
+    settings = _settings_of_folder()
+    try:
+        done = maintenance.restore_backup(settings, file, replace, dry_run)
+    except (OSError, CloutAgentError, BackupDamaged, RestoreRefused) as fault:
+        _fail(_told(fault))
+    for verb, project_ids in (("create", done.created), ("replace", done.replaced), ("keep", done.kept)):
+        for project_id in project_ids:
+            typer.echo(f"{verb} {project_id}")
+    created, replaced, kept = len(done.created), len(done.replaced), len(done.kept)
+    typer.echo(f"{'would be ' if dry_run else ''}created {created}, replaced {replaced}, kept {kept}")
 
 
 @cli.command()
@@ -125,10 +183,10 @@ def _settings_of_folder() -> Settings:
     return settings
 
 
-def _fail(fault: Exception, code: int = 1) -> NoReturn:
-    cause = getattr(fault, "cause", fault)
-    typer.echo(f"cloutagent-server: {cause}", err=True)
-    raise typer.Exit(code) from None
+def _count(manifest: Manifest) -> str:
+    projects = len({file.project_id for file in manifest.files} - {None})
+    logs_too = "with" if manifest.executions else "without"
+    return f"{projects} projects, {logs_too} executions"
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
@@ -144,9 +202,20 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
         raise typer.Exit(130) from None
 
 
-def _fail(fault: str) -> NoReturn:
+def _told(fault: Exception) -> str:
+    """A fault of work on the data folder, for the operator."""
+    match fault:
+        case StorageUnavailable(cause=str(cause)):
+            return cause
+        case StoredDataDamaged(location=location, fault=reason):
+            return f"{location}: {reason}"
+        case _:
+            return str(fault)
+
+
+def _fail(fault: str, code: int = 1) -> NoReturn:
     typer.echo(f"cloutagent-server: {fault}", err=True)
-    raise typer.Exit(1) from None
+    raise typer.Exit(code) from None
 
 
 def _announce(stack: Stack) -> None:

@@ -1,15 +1,29 @@
-"""What the operator does with a data folder beside the server: look after it."""
+"""What the operator does with a data folder beside the server: look after it, back it up, restore it."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
 
+from cloutagent_server import __version__
 from cloutagent_server.domain.secret import SealedSecret
 from cloutagent_server.service.cipher import CannotOpen, Cipher
+from cloutagent_server.service.daily import Daily
 from cloutagent_server.settings import Settings
-from cloutagent_server.storage.filesystem import doctor
+from cloutagent_server.storage.filesystem import FileSystemStorage, doctor
+from cloutagent_server.storage.filesystem.backup import keeping, restore
+from cloutagent_server.storage.filesystem.backup.create import Backup, back_up
+from cloutagent_server.storage.filesystem.backup.restore import Restored
 from cloutagent_server.storage.filesystem.doctor import Finding, Folder
+
+log: Final = logging.getLogger(__name__)
 
 
 def examine(settings: Settings, repair: bool = False) -> Sequence[Finding]:
@@ -33,6 +47,66 @@ def to_json(findings: Sequence[Finding]) -> str:
         {"severity": one.severity.value, "path": one.path, "fault": one.fault, "remedy": one.remedy} for one in findings
     ]
     return json.dumps({"findings": listed}, ensure_ascii=False, indent=2)
+
+
+def make_backup(
+    settings: Settings,
+    output: Path | None = None,
+    executions: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Backup:
+    """Back the folder up: to `output`, or to the folder of backups, where old ones are removed. Blocks.
+
+    Raises:
+        OSError, StorageUnavailable: There is no new backup.
+        BackupCancelled: `cancelled` said so.
+    """
+    target = keeping.path_at(settings.backup_root, datetime.now(UTC)) if output is None else output.absolute()
+    backup = back_up(settings.project_root, target, __version__, executions=executions, cancelled=cancelled)
+    for fault in backup.left_out:
+        log.error("damaged_record_not_backed_up", extra={"location": fault.location, "fault": fault.fault})
+    if output is None:
+        keeping.prune(settings.backup_root, settings.backup_keep)
+    return backup
+
+
+def daily_backup(settings: Settings) -> Daily:
+    """What makes a backup each day, beside the event loop."""
+
+    async def work() -> None:
+        cancelled = threading.Event()
+        making = asyncio.ensure_future(asyncio.to_thread(partial(make_backup, settings, cancelled=cancelled.is_set)))
+        try:
+            backup = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            cancelled.set()
+            await asyncio.gather(making, return_exceptions=True)
+            raise
+        log.info("backup_made", extra={"path": str(backup.path), "files": len(backup.manifest.files)})
+
+    return Daily("backup", settings.backup_hour, work, partial(keeping.newest, settings.backup_root))
+
+
+def restore_backup(settings: Settings, path: Path, replace_existing: bool, dry_run: bool) -> Restored:
+    """Put the projects of a backup into the folder, which is made if there is none. See `restore.restore`. Blocks."""
+    put_back = partial(
+        restore.restore,
+        path,
+        settings.project_root,
+        replace_existing=replace_existing,
+        dry_run=dry_run,
+        fault_of=fault_of(settings),
+    )
+    if not dry_run:
+        restore.verify(path, fault_of(settings))
+        asyncio.run(_make_ready(settings.project_root))
+    return put_back()
+
+
+async def _make_ready(root: Path) -> None:
+    storage = FileSystemStorage(root)
+    await storage.start()
+    await storage.stop()
 
 
 def fault_of(settings: Settings) -> Callable[[SealedSecret], str | None] | None:

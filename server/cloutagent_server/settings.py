@@ -92,11 +92,15 @@ class Settings(BaseSettings):
     run_root: Path = Field(
         Path("data/runs"), validate_default=True, description="Folder of the working directories of runs."
     )
+    backup_enabled: bool = Field(True, description="Whether the server makes a backup each day.")
+    backup_root: Path = Field(Path("data/backups"), validate_default=True, description="Folder of the backups.")
+    backup_hour: int = Field(3, ge=0, le=23, description="Hour of the daily backup, in UTC.")
+    backup_keep: int = Field(7, ge=1, le=10_000, description="Backups that are kept; older ones are removed.")
     max_concurrent_executions: int = Field(3, ge=1, le=1000, description="Executions that run at a time.")
     max_queued_executions: int = Field(1000, ge=0, le=1_000_000, description="Executions that may wait.")
     stop_grace_seconds: float = Field(10.0, ge=0, le=3600, description="Time that runs get to end at a stop.")
 
-    @field_validator("project_root", "run_root")
+    @field_validator("project_root", "run_root", "backup_root")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()

@@ -58,6 +58,8 @@ def test_development_needs_a_vendor_key_alone(env: pytest.MonkeyPatch, tmp_path:
     assert settings.max_concurrent_executions == 3
     assert settings.log_level is LogLevel.INFO
     assert settings.project_root == tmp_path / "data" / "projects"
+    assert settings.backup_enabled and settings.backup_root == tmp_path / "data" / "backups"
+    assert (settings.backup_hour, settings.backup_keep) == (3, 7)
     assert settings.encryption_key is None and settings.admin_api_key is None
     assert settings.anthropic_base_url == "https://api.anthropic.com"
 
@@ -72,6 +74,10 @@ def test_every_setting_is_read_from_its_variable(env: pytest.MonkeyPatch) -> Non
         "PORT": "0",
         "GRPC_PORT": "65535",
         "PROJECT_ROOT": "/srv/projects",
+        "BACKUP_ENABLED": "false",
+        "BACKUP_ROOT": "/srv/backups",
+        "BACKUP_HOUR": "23",
+        "BACKUP_KEEP": "1",
         "MAX_CONCURRENT_EXECUTIONS": "7",
     }.items():
         env.setenv(name, value)
@@ -81,6 +87,8 @@ def test_every_setting_is_read_from_its_variable(env: pytest.MonkeyPatch) -> Non
     assert settings.log_level is LogLevel.DEBUG
     assert (settings.port, settings.grpc_port, settings.max_concurrent_executions) == (0, 65535, 7)
     assert settings.project_root == Path("/srv/projects")
+    assert not settings.backup_enabled and settings.backup_root == Path("/srv/backups")
+    assert (settings.backup_hour, settings.backup_keep) == (23, 1)
     for secret, plain in (
         (settings.anthropic_api_key, VENDOR_KEY),
         (settings.encryption_key, ENCRYPTION_KEY),

@@ -9,6 +9,7 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -85,6 +86,18 @@ def write(path: Path, content: bytes) -> None:
         with suppress(OSError):
             _put_back(path, previous)
         raise
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Create a file in a directory that nobody else knows of yet, durably. What a fault left of it stays there."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    try:
+        for part in parts:
+            write_all(descriptor, part)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_directory(path.parent)
 
 
 def temporary_path(path: Path) -> Path:

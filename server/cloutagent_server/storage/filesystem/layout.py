@@ -14,7 +14,7 @@ SECRETS: Final = ".secrets"
 SEALED: Final = "secrets.enc"
 EXECUTIONS: Final = "executions"
 
-ROOT_NAMES: Final = frozenset({".index", ".trash", ".locks", ".restore", ".key-check.json"})
+ROOT_NAMES: Final = frozenset({".index", ".trash", ".locks", ".restore", ".key-check.json", ".server.lock"})
 PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS})
 SECRETS_NAMES: Final = frozenset({SEALED})
 EXECUTION_NAMES: Final = frozenset({LOG, STATE})
@@ -61,6 +61,10 @@ class Layout:
     def execution(self, project_id: str, execution_id: str) -> Path:
         """An execution's directory."""
         return self.executions(project_id) / execution_id
+
+    def log(self, project_id: str, execution_id: str) -> Path:
+        """An execution's event log."""
+        return self.execution(project_id, execution_id) / LOG
 
     def unborn_execution(self, project_id: str, execution_id: str) -> Path:
         """Where an execution is prepared before it exists."""

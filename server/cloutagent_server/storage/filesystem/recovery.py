@@ -16,6 +16,7 @@ from cloutagent_server.storage.filesystem.log import read_execution
 from cloutagent_server.storage.filesystem.pages import readable
 from cloutagent_server.storage.filesystem.records import ProjectRecord, load_project
 from cloutagent_server.storage.filesystem.removal import Removal
+from cloutagent_server.storage.filesystem.replacing import complete_replacements
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +33,7 @@ def recover(layout: Layout, index: Index, removal: Removal) -> None:
     removal.empty_trash()
     if not index.complete():
         rebuild_index(layout, index)
+    complete_replacements(layout, index, removal)
     for execution_id in filter(is_id, index.unfinished()):
         _check_unfinished(layout, index, removal, execution_id)
     for project_id in filter(is_id, files.names_in(layout.root)):

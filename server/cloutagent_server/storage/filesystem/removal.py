@@ -18,6 +18,7 @@ from cloutagent_server.storage.filesystem.records import ProjectRecord, load, pr
 
 _PROJECT: Final = "project-"
 _EXECUTION: Final = "execution-"
+_OTHER: Final = "other-"
 
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +38,10 @@ class Removal:
         """Remove an execution. A missing one is no error."""
         directory = self._layout.execution(project_id, execution_id)
         self._remove(directory, self._layout.trash / (_EXECUTION + execution_id))
+
+    def discard(self, directory: Path) -> None:
+        """Remove a directory that no record lies in, at one moment. A missing one is no error."""
+        self._remove(directory, self._layout.trash / (_OTHER + directory.name))
 
     def empty_trash(self) -> None:
         """Remove for good what was moved aside and is still there."""

@@ -92,6 +92,13 @@ class Fields:
             self._fail(name, "is not a number")
         return value
 
+    def truth(self, name: str) -> bool:
+        """A truth value."""
+        value = self._take(name)
+        if not isinstance(value, bool):
+            self._fail(name, "is neither true nor false")
+        return value
+
     def time(self, name: str) -> datetime:
         """A point in time."""
         try:
@@ -130,6 +137,13 @@ class Fields:
     def fields(self, name: str) -> Fields:
         """An object with fields of its own."""
         return Fields(self._typed(name, dict, "an object"), f"{self._path}{name}.")
+
+    def objects(self, name: str) -> Sequence[Fields]:
+        """A list of objects with fields of their own."""
+        values = self._typed(name, list, "a list")
+        if not all(isinstance(value, dict) for value in values):
+            self._fail(name, "holds something that is not an object")
+        return [Fields(value, f"{self._path}{name}.") for value in values]
 
     def optional(self, read: Callable[[str], T], name: str) -> T | None:
         """What `read` makes of the field; None if it is absent."""

@@ -12,6 +12,7 @@ from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage.filesystem import files, layout
 from cloutagent_server.storage.filesystem.doctor.findings import BY_REPAIR, Finding, Folder, Severity
 from cloutagent_server.storage.filesystem.locks import sharing_file
+from cloutagent_server.storage.filesystem.replacing import complete_replacement
 
 
 def check_tree(folder: Folder) -> Iterable[Finding]:
@@ -35,6 +36,9 @@ def _entry(folder: Folder, path: Path, parts: tuple[str, ...]) -> Iterator[Findi
         yield _leftover(folder, path, "was left by a write that did not end", _removal_of(folder, path, parts))
     elif len(parts) == 2 and parts[0] == ".trash":
         yield _leftover(folder, path, "was left by a removal that did not end", folder.removal.empty_trash)
+    elif len(parts) == 2 and parts[0] == ".restore" and is_id(name):
+        complete = partial(complete_replacement, folder.layout, folder.index, folder.removal, name)
+        yield _leftover(folder, path, "was left by a restore that did not end", complete)
     elif not _is_known(parts):
         yield Finding(Severity.WARNING, folder.relative(path), "is not a file of the store", "move it away")
     elif stat.S_ISLNK(mode) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

@@ -1,0 +1,256 @@
+"""Checking a backup, and putting its projects into a data folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.secret import SealedSecret
+from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.backup.archive import KEY_CHECK, Archive, BackupDamaged, File, Manifest
+from cloutagent_server.storage.filesystem.index import Index
+from cloutagent_server.storage.filesystem.layout import EXECUTIONS, LOG, METADATA, SEALED, SECRETS, Layout
+from cloutagent_server.storage.filesystem.locks import Locks
+from cloutagent_server.storage.filesystem.records import (
+    ProjectRecord,
+    dump,
+    execution_from_json,
+    key_check_from_json,
+    load,
+    load_project,
+    project_from_json,
+    project_to_json,
+    secrets_from_json,
+)
+from cloutagent_server.storage.filesystem.removal import Removal
+from cloutagent_server.storage.filesystem.replacing import complete_replacement, index_execution
+from cloutagent_server.storage.filesystem.schema import parse
+
+_MAX_HEADER: Final = 1 << 26
+
+FaultOf = Callable[[SealedSecret], str | None]
+Parts = Iterator[bytes]
+
+
+class RestoreRefused(Exception):
+    """The backup cannot be restored into this folder. Nothing was changed. The message tells why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did, or would do: projects created, replaced, and left as they are."""
+
+    created: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+def verify(path: Path, fault_of: FaultOf | None = None) -> Manifest:
+    """Read a backup to its end: checksums, schemas, and whether its key is the one that `fault_of` opens with.
+
+    Raises:
+        BackupDamaged: It is not whole, or holds something that this server does not read.
+        RestoreRefused: Its secrets were sealed with another key.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as stream:
+        return _verify(stream, fault_of)
+
+
+def restore(
+    path: Path, root: Path, *, replace_existing: bool, dry_run: bool, fault_of: FaultOf | None = None
+) -> Restored:
+    """Put the projects of a backup into the data folder `root`, each in one step. Blocks.
+
+    Projects that are there already stay as they are, unless `replace_existing`: then record, key and secrets are the
+    backup's, and executions are added. Without `dry_run` a storage must have been started on the folder, so that
+    locks and index are there; servers may be at work.
+
+    Raises:
+        BackupDamaged, RestoreRefused: Nothing was changed.
+        OSError, StorageUnavailable: The medium refused, or another process kept a lock; whatever project was not
+            finished is as it was before, or is completed at the next start.
+    """
+    layout = Layout(root.absolute())
+    with path.open("rb") as stream:
+        manifest = _verify(stream, fault_of)
+        plan = _plan(layout, manifest, replace_existing)
+        _check_key(layout, stream, fault_of)
+        if dry_run:
+            return plan
+        _check_space(layout, manifest, plan)
+        stream.seek(0)
+        return _Restore(layout, plan).run(Archive(stream))
+
+
+def _verify(stream: BinaryIO, fault_of: FaultOf | None) -> Manifest:
+    backup = Archive(stream)
+    for file, parts in backup.files():
+        try:
+            _check(file, parts, fault_of)
+        except ValueError as fault:
+            raise BackupDamaged(f"{file.path}: {fault}") from fault
+    return backup.manifest
+
+
+def _check(file: File, parts: Parts, fault_of: FaultOf | None) -> None:
+    name = file.path.rpartition("/")[2]
+    if name == LOG:
+        created = execution_from_json(parse(_first_line(parts)))
+        if file.path != f"{created.project_id}/{EXECUTIONS}/{created.id}/{LOG}":
+            raise ValueError("is another execution's")
+    elif name == METADATA:
+        if project_from_json(parse(b"".join(parts))).project.id != file.project_id:
+            raise ValueError("id is another project's")
+    elif name == SEALED:
+        secrets_from_json(parse(b"".join(parts)))
+    elif file.path == KEY_CHECK:
+        sealed = key_check_from_json(parse(b"".join(parts)))
+        if fault_of is not None and fault_of(sealed) is not None:
+            raise RestoreRefused("ENCRYPTION_KEY is not the key that sealed the secrets of this backup")
+
+
+def _first_line(parts: Parts) -> bytes:
+    line = b""
+    for part in parts:
+        head, end, _ = part.partition(b"\n")
+        line += head
+        if end:
+            return line
+        if len(line) > _MAX_HEADER:
+            break
+    raise ValueError("has no whole first line")
+
+
+def _plan(layout: Layout, manifest: Manifest, replace_existing: bool) -> Restored:
+    created: list[str] = []
+    there: list[str] = []
+    for project_id in dict.fromkeys(file.project_id for file in manifest.files):
+        if project_id is not None:
+            (there if os.path.lexists(layout.project(project_id)) else created).append(project_id)
+    if replace_existing:
+        return Restored(tuple(created), replaced=tuple(there))
+    return Restored(tuple(created), kept=tuple(there))
+
+
+def _check_key(layout: Layout, stream: BinaryIO, fault_of: FaultOf | None) -> None:
+    """Refuse secrets of another key than the folder's."""
+    present = load(layout.key_check, key_check_from_json)
+    if fault_of is not None:
+        if present is not None and fault_of(present) is not None:
+            raise RestoreRefused("ENCRYPTION_KEY is not the key that sealed the secrets of the folder")
+        return
+    stream.seek(0)
+    for file, parts in Archive(stream).files():
+        if file.path == KEY_CHECK and present not in (None, key_check_from_json(parse(b"".join(parts)))):
+            raise RestoreRefused("the folder may have another key than the backup; set ENCRYPTION_KEY to tell")
+        return
+
+
+def _check_space(layout: Layout, manifest: Manifest, plan: Restored) -> None:
+    wanted = {*plan.created, *plan.replaced}
+    needed = sum(file.size for file in manifest.files if file.project_id in wanted)
+    if needed > shutil.disk_usage(layout.root).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(layout.root))
+
+
+class _Restore:
+    def __init__(self, layout: Layout, plan: Restored) -> None:
+        self._layout = layout
+        self._index = Index(layout.index)
+        self._locks = Locks(layout.locks)
+        self._removal = Removal(layout, self._index)
+        self._created = frozenset(plan.created)
+        self._replaced = frozenset(plan.replaced)
+
+    def run(self, backup: Archive) -> Restored:
+        """Go through the backup once more and carry out the plan."""
+        done: dict[str, list[str]] = {"created": [], "replaced": [], "kept": []}
+        for project_id, group in groupby(backup.files(), lambda item: item[0].project_id):
+            if project_id is None:
+                for _, parts in group:
+                    self._key_check(b"".join(parts))
+                continue
+            done[self._project(project_id, group)].append(project_id)
+        return Restored(tuple(done["created"]), tuple(done["replaced"]), tuple(done["kept"]))
+
+    def _key_check(self, content: bytes) -> None:
+        with self._locks.alone():
+            if not self._layout.key_check.exists():
+                files.write(self._layout.key_check, content)
+
+    def _project(self, project_id: str, group: Iterator[tuple[File, Parts]]) -> str:
+        """Carry out the plan for a project, unless others created or deleted it since: then it stays as it is."""
+        if project_id not in self._created | self._replaced:
+            return "kept"
+        with self._locks.holding_project(project_id):
+            there = os.path.lexists(self._layout.project(project_id))
+            if there != (project_id in self._replaced):
+                return "kept"
+            ready = self._layout.unborn_project(project_id)
+            try:
+                files.remove_tree(ready)
+                self._stage(ready, group)
+                record = load_project(ready / METADATA, project_id)
+                if record is None:
+                    raise BackupDamaged(f"{project_id}: has no {METADATA}")
+                if there:
+                    self._replace(record, ready)
+                else:
+                    self._create(record, ready)
+            except BaseException:
+                with suppress(OSError):
+                    files.remove_tree(ready)
+                raise
+        return "replaced" if there else "created"
+
+    def _stage(self, ready: Path, group: Iterator[tuple[File, Parts]]) -> None:
+        files.make_directory(ready / SECRETS)
+        files.make_directory(ready / EXECUTIONS)
+        for file, parts in group:
+            target = ready / file.path.partition("/")[2]
+            files.make_directory(target.parent)
+            files.write_parts(target, parts)
+
+    def _create(self, record: ProjectRecord, ready: Path) -> None:
+        home = self._layout.project(record.project.id)
+        try:
+            self._index.put_key(record.credential.digest, record.project.id)
+            self._index.put_project(record.project.created_at, record.project.id)
+            for execution_id in files.names_in(ready / EXECUTIONS):
+                index_execution(self._index, ready, execution_id)
+            ready.rename(home)
+            files.sync_directory(self._layout.root)
+        except BaseException:
+            for execution_id in files.names_in(ready / EXECUTIONS):
+                self._removal.undo_execution(execution_id, [])
+            self._removal.undo_project(record, [ready, home])
+            raise
+
+    def _replace(self, record: ProjectRecord, ready: Path) -> None:
+        """Make it a later revision than the one that is there, so that nobody who read that one takes it for his."""
+        project_id = record.project.id
+        before = None
+        with suppress(StoredDataDamaged):
+            before = load_project(self._layout.metadata(project_id), project_id)
+        if before is not None:
+            project = replace(
+                record.project,
+                revision=max(record.project.revision, before.project.revision) + 1,
+                updated_at=max(record.project.updated_at, before.project.updated_at),
+            )
+            files.write(ready / METADATA, dump(project_to_json(replace(record, project=project))))
+        files.make_directory(self._layout.restores)
+        waiting = self._layout.restores / project_id
+        files.remove_tree(waiting)
+        ready.rename(waiting)
+        files.sync_directory(self._layout.restores)
+        complete_replacement(self._layout, self._index, self._removal, project_id)

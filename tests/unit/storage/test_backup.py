@@ -1,0 +1,500 @@
+"""Backups: whole, checked with distrust, restored in steps that are done or not done."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import stat
+import tarfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.project import Project, ProjectChanges
+from cloutagent_server.service.cipher import Cipher
+from cloutagent_server.service.secrets import SecretManager
+from cloutagent_server.storage.filesystem import FileSystemStorage, files
+from cloutagent_server.storage.filesystem.backup import archive, keeping
+from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged
+from cloutagent_server.storage.filesystem.backup.create import BackupCancelled, back_up
+from cloutagent_server.storage.filesystem.backup.restore import Restored, RestoreRefused, restore, verify
+from cloutagent_server.storage.filesystem.doctor import Folder, examine
+from tests.support import builders
+from tests.support.folders import tree
+from tests.unit.storage.conftest import OpenStorage
+
+KEY = "ab" * 32
+VALUE = "a value that nobody else may read"
+
+
+def faults_with(key: str) -> Callable[[Any], str | None]:
+    cipher = Cipher(key)
+
+    def fault(sealed: Any) -> str | None:
+        try:
+            cipher.open(sealed)
+        except Exception as reason:
+            return str(reason)
+        return None
+
+    return fault
+
+
+@pytest.fixture
+async def project(storage: FileSystemStorage) -> Project:
+    project = await storage.projects.create(builders.project_draft(), builders.credential())
+    manager = SecretManager(storage.secrets, Cipher(KEY))
+    await manager.check_key()
+    await manager.set_secret(project.id, "TOKEN", VALUE)
+    return project
+
+
+@pytest.fixture
+async def ended(storage: FileSystemStorage, project: Project) -> Execution:
+    execution = await storage.executions.create(builders.execution(project.id, idempotency=builders.idempotency()))
+    return await storage.executions.append(builders.events(execution.id, builders.payloads_of_a_run()))
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "backups" / "one.tar.gz"
+
+
+@pytest.fixture
+async def other_root(tmp_path: Path) -> Path:
+    """A folder that a server has used, and that is empty."""
+    root = tmp_path / "other"
+    await FileSystemStorage(root).start()
+    return root
+
+
+def bring_back(target: Path, root: Path, *, replace: bool = False, dry_run: bool = False) -> Restored:
+    return restore(target, root, replace_existing=replace, dry_run=dry_run, fault_of=faults_with(KEY))
+
+
+def healthy(root: Path) -> bool:
+    return examine(Folder(root, faults_with(KEY))) == []
+
+
+async def test_an_empty_folder_gets_all_back(
+    storage: FileSystemStorage, root: Path, target: Path, other_root: Path, ended: Execution, execution: Execution
+) -> None:
+    made = back_up(root, target, "1.2.3", executions=True)
+    assert made.left_out == ()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    manifest = verify(target, faults_with(KEY))
+    assert (manifest, manifest.server_version) == (made.manifest, "1.2.3")
+    assert bring_back(target, other_root) == Restored((ended.project_id,))
+    restored = FileSystemStorage(other_root)
+    await restored.start()
+    assert (await restored.projects.list(10)).items == (await storage.projects.list(10)).items
+    assert await restored.secrets.read(ended.project_id) == await storage.secrets.read(ended.project_id)
+    assert await restored.executions.read(ended.id) == ended
+    assert [found.id for found in await restored.executions.list_unfinished()] == [execution.id]
+    assert (await restored.executions.list(ended.project_id, 10)).items == (
+        await storage.executions.list(ended.project_id, 10)
+    ).items
+    await restored.stop()
+    assert healthy(other_root)
+
+
+async def test_executions_are_left_out_unless_asked(root: Path, target: Path, ended: Execution) -> None:
+    manifest = back_up(root, target, "1").manifest
+    home = ended.project_id
+    assert [file.path for file in manifest.files] == [
+        ".key-check.json",
+        f"{home}/metadata.json",
+        f"{home}/.secrets/secrets.enc",
+    ]
+
+
+async def test_the_manifest_comes_first_and_tells_each_file(root: Path, target: Path, ended: Execution) -> None:
+    back_up(root, target, "1", executions=True)
+    with tarfile.open(target) as opened:
+        names = opened.getnames()
+        member = opened.extractfile("manifest.json")
+        assert member is not None
+        manifest = json.load(member)
+        assert names == ["manifest.json", *(file["path"] for file in manifest["files"])]
+        for file in manifest["files"]:
+            content = opened.extractfile(file["path"])
+            assert content is not None
+            data = content.read()
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (file["size"], file["sha256"])
+    assert manifest["schemaVersion"] == 1
+
+
+async def test_no_plain_value_is_in_a_backup(root: Path, target: Path, ended: Execution) -> None:
+    back_up(root, target, "1", executions=True)
+    content = gzip.decompress(target.read_bytes())
+    assert VALUE.encode() not in content
+    assert b"cla_" not in content
+    assert b"secrets.enc" in content
+
+
+async def test_a_growing_log_is_copied_up_to_its_last_whole_line(
+    root: Path, target: Path, other_root: Path, execution: Execution, log_path: Path, storage: FileSystemStorage
+) -> None:
+    await storage.executions.append(builders.events(execution.id, [builders.queued(), builders.started()]))
+    with log_path.open("ab") as log:
+        log.write(b'{"executionId":"' + b"x" * 500_000)
+    back_up(root, target, "1", executions=True)
+    bring_back(target, other_root)
+    restored = FileSystemStorage(other_root)
+    found = await restored.executions.read(execution.id)
+    assert found is not None
+    assert found.last_sequence == 2
+    await restored.stop()
+
+
+async def test_damaged_records_are_left_out_and_told(
+    storage: FileSystemStorage, root: Path, target: Path, project: Project
+) -> None:
+    damaged = await storage.projects.create(builders.project_draft(), builders.credential())
+    (root / damaged.id / "metadata.json").write_bytes(b"{")
+    made = back_up(root, target, "1")
+    assert [fault.location for fault in made.left_out] == [str(root / damaged.id / "metadata.json")]
+    assert {file.project_id for file in verify(target).files} == {None, project.id}
+
+
+async def test_what_cannot_be_finished_leaves_nothing(root: Path, target: Path, project: Project) -> None:
+    with pytest.raises(BackupCancelled):
+        back_up(root, target, "1", cancelled=lambda: True)
+    assert list(target.parent.iterdir()) == []
+    target.write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        back_up(root, target, "1")
+    assert target.read_bytes() == b"mine"
+    with pytest.raises(FileNotFoundError):
+        back_up(root / "nowhere", target.with_name("two"), "1")
+
+
+# --- Restoring into a folder that is in use
+
+
+async def test_projects_that_are_there_stay(
+    storage: FileSystemStorage, root: Path, target: Path, project: Project, ended: Execution
+) -> None:
+    back_up(root, target, "1", executions=True)
+    await storage.projects.update(project.id, ProjectChanges(name="newer"))
+    before = tree(root)
+    assert bring_back(target, root) == Restored(kept=(project.id,))
+    assert tree(root) == before
+
+
+async def test_a_dry_run_changes_nothing(
+    storage: FileSystemStorage, root: Path, target: Path, project: Project, tmp_path: Path
+) -> None:
+    other = await storage.projects.create(builders.project_draft(), builders.credential())
+    back_up(root, target, "1")
+    await storage.projects.delete(other.id)
+    before = tree(root)
+    assert bring_back(target, root, dry_run=True) == Restored((other.id,), kept=(project.id,))
+    assert bring_back(target, root, replace=True, dry_run=True) == Restored((other.id,), (project.id,))
+    assert tree(root) == before
+    assert set(bring_back(target, tmp_path / "new", dry_run=True).created) == {project.id, other.id}
+    assert not (tmp_path / "new").exists()
+
+
+async def test_replacing_brings_record_key_and_secrets_back_and_keeps_executions(
+    storage: FileSystemStorage, root: Path, target: Path, ended: Execution, open_storage: OpenStorage
+) -> None:
+    credential = builders.credential()
+    project = await storage.projects.create(builders.project_draft(), credential)
+    lost = await storage.executions.create(builders.execution(project.id))
+    sealed = builders.sealed_secret()
+    await storage.secrets.put(project.id, "OLD", sealed)
+    back_up(root, target, "1", executions=True)
+    await storage.projects.update(project.id, ProjectChanges(name="newer"))
+    await storage.projects.update(project.id, ProjectChanges(name="newest"))
+    await storage.secrets.put(project.id, "NEW", builders.sealed_secret())
+    (root / project.id / ".secrets" / "notes").touch(0o600)
+    await storage.executions.delete(lost.id)
+    later = await storage.executions.create(builders.execution(project.id))
+
+    assert set(bring_back(target, root, replace=True).replaced) == {project.id, ended.project_id}
+
+    found = await storage.projects.read(project.id)
+    assert found is not None
+    assert (found.name, found.revision) == (project.name, 4)
+    assert await storage.secrets.read(project.id) == {"OLD": sealed}
+    assert not (root / project.id / ".secrets" / "notes").exists()
+    owner = await storage.projects.find_key(credential.digest)
+    assert owner is not None and owner.project_id == project.id
+    again = await open_storage()
+    assert {one.id for one in (await again.executions.list(project.id, 10)).items} == {lost.id, later.id}
+    assert await again.executions.read(ended.id) == ended
+    assert [one.path for one in examine(Folder(root))] == ["."]
+
+
+async def test_a_damaged_project_can_be_replaced(root: Path, target: Path, project: Project) -> None:
+    back_up(root, target, "1")
+    metadata = root / project.id / "metadata.json"
+    before = metadata.read_bytes()
+    metadata.write_bytes(b"{")
+    assert bring_back(target, root, replace=True).replaced == (project.id,)
+    assert metadata.read_bytes() == before
+    assert healthy(root)
+
+
+async def test_a_replacement_that_a_crash_interrupts_is_completed_at_the_next_start(
+    storage: FileSystemStorage,
+    root: Path,
+    target: Path,
+    ended: Execution,
+    open_storage: OpenStorage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    back_up(root, target, "1", executions=True)
+    await storage.projects.update(ended.project_id, ProjectChanges(name="newer"))
+    await storage.executions.delete(ended.id)
+    real, calls = files.write, 0
+
+    class Crash(BaseException):
+        pass
+
+    for number in range(1, 20):
+        calls = 0
+
+        def write(path: Path, content: bytes, number: int = number) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                raise Crash
+            real(path, content)
+
+        copy = root.parent / f"copy-{number}"
+        shutil.copytree(root, copy)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "write", write)
+            try:
+                bring_back(target, copy, replace=True)
+                break
+            except Crash:
+                pass
+        await FileSystemStorage(copy).start()
+        reopened = FileSystemStorage(copy)
+        found = await reopened.projects.read(ended.project_id)
+        assert found is not None
+        assert found.name in ("Reviews", "newer")
+        assert (await reopened.executions.read(ended.id) is not None) == (found.name == "Reviews")
+        await reopened.stop()
+        assert healthy(copy)
+    assert number > 5
+
+
+# --- Keys
+
+
+async def test_a_backup_of_another_key_is_refused(root: Path, target: Path, project: Project, other_root: Path) -> None:
+    back_up(root, target, "1")
+    other_key = faults_with("cd" * 32)
+    with pytest.raises(RestoreRefused, match="not the key that sealed the secrets of this backup"):
+        verify(target, other_key)
+    before = tree(other_root)
+    with pytest.raises(RestoreRefused):
+        restore(target, other_root, replace_existing=False, dry_run=False, fault_of=other_key)
+    assert tree(other_root) == before
+
+
+async def test_a_folder_of_another_key_is_refused(root: Path, target: Path, project: Project, other_root: Path) -> None:
+    back_up(root, target, "1")
+    storage = FileSystemStorage(other_root)
+    await SecretManager(storage.secrets, Cipher("cd" * 32)).check_key()
+    with pytest.raises(RestoreRefused, match="secrets of the folder"):
+        bring_back(target, other_root)
+    with pytest.raises(RestoreRefused, match="set ENCRYPTION_KEY"):
+        restore(target, other_root, replace_existing=False, dry_run=False)
+    assert restore(target, root, replace_existing=False, dry_run=False).kept == (project.id,)
+
+
+# --- Distrust
+
+
+def forge(target: Path, manifest: Any, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    """An archive with this manifest and these members."""
+    head = manifest if isinstance(manifest, bytes) else json.dumps(manifest).encode()
+    target.parent.mkdir(exist_ok=True)
+    with tarfile.open(target, "w:gz", format=tarfile.GNU_FORMAT) as opened:
+        for member, content in [(tarfile.TarInfo("manifest.json"), head), *members]:
+            member.size = len(content)
+            opened.addfile(member, io.BytesIO(content))
+    return target
+
+
+def manifest_of(*listed: tuple[str, bytes], **changes: Any) -> dict[str, Any]:
+    entries = [{"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for path, data in listed]
+    document = {"schemaVersion": 1, "serverVersion": "1", "createdAt": "2026-01-31T12:00:00Z", "executions": False}
+    return {**document, "files": entries, **changes}
+
+
+RECORD = "0f0e0d0c-0b0a-4908-8706-050403020100/metadata.json"
+ID = "0f0e0d0c-0b0a-4908-8706-050403020100"
+OTHER = "1f0e0d0c-0b0a-4908-8706-050403020100"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../evil",
+        "/etc/passwd",
+        f"{ID}/../../evil",
+        f"{ID}/.secrets/../metadata.json",
+        f"{ID}/.secrets/.hidden",
+        f"{ID}/.secrets/a/b",
+        f"{ID}/executions/../events.jsonl",
+        f"{ID}/executions/{ID}/state.json",
+        f"{ID}/metadata.json\n",
+        f"{ID.upper()}/metadata.json",
+        ".index/version.json",
+        "manifest.json",
+        "",
+    ],
+)
+def test_paths_outside_of_the_store_are_refused(target: Path, other_root: Path, path: str) -> None:
+    before = tree(other_root)
+    forge(target, manifest_of((path, b"x")), [(tarfile.TarInfo(path), b"x")])
+    with pytest.raises(BackupDamaged, match="is not a path of the store"):
+        bring_back(target, other_root)
+    assert tree(other_root) == before
+
+
+def linked(kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(RECORD)
+    member.type, member.linkname = kind, "/etc/passwd"
+    return member
+
+
+@pytest.mark.parametrize(
+    ("manifest", "members", "fault"),
+    [
+        (manifest_of((RECORD, b"")), [(linked(tarfile.SYMTYPE), b"")], "something else"),
+        (manifest_of((RECORD, b"")), [(linked(tarfile.LNKTYPE), b"")], "something else"),
+        (manifest_of((RECORD, b"")), [(linked(tarfile.FIFOTYPE), b"")], "something else"),
+        (manifest_of((RECORD, b"")), [(linked(tarfile.DIRTYPE), b"")], "something else"),
+        (manifest_of((RECORD, b"{}")), [(tarfile.TarInfo("../x"), b"{}")], "something else"),
+        (manifest_of((RECORD, b"{}")), [(tarfile.TarInfo("x" * 200), b"{}")], "something else"),
+        (manifest_of((RECORD, b"{}")), [], "is missing"),
+        (
+            manifest_of((RECORD, b"{}")),
+            [(tarfile.TarInfo(RECORD), b"{ }")],
+            "has 3 bytes",
+        ),
+        (manifest_of((RECORD, b"{}")), [(tarfile.TarInfo(RECORD), b"[]")], "checksum"),
+        (
+            manifest_of((RECORD, b"{}")),
+            [(tarfile.TarInfo(RECORD), b"{}")],
+            "schemaVersion",
+        ),
+        (manifest_of(), [(tarfile.TarInfo("more"), b"x")], "does not end where"),
+        (manifest_of((".key-check.json", b""), (".key-check.json", b"")), [], "stands twice"),
+        (manifest_of((f"{ID}/.secrets/secrets.enc", b"")), [], "do not begin with metadata.json"),
+        (
+            manifest_of((RECORD, b""), (f"{OTHER}/metadata.json", b""), (f"{ID}/.secrets/secrets.enc", b"")),
+            [],
+            "do not stand together",
+        ),
+        (manifest_of((RECORD, b""), (".key-check.json", b"")), [], "is not the first"),
+        (manifest_of(files=[{"path": f"{ID}/metadata.json", "size": 1 << 40, "sha256": "ab" * 32}]), [], "too large"),
+        (manifest_of(files=[{"path": f"{ID}/metadata.json", "size": -1, "sha256": "ab" * 32}]), [], "less than 0"),
+        (manifest_of(files=[{"path": f"{ID}/metadata.json", "size": 1, "sha256": "x"}]), [], "checksum"),
+        (manifest_of(files=["x"]), [], "not an object"),
+        (manifest_of(executions=1), [], "neither true nor false"),
+        (manifest_of(schemaVersion=2), [], "schemaVersion 2 is newer than 1"),
+        (b"{", [], "manifest.json"),
+        (b"[]", [], "is not a JSON object"),
+    ],
+)
+def test_what_is_not_as_listed_is_refused(
+    target: Path, other_root: Path, manifest: Any, members: list[tuple[tarfile.TarInfo, bytes]], fault: str
+) -> None:
+    before = tree(other_root)
+    forge(target, manifest, members)
+    with pytest.raises(BackupDamaged, match=fault):
+        bring_back(target, other_root)
+    assert tree(other_root) == before
+
+
+async def test_any_altered_or_missing_byte_is_noticed(
+    root: Path, target: Path, ended: Execution, other_root: Path
+) -> None:
+    back_up(root, target, "1", executions=True)
+    content = target.read_bytes()
+    before = tree(other_root)
+    # Bytes 3 to 9 of the gzip header are a time and marks that tell nothing of the content.
+    for place in [0, 1, 2, *range(10, len(content), 37), len(content) - 1]:
+        target.write_bytes(content[:place] + bytes([content[place] ^ 0x11]) + content[place + 1 :])
+        with pytest.raises(BackupDamaged):
+            bring_back(target, other_root)
+    for length in [0, 1, 20, len(content) // 2, len(content) - 1]:
+        target.write_bytes(content[:length])
+        with pytest.raises(BackupDamaged):
+            bring_back(target, other_root)
+    assert tree(other_root) == before
+
+
+async def test_records_are_read_before_anything_is_changed(root: Path, target: Path, ended: Execution) -> None:
+    home = ended.project_id
+    good = {path: (root / path).read_bytes() for path in (f"{home}/metadata.json", f"{home}/.secrets/secrets.enc")}
+    log = (root / home / "executions" / ended.id / "events.jsonl").read_bytes()
+    cases: list[tuple[str, bytes]] = [
+        (f"{home}/metadata.json", good[f"{home}/metadata.json"].replace(home.encode(), new_id().encode())),
+        (f"{home}/.secrets/secrets.enc", b"[]"),
+        (f"{home}/executions/{new_id()}/events.jsonl", log),
+        (f"{home}/executions/{ended.id}/events.jsonl", b"no line"),
+    ]
+    for path, content in cases:
+        listed = {**good, path: content}
+        members = [(tarfile.TarInfo(name), data) for name, data in listed.items()]
+        forge(target, manifest_of(*listed.items()), members)
+        with pytest.raises(BackupDamaged, match=path):
+            verify(target)
+
+
+def test_a_full_disk_is_noticed_first(
+    root: Path, target: Path, other_root: Path, monkeypatch: pytest.MonkeyPatch, storage: FileSystemStorage
+) -> None:
+    back_up(root, target, "1")
+    usage = type("Usage", (), {"free": -1})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="No space left"):
+        bring_back(target, other_root)
+
+
+# --- Keeping
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    start = datetime(2026, 1, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+    times = [start + timedelta(hours=hours) for hours in range(5)]
+    for time in times:
+        keeping.path_at(tmp_path, time).touch()
+    (tmp_path / "mine.tar.gz").touch()
+    assert keeping.newest(tmp_path) == times[-1]
+    keeping.prune(tmp_path, 2)
+    kept = [keeping.path_at(tmp_path, time).name for time in times[-2:]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*kept, "mine.tar.gz"]
+    assert keeping.newest(tmp_path / "nowhere") is None
+
+
+def test_what_a_crash_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    left, busy = (files.temporary_path(keeping.path_at(tmp_path, datetime(2026, 1, day, tzinfo=UTC))) for day in (1, 2))
+    left.touch()
+    with busy.open("wb") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        keeping.prune(tmp_path, 2)
+        assert list(tmp_path.iterdir()) == [busy]
+
+
+def test_paths_of_a_backup() -> None:
+    assert archive.is_backed_up(f"{ID}/.secrets/manifest.json")
+    assert not archive.is_backed_up(f"{ID}/.secrets/.tmp-secrets.enc")
