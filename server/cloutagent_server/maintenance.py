@@ -57,6 +57,8 @@ def make_backup(
 ) -> Backup:
     """Back the folder up: to `output`, or to the folder of backups, where old ones are removed. Blocks.
 
+    While records are damaged no backup is removed: an old one may be the last that has them whole.
+
     Raises:
         OSError, StorageUnavailable: There is no new backup.
         BackupCancelled: `cancelled` said so.
@@ -65,7 +67,7 @@ def make_backup(
     backup = back_up(settings.project_root, target, __version__, executions=executions, cancelled=cancelled)
     for fault in backup.left_out:
         log.error("damaged_record_not_backed_up", extra={"location": fault.location, "fault": fault.fault})
-    if output is None:
+    if output is None and not backup.left_out:
         keeping.prune(settings.backup_root, settings.backup_keep)
     return backup
 
