@@ -187,7 +187,7 @@ async def _everything(world: World, ids: Sequence[str]) -> dict[str, Any]:
         seen[f"project {number}"] = (
             world.shown(await storage.projects.read(project_id)),
             await storage.projects.exists(project_id),
-            None if owner is None else (owner.project_id == project_id, owner.credential),
+            None if owner is None else (owner.project_id == project_id, owner.key.name, owner.key.credential),
             await storage.secrets.read(project_id),
             world.shown(executions),
         )

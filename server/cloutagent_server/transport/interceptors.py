@@ -120,7 +120,8 @@ class Guard(Around):
         if rule is None:
             raise AccessDenied("no access rule names this method")
         if self._access.needs_key(rule):
-            principal = await self._access.identify(call.metadata_of(context, call.API_KEY_METADATA))
+            api_key = call.metadata_of(context, call.API_KEY_METADATA)
+            principal = await self._access.identify(api_key, call.source_of(context))
             call.identify(principal)
             await self._access.check(rule, principal, request)
         validation.check(request)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import bcrypt
 import pytest
@@ -52,7 +53,7 @@ class Rekeyed:
     async def find_key(self, digest: str) -> KeyOwner | None:
         """The owner, with the replaced credential."""
         owner = await self._inner.find_key(digest)
-        return None if owner is None else KeyOwner(owner.project_id, self.credential)
+        return None if owner is None else replace(owner, key=replace(owner.key, credential=self.credential))
 
     async def read(self, project_id: str) -> Project | None:
         """As it is."""
@@ -182,7 +183,7 @@ async def test_a_confirmation_dies_when_the_stored_hash_changes(
     project, key = keyed
     owner = await storage.projects.find_key(digest_of(key))
     assert owner is not None
-    rekeyed = Rekeyed(storage.projects, owner.credential)
+    rekeyed = Rekeyed(storage.projects, owner.key.credential)
     over = Authenticator(rekeyed)  # type: ignore[arg-type]
     try:
         assert await over.validate_api_key(key) == project
@@ -190,7 +191,7 @@ async def test_a_confirmation_dies_when_the_stored_hash_changes(
         rekeyed.credential = KeyCredential(digest_of(key), rekeyed.credential.hash)
         assert await over.validate_api_key(key) is None
         assert hashing.checks == 2
-        rekeyed.credential = owner.credential
+        rekeyed.credential = owner.key.credential
         assert await over.validate_api_key(key) == project
         assert hashing.checks == 3
     finally:
@@ -204,7 +205,7 @@ async def test_a_credential_that_does_not_fit_confirms_nothing(
     _, key = keyed
     owner = await storage.projects.find_key(digest_of(key))
     assert owner is not None
-    fields = {"digest": owner.credential.digest, "hash": owner.credential.hash, **change}
+    fields = {"digest": owner.key.credential.digest, "hash": owner.key.credential.hash, **change}
     over = Authenticator(Rekeyed(storage.projects, KeyCredential(**fields)))  # type: ignore[arg-type]
     assert await over.validate_api_key(key) is None
     over.close()
@@ -257,12 +258,13 @@ async def test_hashing_leaves_the_loops_thread_alone(
 
 
 async def test_authenticate_gives_the_project_and_what_stands_for_the_key(
-    authenticator: Authenticator, keyed: tuple[Project, str]
+    storage: MemoryStorage, authenticator: Authenticator, keyed: tuple[Project, str]
 ) -> None:
     project, key = keyed
     principal = await authenticator.authenticate(key)
-    assert principal is not None
-    assert (principal.project, principal.key_id, principal.admin) == (project, digest_of(key)[:12], False)
+    owner = await storage.projects.find_key(digest_of(key))
+    assert principal is not None and owner is not None
+    assert (principal.project, principal.key_id, principal.admin) == (project, owner.key.id, False)
     assert await authenticator.authenticate(f"cla_{new_id()}") is None
 
 

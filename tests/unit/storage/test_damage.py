@@ -51,7 +51,17 @@ CHANGES: list[Callable[[dict[str, Any]], object]] = [
     lambda document: document.pop("schemaVersion"),
     lambda document: document.update(schemaVersion="1"),
     lambda document: document.update(schemaVersion=0),
-    lambda document: document.update(schemaVersion=2),
+    lambda document: document.update(apiKeyHash="another"),
+    lambda document: document.update(apiKeys=[]),
+    lambda document: document.update(apiKeys={}),
+    lambda document: document.update(apiKeys=["x"]),
+    lambda document: document["apiKeys"][0].pop("digest"),
+    lambda document: document["apiKeys"][0].update(digest="../../etc/passwd"),
+    lambda document: document["apiKeys"][0].update(id="x"),
+    lambda document: document["apiKeys"][0].update(expiresAt="tomorrow"),
+    lambda document: document["apiKeys"][0].update(unknown=1),
+    lambda document: document.update(schemaVersion=1),
+    lambda document: document.update(schemaVersion=3),
 ]
 
 
@@ -95,9 +105,9 @@ async def test_metadata_that_does_not_fit_the_schema(
 
 async def test_a_newer_schema_is_refused_by_name(storage: FileSystemStorage, project: Project, root: Path) -> None:
     path = root / project.id / "metadata.json"
-    path.write_bytes(changed(path, lambda document: document.update(schemaVersion=2, name=["a", "new", "form"])))
+    path.write_bytes(changed(path, lambda document: document.update(schemaVersion=3, name=["a", "new", "form"])))
     fault = await refused(path, storage.projects.read(project.id))
-    assert fault.fault == "schemaVersion 2 is newer than 1, the newest that this server reads"
+    assert fault.fault == "schemaVersion 3 is newer than 2, the newest that this server reads"
 
 
 async def test_a_key_of_a_damaged_project_is_not_taken_for_unknown(storage: FileSystemStorage, root: Path) -> None:

@@ -40,6 +40,10 @@ class Layout:
         """A project's record."""
         return self.root / project_id / METADATA
 
+    def key_uses(self, project_id: str) -> Path:
+        """When a project's API keys were last used."""
+        return self.root / project_id / ".keys" / "last-used.json"
+
     def secrets(self, project_id: str) -> Path:
         """A project's sealed secrets."""
         return self.root / project_id / ".secrets" / "secrets.enc"
