@@ -9,6 +9,7 @@ import pytest
 
 from cloutagent_server.domain import timestamps
 from tests.support.api import Api, Json, failing
+from tests.support.api.failure import ApiFailure
 from tests.support.api.scenario import FOREIGN_KEY, NO_ID, ProjectHandle, Projects, eventually
 from tests.support.api.stage import DEPTHS, GRPC, IN_PROCESS, MEMORY, REST, Stage
 
@@ -20,8 +21,9 @@ async def opens(api: Api, key: str) -> bool:
     """Whether a key works."""
     try:
         await api.call("GetCurrentProject", {}, key)
-    except Exception as failure:
-        assert getattr(failure, "reason", None) == "API_KEY_INVALID"
+    except ApiFailure as failure:
+        if failure.reason != "API_KEY_INVALID":
+            raise
         return False
     return True
 
@@ -135,7 +137,8 @@ async def test_a_project_has_at_most_20_keys(api: Api, projects: Projects) -> No
     project = await projects()
     for number in range(19):
         await project.call("CreateApiKey", name=f"key {number}", http=201)
-    for rpc, body in (("CreateApiKey", {"name": "more"}), ("RotateApiKey", {"gracePeriod": 1000})):
+    more: list[tuple[str, Json]] = [("CreateApiKey", {"name": "more"}), ("RotateApiKey", {"gracePeriod": 1000})]
+    for rpc, body in more:
         with failing("FAILED_PRECONDITION", 400, "API_KEY_LIMIT_REACHED") as caught:
             await project.call(rpc, **body)
         assert caught.failure.metadata == {"limit": "20"}

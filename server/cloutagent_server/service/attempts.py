@@ -6,21 +6,14 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from cloutagent_server.domain.errors import ApiKeyInvalid, AuthenticationRateLimited
 
 DEFAULT_FAILURES_PER_MINUTE: Final = 20
 SOURCES: Final = 10_000
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """What a source has left, as of a time."""
-
-    tokens: float
-    time: float
+# Seconds; more than the clock's sums are off by.
+_ROUNDING: Final = 1e-6
 
 
 class FailedAttempts:
@@ -34,21 +27,17 @@ class FailedAttempts:
     def __init__(
         self, per_minute: int = DEFAULT_FAILURES_PER_MINUTE, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._capacity = per_minute
-        self._per_second = per_minute / 60
+        self._seconds_each = 60 / per_minute
+        self._burst_seconds = 60 - self._seconds_each
         self._clock = clock
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def failure(self, source: str) -> ApiKeyInvalid | AuthenticationRateLimited:
         """Count a failed attempt; returns what to answer it with: the latter when the bucket is empty."""
         now = self._clock()
-        bucket = self._buckets.pop(source, None) or _Bucket(self._capacity, now)
-        bucket.tokens = min(self._capacity, bucket.tokens + (now - bucket.time) * self._per_second)
-        bucket.time = now
-        self._buckets[source] = bucket
-        if len(self._buckets) > SOURCES:
-            self._buckets.popitem(last=False)
-        if bucket.tokens < 1:
-            return AuthenticationRateLimited(math.ceil((1 - bucket.tokens) / self._per_second))
-        bucket.tokens -= 1
-        return ApiKeyInvalid()
+        full_at = max(self._full_at.pop(source, now), now)
+        wait = full_at - self._burst_seconds - now - _ROUNDING
+        self._full_at[source] = full_at if wait > 0 else full_at + self._seconds_each
+        if len(self._full_at) > SOURCES:
+            self._full_at.popitem(last=False)
+        return AuthenticationRateLimited(math.ceil(wait)) if wait > 0 else ApiKeyInvalid()

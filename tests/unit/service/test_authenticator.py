@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import bcrypt
 import pytest
@@ -16,7 +17,9 @@ from cloutagent_server.domain.project import KeyCredential, Project, ProjectChan
 from cloutagent_server.service import auth
 from cloutagent_server.service.auth import KEY_PATTERN, Authenticator, digest_of
 from cloutagent_server.storage.base import KeyOwner, ProjectStorage
+from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.memory import MemoryStorage
+from tests.support import builders
 from tests.support.service_world import draft
 
 ADMIN_KEY = "an-admin-key-of-some-length"
@@ -284,3 +287,55 @@ async def test_without_an_admin_key_nobody_is_admin(storage: MemoryStorage, unse
     authenticator = Authenticator(storage.projects, unset)
     assert not authenticator.has_admin
     assert await authenticator.authenticate("") is None
+
+
+async def test_concurrent_first_uses_of_a_key_cost_one_bcrypt(
+    authenticator: Authenticator, keyed: tuple[Project, str], hashing: Bcrypt
+) -> None:
+    project, key = keyed
+    first = asyncio.ensure_future(authenticator.validate_api_key(key))
+    others = asyncio.gather(*(authenticator.validate_api_key(key) for _ in range(50)))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await others == [project] * 50
+    assert hashing.checks == 1
+
+
+async def test_an_expired_key_does_not_work_confirmed_or_not(storage: MemoryStorage, hashing: Bcrypt) -> None:
+    now = builders.at(0)
+    authenticator = Authenticator(storage.projects, clock=lambda: now)
+    key = authenticator.generate_api_key()
+    project = await storage.projects.create(draft(), await authenticator.credential_for(key))
+    await storage.projects.change_keys(
+        project.id, lambda keys: tuple(replace(one, expires_at=builders.at(10)) for one in keys)
+    )
+    now = builders.at(9)
+    assert await authenticator.validate_api_key(key) == project
+    now = builders.at(10)
+    assert await authenticator.validate_api_key(key) is None
+    assert hashing.checks == 1
+    await authenticator.stop()
+
+
+async def test_a_key_dies_at_once_in_every_process_on_the_folder(tmp_path: Path) -> None:
+    """Two servers on one folder: what one revokes, the other refuses with the next call, its cache notwithstanding."""
+    here, there = FileSystemStorage(tmp_path), FileSystemStorage(tmp_path)
+    await here.start()
+    await there.start()
+    authenticators = [Authenticator(here.projects), Authenticator(there.projects)]
+    keys = [authenticators[0].generate_api_key() for _ in range(2)]
+    project = await here.projects.create(draft(), await authenticators[0].credential_for(keys[0]))
+    second = builders.api_key(credential=await authenticators[0].credential_for(keys[1]))
+    await here.projects.change_keys(project.id, lambda stored: (*stored, second))
+    for key in keys:
+        for authenticator in authenticators:
+            assert await authenticator.validate_api_key(key) == project
+    await here.projects.change_keys(project.id, lambda _: (second,))
+    assert [await one.validate_api_key(keys[0]) for one in authenticators] == [None, None]
+    assert [await one.validate_api_key(keys[1]) for one in authenticators] == [project, project]
+    await here.projects.delete(project.id)
+    assert [await one.validate_api_key(keys[1]) for one in authenticators] == [None, None]
+    for authenticator in authenticators:
+        await authenticator.stop()
+    for storage in (here, there):
+        await storage.stop()

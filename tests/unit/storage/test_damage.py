@@ -118,6 +118,34 @@ async def test_a_key_of_a_damaged_project_is_not_taken_for_unknown(storage: File
     await refused(path, storage.projects.find_key(credential.digest))
 
 
+async def test_a_damaged_record_of_uses_stays_as_it_is(
+    storage: FileSystemStorage, project: Project, root: Path
+) -> None:
+    (key,) = await storage.projects.read_keys(project.id)
+    await storage.projects.note_key_uses(project.id, {key.id: builders.at(0)})
+    path = root / project.id / ".keys" / "last-used.json"
+    path.write_bytes(b'{"schemaVersion":1,"lastUsedAt":{"x":1}}')
+    await refused(
+        path,
+        storage.projects.read_key_uses(project.id),
+        storage.projects.note_key_uses(project.id, {key.id: builders.at(1)}),
+    )
+
+
+async def test_a_change_of_keys_whose_note_is_damaged_stays_noted(
+    storage: FileSystemStorage, project: Project, root: Path
+) -> None:
+    note = root / ".index" / "key-changes" / project.id
+    for content in (b"{", b'{"schemaVersion":1,"digests":["../x"]}'):
+        note.write_bytes(content)
+        with capture_logs() as logs:
+            await storage.start()
+        assert [entry["location"] for entry in logs if entry["event"] == "damaged_record_left_out"] == [str(note)]
+        assert note.read_bytes() == content
+    (key,) = await storage.projects.read_keys(project.id)
+    assert await storage.projects.find_key(key.credential.digest) is not None
+
+
 async def test_a_list_leaves_out_damaged_projects_and_logs_them(storage: FileSystemStorage, root: Path) -> None:
     projects = [await storage.projects.create(builders.project_draft(), builders.credential()) for _ in range(5)]
     ordered = (await storage.projects.list(10)).items
