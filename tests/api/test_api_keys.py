@@ -113,7 +113,7 @@ async def test_what_is_faulty_is_refused(api: Api, projects: Projects) -> None:
         ("RotateApiKey", "gracePeriod", 7 * 24 * HOUR + 1),
         ("RotateApiKey", "keyId", "x"),
     ):
-        body = {"name": "ci"} if rpc == "CreateApiKey" else {}
+        body: Json = {"name": "ci"} if rpc == "CreateApiKey" else {}
         with failing("INVALID_ARGUMENT", 400, "INVALID_REQUEST") as caught:
             await project.call(rpc, **{**body, field: value})
         assert set(caught.failure.violations) == {field}
