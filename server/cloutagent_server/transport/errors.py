@@ -37,7 +37,9 @@ CATALOGUE: Final[Mapping[type[errors.CloutAgentError], Entry]] = {
     errors.InvalidRequest: Entry(_Code.INVALID_ARGUMENT, ErrorReason.INVALID_REQUEST),
     errors.ApiKeyMissing: Entry(_Code.UNAUTHENTICATED, ErrorReason.API_KEY_MISSING),
     errors.ApiKeyInvalid: Entry(_Code.UNAUTHENTICATED, ErrorReason.API_KEY_INVALID),
-    errors.AuthenticationRateLimited: Entry(_Code.RESOURCE_EXHAUSTED, ErrorReason.AUTHENTICATION_RATE_LIMITED),
+    errors.AuthenticationRateLimited: Entry(
+        _Code.RESOURCE_EXHAUSTED, ErrorReason.AUTHENTICATION_RATE_LIMITED, retry_seconds=60
+    ),
     errors.AccessDenied: Entry(_Code.PERMISSION_DENIED, ErrorReason.ACCESS_DENIED),
     errors.ProjectNotFound: Entry(_Code.NOT_FOUND, ErrorReason.PROJECT_NOT_FOUND),
     errors.ExecutionNotFound: Entry(_Code.NOT_FOUND, ErrorReason.EXECUTION_NOT_FOUND),

@@ -62,9 +62,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     API_KEY_LIMIT_REACHED: _ErrorReason.ValueType  # 22
     """FAILED_PRECONDITION, 400. The project has as many API keys as it may have; revoke one. Metadata: `limit`."""
     AUTHENTICATION_RATE_LIMITED: _ErrorReason.ValueType  # 23
-    """RESOURCE_EXHAUSTED, 429. The API key is not valid, and too many that were not came from the caller's address. A
-    google.rpc.RetryInfo beside it says when the next may be tried; a valid key passes at any time. Metadata: none.
-    """
+    """RESOURCE_EXHAUSTED, 429. Too many keys that are not valid came from the caller's address. Metadata: none."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reason of an error, machine-readable: the `reason` of the google.rpc.ErrorInfo in the error's details, by its name
@@ -111,7 +109,5 @@ LAST_API_KEY: ErrorReason.ValueType  # 21
 API_KEY_LIMIT_REACHED: ErrorReason.ValueType  # 22
 """FAILED_PRECONDITION, 400. The project has as many API keys as it may have; revoke one. Metadata: `limit`."""
 AUTHENTICATION_RATE_LIMITED: ErrorReason.ValueType  # 23
-"""RESOURCE_EXHAUSTED, 429. The API key is not valid, and too many that were not came from the caller's address. A
-google.rpc.RetryInfo beside it says when the next may be tried; a valid key passes at any time. Metadata: none.
-"""
+"""RESOURCE_EXHAUSTED, 429. Too many keys that are not valid came from the caller's address. Metadata: none."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
