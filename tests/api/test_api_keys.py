@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import httpx
 import pytest
 
 from cloutagent_server.domain import timestamps
@@ -12,6 +13,7 @@ from tests.support.api import Api, Json, failing
 from tests.support.api.failure import ApiFailure
 from tests.support.api.scenario import FOREIGN_KEY, NO_ID, ProjectHandle, Projects, eventually
 from tests.support.api.stage import DEPTHS, GRPC, IN_PROCESS, MEMORY, REST, Stage
+from tests.support.api.witness import WitnessedApi
 
 ADMIN_KEY = "the-key-of-the-operator"
 HOUR = 3_600_000
@@ -188,7 +190,9 @@ async def test_rotations_at_the_same_time_replace_a_key_once(api: Api, projects:
 
 @pytest.mark.depths(MEMORY, IN_PROCESS, GRPC, REST)
 @pytest.mark.server(max_failed_authentications=3)
-async def test_failed_attempts_are_limited_and_valid_keys_pass(api: Api, projects: Projects, stage: Stage) -> None:
+async def test_failed_attempts_are_limited_and_valid_keys_pass(
+    api: WitnessedApi, projects: Projects, stage: Stage
+) -> None:
     project = await projects()
     for _ in range(3):
         with failing("UNAUTHENTICATED", 401, "API_KEY_INVALID"):
@@ -198,6 +202,12 @@ async def test_failed_attempts_are_limited_and_valid_keys_pass(api: Api, project
     retry = caught.failure.detail("RetryInfo")
     assert retry is not None
     assert 1 <= float(retry["retryDelay"].removesuffix("s")) <= 20
+    if stage.address is not None and api.depth == REST:
+        headers = {"x-api-key": FOREIGN_KEY}
+        async with httpx.AsyncClient(base_url=f"http://{stage.address}", trust_env=False) as client:
+            refused = await client.get(f"/api/v1/projects/{project.id}", headers=headers)
+        assert refused.status_code == 429
+        assert 1 <= int(refused.headers["retry-after"]) <= 20
     await api.call("GetProject", {"projectId": project.id}, project.key)
     with failing("UNAUTHENTICATED", 401, "API_KEY_MISSING"):
         await api.call("GetProject", {"projectId": project.id})

@@ -89,6 +89,13 @@ def caller_id() -> str:
     return "-" if principal is None else principal.key_id
 
 
+def retry_metadata(context: Context, seconds: int | None) -> tuple[tuple[str, str], ...]:
+    """Trailing metadata that has a REST caller receive Retry-After; none for a gRPC caller, who reads the RetryInfo."""
+    if seconds is None or metadata_of(context, _TRANSCODED_METADATA) is None:
+        return ()
+    return (("retry-after", str(seconds)),)
+
+
 async def answer_with(context: Context, http_code: int) -> None:
     """Have a REST caller receive this HTTP status on success. Does nothing for a gRPC caller."""
     if metadata_of(context, _TRANSCODED_METADATA) is not None:

@@ -68,6 +68,13 @@ def entry_for(error: BaseException) -> Entry:
     return _INTERNAL
 
 
+def retry_seconds(error: BaseException) -> int | None:
+    """In how many seconds the caller may try again; None if that would not help."""
+    return (
+        error.retry_seconds if isinstance(error, errors.AuthenticationRateLimited) else entry_for(error).retry_seconds
+    )
+
+
 def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
     """The google.rpc.Status of an error, small enough for the trailers that carry it.
 
@@ -93,10 +100,10 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
                 ]
             )
         )
-    retry_seconds = error.retry_seconds if isinstance(error, errors.AuthenticationRateLimited) else entry.retry_seconds
-    if retry_seconds is not None:
+    seconds = retry_seconds(error)
+    if seconds is not None:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromSeconds(retry_seconds)
+        retry.retry_delay.FromSeconds(seconds)
         details.append(retry)
     details.append(error_details_pb2.RequestInfo(request_id=request_id))
     message = _cut(str(error), _MAX_MESSAGE_BYTES) if public else _INTERNAL_MESSAGE
