@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from cloutagent.v1 import project_pb2
 from cloutagent_server.domain.api_key import ApiKey
+from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.transport.project_codec import timestamp
 
 
@@ -21,8 +22,15 @@ def key_to_proto(key: ApiKey, last_used_at: datetime | None = None) -> project_p
 
 
 def expiry_from_proto(request: project_pb2.CreateApiKeyRequest) -> datetime | None:
-    """When the key that a request asks for shall expire, in whole milliseconds; None if it shall not."""
+    """When the key that a request asks for shall expire, in whole milliseconds; None if it shall not.
+
+    Raises:
+        InvalidRequest: It is no time between the years 1 and 9999, as only a binary message can say.
+    """
     if not request.HasField("expires_at"):
         return None
-    time = request.expires_at.ToDatetime(UTC)
+    try:
+        time = request.expires_at.ToDatetime(UTC)
+    except ValueError:
+        raise InvalidRequest.of("expiresAt", "is not a point in time") from None
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
