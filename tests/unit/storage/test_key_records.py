@@ -138,3 +138,17 @@ async def test_a_note_about_a_project_that_is_gone_is_removed(
     await open_storage()
     assert not entry.exists()
     assert list(note.parent.iterdir()) == []
+
+
+async def test_a_noted_change_whose_record_stands_is_completed(
+    storage: FileSystemStorage, open_storage: OpenStorage, project: Project, root: Path
+) -> None:
+    """Power may fail after the record was replaced and before an entry of the index was on the medium."""
+    (key,) = await storage.projects.read_keys(project.id)
+    digest = key.credential.digest
+    note = root / ".index" / "key-changes" / project.id
+    note.write_text(json.dumps({"schemaVersion": 1, "digests": [digest]}))
+    (root / ".index" / "keys" / digest[:2] / digest).unlink()
+    other = await open_storage()
+    assert await owner_of(other, key.credential) == project.id
+    assert not note.exists()
