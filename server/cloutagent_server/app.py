@@ -12,10 +12,12 @@ from cloutagent_server.engine.claude import ClaudeEngine
 from cloutagent_server.engine.gateway import ModelGateway
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.maintenance import daily_backup
+from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.cipher import Cipher
 from cloutagent_server.service.daily import Daily
 from cloutagent_server.service.executions import ExecutionService
+from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.watch import WatchService
@@ -69,6 +71,8 @@ class App:
             self._executions,
             WatchService(storage.executions),
             __version__,
+            KeyService(storage.projects, self._authenticator),
+            FailedAttempts(settings.max_failed_authentications),
         )
         self._server: GrpcServer | None = None
 
@@ -115,6 +119,6 @@ class App:
         if self._server is not None:
             await self._server.stop(grace=2.0)
         await self._engine.stop()
-        self._authenticator.close()
+        await self._authenticator.stop()
         await self._storage.stop()
         log.info("stopped")

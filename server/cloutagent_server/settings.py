@@ -80,6 +80,9 @@ class Settings(BaseSettings):
         description="Key of the operator: 16 characters or more. Required in production; once it is set, "
         "only it creates projects.",
     )
+    max_failed_authentications: int = Field(
+        20, ge=1, le=1_000_000, description="Calls a minute with keys that are not valid, from one address, until 429."
+    )
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
         LogLevel.INFO, description="debug, info, warn or error."
     )

@@ -33,6 +33,8 @@ def _body(rpc: str, identifier: str) -> Json:
         return {"project": {"id": identifier, "name": ""}}
     if "Secret" in rpc and rpc != "ListSecrets":
         return {"projectId": identifier, "name": "not-a-name"}
+    if rpc == "RevokeApiKey":
+        return {"projectId": identifier, "keyId": "not-an-id"}
     if rpc in OF_EXECUTIONS:
         return {"executionId": identifier}
     return {"projectId": identifier} if rpc in OF_PROJECTS else {}

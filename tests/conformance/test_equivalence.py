@@ -23,7 +23,7 @@ from cloutagent_server.domain.execution import Execution, Idempotency
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import UNSET, KeyCredential, Project, ProjectChanges, ProjectDraft
 from cloutagent_server.domain.secret import SealedSecret
-from cloutagent_server.storage.base import Storage
+from cloutagent_server.storage.base import KeyOwner, Storage
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.memory import MemoryStorage
 from tests.support import builders
@@ -109,6 +109,22 @@ def _update_project(draw: st.DrawFn) -> Operation:
 
 
 @st.composite
+def _change_keys(draw: st.DrawFn) -> Operation:
+    number, count = draw(numbers), draw(numbers)
+    fresh = tuple(builders.api_key() for _ in range(draw(numbers)))
+    time = draw(st.integers(0, 9))
+
+    async def operation(world: World) -> object:
+        project_id = world.project_id(number)
+        keys = await world.storage.projects.change_keys(project_id, lambda stored: (*fresh, *stored[count:]))
+        uses = {key.id: builders.at(time + place) for place, key in enumerate(keys)}
+        await world.storage.projects.note_key_uses(project_id, uses)
+        return [key.credential for key in keys], sorted(uses.values())
+
+    return operation
+
+
+@st.composite
 def _change_secret(draw: st.DrawFn) -> Operation:
     number, name = draw(numbers), draw(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,2}", fullmatch=True))
     sealed = draw(st.none() | st.builds(SealedSecret, hexadecimal, hexadecimal, hexadecimal))
@@ -158,7 +174,17 @@ async def _reopen(world: World) -> None:
 
 def _operations(ids: Sequence[str]) -> st.SearchStrategy[list[Operation]]:
     appends, creations = _append(ids), _create_execution(ids)
-    kinds = (_create_project(), _update_project(), _change_secret(), creations, appends, appends, appends, _delete(ids))
+    kinds = (
+        _create_project(),
+        _update_project(),
+        _change_keys(),
+        _change_secret(),
+        creations,
+        appends,
+        appends,
+        appends,
+        _delete(ids),
+    )
     more = st.lists(st.one_of(*kinds, st.just(_reopen)), max_size=25)
     return st.tuples(_create_project(), creations, more).map(_in_order)
 
@@ -187,7 +213,8 @@ async def _everything(world: World, ids: Sequence[str]) -> dict[str, Any]:
         seen[f"project {number}"] = (
             world.shown(await storage.projects.read(project_id)),
             await storage.projects.exists(project_id),
-            None if owner is None else (owner.project_id == project_id, owner.credential),
+            None if owner is None else (owner.project_id == project_id, owner.key.name, owner.key.credential),
+            await _keys_of(storage, project_id),
             await storage.secrets.read(project_id),
             world.shown(executions),
         )
@@ -196,6 +223,17 @@ async def _everything(world: World, ids: Sequence[str]) -> dict[str, Any]:
         events = () if execution is None else await storage.executions.read_events(execution_id, 0, 1000)
         seen[f"execution {execution_id}"] = (world.shown(execution), events)
     return seen
+
+
+async def _keys_of(storage: Storage, project_id: str) -> object:
+    if not await storage.projects.exists(project_id):
+        return await storage.projects.read_key_uses(project_id)
+    keys = await storage.projects.read_keys(project_id)
+    uses = await storage.projects.read_key_uses(project_id)
+    owners = [await storage.projects.find_key(key.credential.digest) for key in keys]
+    assert owners == [KeyOwner(project_id, key) for key in keys]
+    assert set(uses) <= {key.id for key in keys}
+    return [(key.name, key.credential, key.expires_at, uses.get(key.id)) for key in keys]
 
 
 async def _pages(read: Callable[[str | None], Awaitable[Any]]) -> Any:

@@ -12,8 +12,9 @@ from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import InvalidRequest, ProjectNotFound, RevisionConflict
 from cloutagent_server.domain.identifiers import is_id, new_id
 from cloutagent_server.domain.project import Project, ProjectChanges
-from cloutagent_server.storage.base import KeyOwner, Storage
+from cloutagent_server.storage.base import Storage
 from tests.support import builders
+from tests.support.key_owner import owner_of
 
 _ID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 NOT_IDENTIFIERS = ["", "..", "../../etc", "x", ".index", "0" * 32, f"{{{_ID}}}", f"{_ID}\n", _ID.upper()]
@@ -176,14 +177,14 @@ async def test_find_key_gives_the_owner(storage: Storage) -> None:
     credentials = [builders.credential() for _ in range(3)]
     projects = [await storage.projects.create(builders.project_draft(), credential) for credential in credentials]
     for project, credential in zip(projects, credentials, strict=True):
-        assert await storage.projects.find_key(credential.digest) == KeyOwner(project.id, credential)
+        assert await owner_of(storage, credential) == project.id
 
 
 async def test_find_key_survives_an_update(storage: Storage) -> None:
     credential = builders.credential()
     project = await storage.projects.create(builders.project_draft(), credential)
     await storage.projects.update(project.id, ProjectChanges(name="new"))
-    assert await storage.projects.find_key(credential.digest) == KeyOwner(project.id, credential)
+    assert await owner_of(storage, credential) == project.id
 
 
 async def test_deleting_a_project_frees_only_its_own_key(storage: Storage) -> None:
@@ -192,7 +193,7 @@ async def test_deleting_a_project_frees_only_its_own_key(storage: Storage) -> No
     first = await storage.projects.create(builders.project_draft(), credential)
     second = await storage.projects.create(builders.project_draft(), credential)
     await storage.projects.delete(first.id)
-    assert await storage.projects.find_key(credential.digest) == KeyOwner(second.id, credential)
+    assert await owner_of(storage, credential) == second.id
     await storage.projects.delete(second.id)
     assert await storage.projects.find_key(credential.digest) is None
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from cloutagent_server.domain.api_key import ApiKey
 from cloutagent_server.domain.cost import CostLimits, ExceededLimit, Model, TokenUsage, Usage
 from cloutagent_server.domain.events import (
     Cancelled,
@@ -80,6 +81,10 @@ def credential(**changes: Any) -> KeyCredential:
     """A credential of a key that no other call stands for. The hash has bcrypt's form, and fits no key."""
     digest = hashlib.sha256(f"cla_{new_id()}".encode()).hexdigest()
     return replace(KeyCredential(digest, "$2b$10$" + digest[:53]), **changes)
+
+
+def api_key(**changes: Any) -> ApiKey:
+    return replace(ApiKey(new_id(), "ci", credential(), at(0)), **changes)
 
 
 def sealed_secret(**changes: Any) -> SealedSecret:

@@ -24,10 +24,22 @@ _CHANGING = ("write", "fsync", "rename", "unlink", "mkdir", "rmdir", "ftruncate"
 
 Operation = Callable[[FileSystemStorage, str, str], Awaitable[object]]
 
+NEW_CREDENTIAL = builders.credential(digest="ab" * 32, hash="$2b$10$" + "a" * 53)
+
+
+async def _note_key_uses(storage: FileSystemStorage, project_id: str, _: str) -> None:
+    keys = await storage.projects.read_keys(project_id)
+    await storage.projects.note_key_uses(project_id, {key.id: builders.at(1) for key in keys})
+
+
 OPERATIONS: dict[str, Operation] = {
     "create project": lambda storage, _, __: storage.projects.create(builders.project_draft(), builders.credential()),
     "update project": lambda storage, project_id, _: storage.projects.update(project_id, ProjectChanges(name="new")),
     "delete project": lambda storage, project_id, _: storage.projects.delete(project_id),
+    "change keys": lambda storage, project_id, _: storage.projects.change_keys(
+        project_id, lambda keys: (builders.api_key(id=project_id, credential=NEW_CREDENTIAL), *keys[1:])
+    ),
+    "note key uses": _note_key_uses,
     "put secret": lambda storage, project_id, _: storage.secrets.put(project_id, "NEW", builders.sealed_secret()),
     "create execution": lambda storage, project_id, _: storage.executions.create(
         builders.execution(project_id, idempotency=builders.idempotency(key="crash"))

@@ -12,9 +12,11 @@ from cloutagent_server.domain.events import Event, Payload
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, Status
 from cloutagent_server.domain.project import AgentConfig, Limits, Project, ProjectDraft
 from cloutagent_server.engine.base import PriceList
+from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.cipher import Cipher
 from cloutagent_server.service.executions import ExecutionRequest, ExecutionService
+from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.watch import HEARTBEAT_SECONDS, WatchService
@@ -57,7 +59,16 @@ class World:
     @property
     def services(self) -> Services:
         """What a gRPC server serves."""
-        return Services(self.authenticator, self.projects, self.secrets, self.executions, self.watches, VERSION)
+        return Services(
+            self.authenticator,
+            self.projects,
+            self.secrets,
+            self.executions,
+            self.watches,
+            VERSION,
+            KeyService(self.storage.projects, self.authenticator),
+            FailedAttempts(),
+        )
 
     async def project(self, *, limits: Limits | None = None, **agent_fields: Any) -> Project:
         """A new project without a usable key, which costs no bcrypt."""

@@ -62,6 +62,18 @@ class ApiKeyInvalid(Unauthenticated):
         super().__init__("the API key is not valid")
 
 
+class AuthenticationRateLimited(CloutAgentError):
+    """The API key is not valid, and too many that were not came from the caller's address.
+
+    Attributes:
+        retry_seconds: In how many seconds the next attempt may be made.
+    """
+
+    def __init__(self, retry_seconds: int) -> None:
+        super().__init__(f"too many attempts with keys that are not valid: try again in {retry_seconds} s")
+        self.retry_seconds = retry_seconds
+
+
 class AccessDenied(CloutAgentError):
     """The caller's key does not open this."""
 
@@ -89,6 +101,27 @@ class SecretNotFound(NotFound):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the project has no secret named {name}", name=name)
+
+
+class ApiKeyNotFound(NotFound):
+    """The project has no API key with this id, or it has expired."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__("the project has no such API key", key_id=key_id)
+
+
+class LastApiKey(CloutAgentError):
+    """The project's last API key cannot be revoked with it."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__("only the admin may revoke the last API key of a project", key_id=key_id)
+
+
+class ApiKeyLimitReached(CloutAgentError):
+    """The project has as many API keys as it may have."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"a project has at most {limit} API keys: revoke one first", limit=str(limit))
 
 
 class RevisionConflict(CloutAgentError):

@@ -12,11 +12,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, TypeVar
 
 import bcrypt
 
+from cloutagent_server.domain import timestamps
+from cloutagent_server.domain.api_key import ApiKey
 from cloutagent_server.domain.project import KeyCredential, Project
+from cloutagent_server.service.key_uses import KeyUses
 from cloutagent_server.storage.base import ProjectStorage
 
 T = TypeVar("T")
@@ -33,7 +37,7 @@ class Principal:
 
     Attributes:
         project: The project whose key was used; None for the admin.
-        key_id: Stands for the key in logs: the first twelve digits of its digest, or `admin`.
+        key_id: Identifier of the key, which stands for it in logs; `admin` for the admin key.
     """
 
     project: Project | None
@@ -54,15 +58,28 @@ class Authenticator:
     """Makes API keys and tells whose a key is.
 
     The look-up costs the same for any number of projects: the key's digest leads to its project, and bcrypt, off the
-    event loop, confirms it. A key that was confirmed is not hashed again for up to 60 seconds, as long as the stored
-    hash stays the one that it was confirmed against: a key that was replaced, or whose project is gone, stops working
-    at once.
+    event loop, confirms it; calls that come meanwhile with the same key wait for the same check. A key that was
+    confirmed is not hashed again for up to 60 seconds, as long as the stored hash stays the one that it was confirmed
+    against. The look-up is made at every call, so a key that was rotated or revoked, has expired, or whose project is
+    gone, stops working at once, whichever process did that.
+
+    Attributes:
+        uses: When keys were last used.
     """
 
-    def __init__(self, projects: ProjectStorage, admin_key: str | None = None) -> None:
+    def __init__(
+        self,
+        projects: ProjectStorage,
+        admin_key: str | None = None,
+        clock: Callable[[], datetime] = timestamps.now,
+    ) -> None:
+        """`clock` tells whether a key has expired."""
+        self.uses = KeyUses(projects)
         self._projects = projects
+        self._clock = clock
         self._admin_digest = digest_of(admin_key) if admin_key else None
         self._confirmed: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._checks: dict[KeyCredential, asyncio.Task[bool]] = {}
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="bcrypt")
 
     @property
@@ -85,33 +102,53 @@ class Authenticator:
 
     async def validate_api_key(self, api_key: str) -> Project | None:
         """The project whose key this is; None if it is nobody's."""
-        if KEY_PATTERN.fullmatch(api_key) is None:
-            return None
-        digest = digest_of(api_key)
-        owner = await self._projects.find_key(digest)
-        if owner is None or not hmac.compare_digest(owner.credential.digest, digest):
-            return None
-        if not await self._confirms(api_key, owner.credential):
-            return None
-        return await self._projects.read(owner.project_id)
+        found = await self._validate(api_key)
+        return None if found is None else found[0]
 
     async def authenticate(self, api_key: str) -> Principal | None:
         """The principal behind a key, the admin's included; None if the key is not valid."""
-        digest = digest_of(api_key)
-        if self._admin_digest is not None and hmac.compare_digest(self._admin_digest, digest):
+        if self._admin_digest is not None and hmac.compare_digest(self._admin_digest, digest_of(api_key)):
             return Principal(None, "admin")
-        project = await self.validate_api_key(api_key)
-        return None if project is None else Principal(project, digest[:12])
+        found = await self._validate(api_key)
+        return None if found is None else Principal(found[0], found[1].id)
 
     def close(self) -> None:
         """Release the hashing threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    async def stop(self) -> None:
+        """Store when keys were last used, and close."""
+        await self.uses.stop()
+        self.close()
+
+    async def _validate(self, api_key: str) -> tuple[Project, ApiKey] | None:
+        if KEY_PATTERN.fullmatch(api_key) is None:
+            return None
+        digest = digest_of(api_key)
+        owner = await self._projects.find_key(digest)
+        if owner is None or not hmac.compare_digest(owner.key.credential.digest, digest):
+            return None
+        if not owner.key.works_at(self._clock()) or not await self._confirms(api_key, owner.key.credential):
+            return None
+        project = await self._projects.read(owner.project_id)
+        if project is None:
+            return None
+        self.uses.note(project.id, owner.key.id, self._clock())
+        return project, owner.key
+
     async def _confirms(self, api_key: str, credential: KeyCredential) -> bool:
-        now = time.monotonic()
         known = self._confirmed.get(credential.digest)
-        if known is not None and known[1] > now and hmac.compare_digest(known[0], credential.hash):
+        if known is not None and known[1] > time.monotonic() and hmac.compare_digest(known[0], credential.hash):
             return True
+        check = self._checks.get(credential)
+        if check is None:
+            check = asyncio.get_running_loop().create_task(self._check(api_key, credential))
+            self._checks[credential] = check
+            check.add_done_callback(lambda _: self._checks.pop(credential))
+        return await asyncio.shield(check)
+
+    async def _check(self, api_key: str, credential: KeyCredential) -> bool:
+        now = time.monotonic()
         self._confirmed.pop(credential.digest, None)
         try:
             valid = await self._in_thread(lambda: bcrypt.checkpw(api_key.encode(), credential.hash.encode()))

@@ -8,10 +8,12 @@ write that raised has left no trace. Lists take a `page_size` of at least 1, lea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
+from cloutagent_server.domain.api_key import ApiKey, ApiKeys
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
@@ -30,19 +32,19 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class KeyOwner:
-    """Whose key a digest stands for, and what to check the key against."""
+    """Whose key a digest stands for, with what to check the key against."""
 
     project_id: str
-    credential: KeyCredential
+    key: ApiKey
 
 
 class ProjectStorage(Protocol):
     """Projects and the look-up of their API keys."""
 
     async def create(self, draft: ProjectDraft, credential: KeyCredential) -> Project:
-        """Store a new project with a new id, both times set to now, revision 1 and `credential` as its key.
+        """Store a new project with a new id, both times set to now, and revision 1.
 
-        The record is durable, and its key found, when this returns.
+        `credential` becomes its one key, named `default`. The record is durable, and its key found, when this returns.
         """
         ...
 
@@ -60,7 +62,7 @@ class ProjectStorage(Protocol):
         ...
 
     async def delete(self, project_id: str) -> None:
-        """Remove the project, its key, its secrets and its executions. A missing project is no error."""
+        """Remove the project, its keys, its secrets and its executions. A missing project is no error."""
         ...
 
     async def list(self, page_size: int, page_token: str | None = None) -> Page[Project]:
@@ -78,7 +80,38 @@ class ProjectStorage(Protocol):
         ...
 
     async def find_key(self, digest: str) -> KeyOwner | None:
-        """Whose API key has this digest; None if nobody's. The cost does not grow with the number of projects."""
+        """Whose API key has this digest; None if nobody's. The cost does not grow with the number of projects.
+
+        Sees every change of keys that returned before, in other processes too. Whether the key has expired is left to
+        the caller.
+        """
+        ...
+
+    async def read_keys(self, project_id: str) -> ApiKeys:
+        """All API keys of a project, the default key first, expired ones included. Raises ProjectNotFound."""
+        ...
+
+    async def change_keys(self, project_id: str, change: Callable[[ApiKeys], ApiKeys]) -> ApiKeys:
+        """Set a project's keys to what `change` makes of the stored ones, in one step, and return them.
+
+        Nobody else changes the project meanwhile. `change` may be called in another thread; what it raises is raised
+        here, and nothing was changed. When this returns, the change is durable: new keys are found, and those left
+        out are not. A crash leaves either the old keys or the new ones. Revision and times stay as they are.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+        """
+        ...
+
+    async def read_key_uses(self, project_id: str) -> Mapping[str, datetime]:
+        """When keys were last used, by key id, as far as it was noted; empty without the project."""
+        ...
+
+    async def note_key_uses(self, project_id: str, uses: Mapping[str, datetime]) -> None:
+        """Note when keys were last used. An earlier time than the noted one, and a key that is gone, are passed over.
+
+        A missing project is no error.
+        """
         ...
 
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from cloutagent_server.domain import event_json
+from cloutagent_server.domain.api_key import DEFAULT_KEY_NAME, ApiKey
 from cloutagent_server.domain.errors import RevisionConflict
 from cloutagent_server.domain.events import AgentOutput, Event, StoredEvent
 from cloutagent_server.domain.execution import Execution
-from cloutagent_server.domain.project import Project, ProjectChanges, ProjectDraft, Unset
+from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft, Unset
 
 
 def created(draft: ProjectDraft, project_id: str, now: datetime) -> Project:
     """The project that a draft becomes."""
     return Project(project_id, draft.name, draft.description, draft.agent, draft.limits, created_at=now, updated_at=now)
+
+
+def first_key(project: Project, credential: KeyCredential) -> ApiKey:
+    """The key that a project is created with."""
+    return ApiKey(new_id(), DEFAULT_KEY_NAME, credential, created_at=project.created_at)
+
+
+def used(noted: Mapping[str, datetime], uses: Mapping[str, datetime], keys: Iterable[ApiKey]) -> Mapping[str, datetime]:
+    """When each of the keys was last used, by what was noted before and the `uses` since."""
+    known = {key.id: [times[key.id] for times in (noted, uses) if key.id in times] for key in keys}
+    return {key_id: max(times) for key_id, times in known.items() if times}
 
 
 def changed(project: Project, changes: ProjectChanges, now: datetime) -> Project:

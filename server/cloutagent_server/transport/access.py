@@ -13,11 +13,11 @@ from google.protobuf.message import Message
 from cloutagent.v1 import access_pb2
 from cloutagent_server.domain.errors import (
     AccessDenied,
-    ApiKeyInvalid,
     ApiKeyMissing,
     ExecutionNotFound,
     ProjectNotFound,
 )
+from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.auth import Authenticator, Principal
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.projects import ProjectService
@@ -77,18 +77,25 @@ class AccessControl:
     authenticator: Authenticator
     projects: ProjectService
     executions: ExecutionService
+    failed_attempts: FailedAttempts
 
     def needs_key(self, rule: access_pb2.Access) -> bool:
         """Whether a call under this rule needs a key."""
         return not (rule.anyone or (rule.anyone_until_admin_key and not self.authenticator.has_admin))
 
-    async def identify(self, api_key: str | None) -> Principal:
-        """Who has this key. Raises ApiKeyMissing, ApiKeyInvalid."""
+    async def identify(self, api_key: str | None, source: str) -> Principal:
+        """Who has this key; `source` is the address that it comes from.
+
+        Raises:
+            ApiKeyMissing: There is none.
+            ApiKeyInvalid: It is not valid.
+            AuthenticationRateLimited: It is not valid, and too many others from this source were not either.
+        """
         if not api_key:
             raise ApiKeyMissing
         principal = await self.authenticator.authenticate(api_key)
         if principal is None:
-            raise ApiKeyInvalid
+            raise self.failed_attempts.failure(source)
         return principal
 
     async def check(self, rule: access_pb2.Access, principal: Principal, request: Message) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any, Final
+from urllib.parse import unquote
 
 import grpc
 
@@ -17,6 +19,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 API_KEY_METADATA: Final = "x-api-key"
 REQUEST_ID_METADATA: Final = "x-request-id"
 HTTP_CODE_METADATA: Final = "x-http-code"
+_FORWARDED_METADATA: Final = "x-forwarded-for"
 _TRANSCODED_METADATA: Final = "x-envoy-original-path"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -31,6 +34,30 @@ def metadata_of(context: Context, name: str) -> str | None:
         if key == name and isinstance(value, str):
             return value
     return None
+
+
+def source_of(context: Context) -> str:
+    """The address that the call comes from, without a port; of IPv6 the network of 64 bits that one host may have.
+
+    A peer on this machine, be it on loopback or on a Unix socket, is Envoy: then it is the address that Envoy saw and
+    put into x-forwarded-for. What any other peer claims there is not believed.
+    """
+    kind, _, address = unquote(context.peer()).partition(":")
+    peer = _address(address.rpartition(":")[0].strip("[]"))
+    if kind == "unix" or (peer is not None and peer.is_loopback):
+        # The last entry is the one that the peer itself wrote.
+        peer = _address((metadata_of(context, _FORWARDED_METADATA) or "").rpartition(",")[2].strip()) or peer
+    if isinstance(peer, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((peer, 64), strict=False))
+    return kind if peer is None else str(peer)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def begin(context: Context) -> str:
@@ -60,6 +87,13 @@ def caller_id() -> str:
     """Stands for the caller in logs: the id of the key, or `-` without one."""
     principal = _principal.get(None)
     return "-" if principal is None else principal.key_id
+
+
+def retry_metadata(context: Context, seconds: int | None) -> tuple[tuple[str, str], ...]:
+    """Trailing metadata that has a REST caller receive Retry-After; none for a gRPC caller, who reads the RetryInfo."""
+    if seconds is None or metadata_of(context, _TRANSCODED_METADATA) is None:
+        return ()
+    return (("retry-after", str(seconds)),)
 
 
 async def answer_with(context: Context, http_code: int) -> None:

@@ -22,7 +22,10 @@ _MAX_MESSAGE_BYTES: Final = 500
 
 
 class Entry(NamedTuple):
-    """How one class of error is answered. `retry_seconds` goes to the caller as google.rpc.RetryInfo."""
+    """How one class of error is answered.
+
+    `retry_seconds` goes to the caller as google.rpc.RetryInfo; an error that knows better brings its own.
+    """
 
     code: grpc.StatusCode
     reason: ErrorReason.ValueType
@@ -34,10 +37,16 @@ CATALOGUE: Final[Mapping[type[errors.CloutAgentError], Entry]] = {
     errors.InvalidRequest: Entry(_Code.INVALID_ARGUMENT, ErrorReason.INVALID_REQUEST),
     errors.ApiKeyMissing: Entry(_Code.UNAUTHENTICATED, ErrorReason.API_KEY_MISSING),
     errors.ApiKeyInvalid: Entry(_Code.UNAUTHENTICATED, ErrorReason.API_KEY_INVALID),
+    errors.AuthenticationRateLimited: Entry(
+        _Code.RESOURCE_EXHAUSTED, ErrorReason.AUTHENTICATION_RATE_LIMITED, retry_seconds=60
+    ),
     errors.AccessDenied: Entry(_Code.PERMISSION_DENIED, ErrorReason.ACCESS_DENIED),
     errors.ProjectNotFound: Entry(_Code.NOT_FOUND, ErrorReason.PROJECT_NOT_FOUND),
     errors.ExecutionNotFound: Entry(_Code.NOT_FOUND, ErrorReason.EXECUTION_NOT_FOUND),
     errors.SecretNotFound: Entry(_Code.NOT_FOUND, ErrorReason.SECRET_NOT_FOUND),
+    errors.ApiKeyNotFound: Entry(_Code.NOT_FOUND, ErrorReason.API_KEY_NOT_FOUND),
+    errors.LastApiKey: Entry(_Code.FAILED_PRECONDITION, ErrorReason.LAST_API_KEY),
+    errors.ApiKeyLimitReached: Entry(_Code.FAILED_PRECONDITION, ErrorReason.API_KEY_LIMIT_REACHED),
     errors.RevisionConflict: Entry(_Code.ABORTED, ErrorReason.REVISION_CONFLICT),
     errors.IdempotencyKeyReused: Entry(_Code.ALREADY_EXISTS, ErrorReason.IDEMPOTENCY_KEY_REUSED),
     errors.ExecutionNotFinished: Entry(_Code.FAILED_PRECONDITION, ErrorReason.EXECUTION_NOT_FINISHED),
@@ -57,6 +66,13 @@ def entry_for(error: BaseException) -> Entry:
         if entry is not None:
             return entry
     return _INTERNAL
+
+
+def retry_seconds(error: BaseException) -> int | None:
+    """In how many seconds the caller may try again; None if that would not help."""
+    return (
+        error.retry_seconds if isinstance(error, errors.AuthenticationRateLimited) else entry_for(error).retry_seconds
+    )
 
 
 def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
@@ -84,9 +100,10 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
                 ]
             )
         )
-    if entry.retry_seconds is not None:
+    seconds = retry_seconds(error)
+    if seconds is not None:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromSeconds(entry.retry_seconds)
+        retry.retry_delay.FromSeconds(seconds)
         details.append(retry)
     details.append(error_details_pb2.RequestInfo(request_id=request_id))
     message = _cut(str(error), _MAX_MESSAGE_BYTES) if public else _INTERNAL_MESSAGE

@@ -23,7 +23,7 @@ from cloutagent_server.transport import context as call
 from cloutagent_server.transport import validation
 from cloutagent_server.transport.access import FOREIGN_RULES, AccessControl, Rules
 from cloutagent_server.transport.context import Context
-from cloutagent_server.transport.errors import entry_for, to_status
+from cloutagent_server.transport.errors import entry_for, retry_seconds, to_status
 
 log: Final = structlog.get_logger("cloutagent.rpc")
 
@@ -90,7 +90,9 @@ class ErrorAnswering(Around):
         except Exception as error:
             code = entry_for(error).code
             _explain(error, method, request_id, code)
-            await context.abort_with_status(rpc_status.to_status(to_status(error, request_id)))
+            status: Any = rpc_status.to_status(to_status(error, request_id))
+            retry = call.retry_metadata(context, retry_seconds(error))
+            await context.abort_with_status(status._replace(trailing_metadata=(*status.trailing_metadata, *retry)))
         except BaseException:
             code = grpc.StatusCode.CANCELLED
             raise
@@ -120,7 +122,8 @@ class Guard(Around):
         if rule is None:
             raise AccessDenied("no access rule names this method")
         if self._access.needs_key(rule):
-            principal = await self._access.identify(call.metadata_of(context, call.API_KEY_METADATA))
+            api_key = call.metadata_of(context, call.API_KEY_METADATA)
+            principal = await self._access.identify(api_key, call.source_of(context))
             call.identify(principal)
             await self._access.check(rule, principal, request)
         validation.check(request)

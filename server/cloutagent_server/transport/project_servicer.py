@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 from cloutagent.v1 import project_pb2, project_pb2_grpc
+from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
 from cloutagent_server.transport.context import Context, answer_with, caller
+from cloutagent_server.transport.key_codec import expiry_from_proto, key_to_proto
 from cloutagent_server.transport.project_codec import changes_from_proto, draft_from_proto, to_proto, to_summary
 
 DEFAULT_PAGE_SIZE: Final = 1000
@@ -15,8 +18,9 @@ DEFAULT_PAGE_SIZE: Final = 1000
 class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
     """Decodes, calls, encodes."""
 
-    def __init__(self, projects: ProjectService) -> None:
+    def __init__(self, projects: ProjectService, keys: KeyService) -> None:
         self._projects = projects
+        self._keys = keys
 
     async def CreateProject(
         self, request: project_pb2.CreateProjectRequest, context: Context
@@ -62,6 +66,38 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
     ) -> project_pb2.ProjectExistsResponse:
         """Tell whether a project exists."""
         return project_pb2.ProjectExistsResponse(exists=await self._projects.exists(request.project_id))
+
+    async def CreateApiKey(
+        self, request: project_pb2.CreateApiKeyRequest, context: Context
+    ) -> project_pb2.CreateApiKeyResponse:
+        """Create a further key; a REST caller gets 201."""
+        key, api_key = await self._keys.create(request.project_id, request.name, expiry_from_proto(request))
+        await answer_with(context, 201)
+        return project_pb2.CreateApiKeyResponse(api_key=api_key, key=key_to_proto(key))
+
+    async def ListApiKeys(
+        self, request: project_pb2.ListApiKeysRequest, context: Context
+    ) -> project_pb2.ListApiKeysResponse:
+        """List the keys that work."""
+        keys, uses = await self._keys.list(request.project_id)
+        return project_pb2.ListApiKeysResponse(keys=(key_to_proto(key, uses.get(key.id)) for key in keys))
+
+    async def RotateApiKey(
+        self, request: project_pb2.RotateApiKeyRequest, context: Context
+    ) -> project_pb2.RotateApiKeyResponse:
+        """Replace a key."""
+        key_id = request.key_id if request.HasField("key_id") else None
+        grace = timedelta(milliseconds=request.grace_period)
+        key, api_key = await self._keys.rotate(request.project_id, key_id, grace, caller())
+        return project_pb2.RotateApiKeyResponse(api_key=api_key, key=key_to_proto(key))
+
+    async def RevokeApiKey(
+        self, request: project_pb2.RevokeApiKeyRequest, context: Context
+    ) -> project_pb2.RevokeApiKeyResponse:
+        """Take a key away; a REST caller gets 204."""
+        await self._keys.revoke(request.project_id, request.key_id, caller())
+        await answer_with(context, 204)
+        return project_pb2.RevokeApiKeyResponse()
 
     async def GetCurrentProject(
         self, request: project_pb2.GetCurrentProjectRequest, context: Context

@@ -21,8 +21,10 @@ from cloutagent.v1 import (
     system_pb2,
     system_pb2_grpc,
 )
+from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.executions import ExecutionService
+from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.watch import WatchService
@@ -50,17 +52,19 @@ class Services:
     executions: ExecutionService
     watches: WatchService
     version: str
+    keys: KeyService
+    failed_attempts: FailedAttempts
 
 
 def interceptors_for(services: Services) -> Sequence[Around]:
     """The interceptors in the order in which a call passes them. Raises MissingRule if a method has no rule."""
-    access = AccessControl(services.authenticator, services.projects, services.executions)
+    access = AccessControl(services.authenticator, services.projects, services.executions, services.failed_attempts)
     return (ErrorAnswering(), Guard(rules_of(FILES), access))
 
 
 def add_servicers(services: Services, server: Any) -> None:
     """Register the API's servicers with anything that takes generic handlers as a gRPC server does."""
-    project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(services.projects), server)
+    project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(services.projects, services.keys), server)
     secret_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(services.secrets), server)
     execution_pb2_grpc.add_ExecutionServiceServicer_to_server(
         ExecutionServicer(services.executions, services.watches), server

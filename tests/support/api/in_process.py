@@ -35,6 +35,10 @@ class _Context:
         """What the caller sent."""
         return self._metadata
 
+    def peer(self) -> str:
+        """Where the call comes from."""
+        return "ipv4:127.0.0.1:50000"
+
     async def send_initial_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
         """Keep what the servicer sends."""
         assert not self.initial, "initial metadata was sent twice"

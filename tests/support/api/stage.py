@@ -83,7 +83,7 @@ async def _without_network(app: App, storage: Storage, engine: FakeEngine) -> As
     finally:
         await services.executions.stop(0)
         await engine.stop()
-        services.authenticator.close()
+        await services.authenticator.stop()
         await storage.stop()
 
 

@@ -13,6 +13,7 @@ from tests.support.api.driver import Api, TextAnswer
 from tests.support.api.failure import ApiFailure
 from tests.support.api.json_form import Json
 
+_NEW_KEY = ("CreateProject", "CreateApiKey", "RotateApiKey")
 _KEY = re.compile(r"cla_[0-9a-f]{8}-")
 
 
@@ -38,11 +39,9 @@ class WitnessedApi:
         except ApiFailure as failure:
             _look(f"{failure.message} {failure.details}")
             raise
-        if rpc == "CreateProject":
+        if rpc in _NEW_KEY:
             self.keys.append(answer["apiKey"])
-            _look(json.dumps(answer["project"]))
-        else:
-            _look(json.dumps(answer))
+        _look(json.dumps({name: value for name, value in answer.items() if rpc not in _NEW_KEY or name != "apiKey"}))
         return answer
 
     async def events(self, rpc: str, body: Mapping[str, Any], key: str | None = None) -> AsyncIterator[Json]:

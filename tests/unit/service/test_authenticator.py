@@ -6,6 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import bcrypt
 import pytest
@@ -15,7 +17,9 @@ from cloutagent_server.domain.project import KeyCredential, Project, ProjectChan
 from cloutagent_server.service import auth
 from cloutagent_server.service.auth import KEY_PATTERN, Authenticator, digest_of
 from cloutagent_server.storage.base import KeyOwner, ProjectStorage
+from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.memory import MemoryStorage
+from tests.support import builders
 from tests.support.service_world import draft
 
 ADMIN_KEY = "an-admin-key-of-some-length"
@@ -52,7 +56,7 @@ class Rekeyed:
     async def find_key(self, digest: str) -> KeyOwner | None:
         """The owner, with the replaced credential."""
         owner = await self._inner.find_key(digest)
-        return None if owner is None else KeyOwner(owner.project_id, self.credential)
+        return None if owner is None else replace(owner, key=replace(owner.key, credential=self.credential))
 
     async def read(self, project_id: str) -> Project | None:
         """As it is."""
@@ -182,7 +186,7 @@ async def test_a_confirmation_dies_when_the_stored_hash_changes(
     project, key = keyed
     owner = await storage.projects.find_key(digest_of(key))
     assert owner is not None
-    rekeyed = Rekeyed(storage.projects, owner.credential)
+    rekeyed = Rekeyed(storage.projects, owner.key.credential)
     over = Authenticator(rekeyed)  # type: ignore[arg-type]
     try:
         assert await over.validate_api_key(key) == project
@@ -190,7 +194,7 @@ async def test_a_confirmation_dies_when_the_stored_hash_changes(
         rekeyed.credential = KeyCredential(digest_of(key), rekeyed.credential.hash)
         assert await over.validate_api_key(key) is None
         assert hashing.checks == 2
-        rekeyed.credential = owner.credential
+        rekeyed.credential = owner.key.credential
         assert await over.validate_api_key(key) == project
         assert hashing.checks == 3
     finally:
@@ -204,7 +208,7 @@ async def test_a_credential_that_does_not_fit_confirms_nothing(
     _, key = keyed
     owner = await storage.projects.find_key(digest_of(key))
     assert owner is not None
-    fields = {"digest": owner.credential.digest, "hash": owner.credential.hash, **change}
+    fields = {"digest": owner.key.credential.digest, "hash": owner.key.credential.hash, **change}
     over = Authenticator(Rekeyed(storage.projects, KeyCredential(**fields)))  # type: ignore[arg-type]
     assert await over.validate_api_key(key) is None
     over.close()
@@ -257,12 +261,13 @@ async def test_hashing_leaves_the_loops_thread_alone(
 
 
 async def test_authenticate_gives_the_project_and_what_stands_for_the_key(
-    authenticator: Authenticator, keyed: tuple[Project, str]
+    storage: MemoryStorage, authenticator: Authenticator, keyed: tuple[Project, str]
 ) -> None:
     project, key = keyed
     principal = await authenticator.authenticate(key)
-    assert principal is not None
-    assert (principal.project, principal.key_id, principal.admin) == (project, digest_of(key)[:12], False)
+    owner = await storage.projects.find_key(digest_of(key))
+    assert principal is not None and owner is not None
+    assert (principal.project, principal.key_id, principal.admin) == (project, owner.key.id, False)
     assert await authenticator.authenticate(f"cla_{new_id()}") is None
 
 
@@ -282,3 +287,55 @@ async def test_without_an_admin_key_nobody_is_admin(storage: MemoryStorage, unse
     authenticator = Authenticator(storage.projects, unset)
     assert not authenticator.has_admin
     assert await authenticator.authenticate("") is None
+
+
+async def test_concurrent_first_uses_of_a_key_cost_one_bcrypt(
+    authenticator: Authenticator, keyed: tuple[Project, str], hashing: Bcrypt
+) -> None:
+    project, key = keyed
+    first = asyncio.ensure_future(authenticator.validate_api_key(key))
+    others = asyncio.gather(*(authenticator.validate_api_key(key) for _ in range(50)))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await others == [project] * 50
+    assert hashing.checks == 1
+
+
+async def test_an_expired_key_does_not_work_confirmed_or_not(storage: MemoryStorage, hashing: Bcrypt) -> None:
+    now = builders.at(0)
+    authenticator = Authenticator(storage.projects, clock=lambda: now)
+    key = authenticator.generate_api_key()
+    project = await storage.projects.create(draft(), await authenticator.credential_for(key))
+    await storage.projects.change_keys(
+        project.id, lambda keys: tuple(replace(one, expires_at=builders.at(10)) for one in keys)
+    )
+    now = builders.at(9)
+    assert await authenticator.validate_api_key(key) == project
+    now = builders.at(10)
+    assert await authenticator.validate_api_key(key) is None
+    assert hashing.checks == 1
+    await authenticator.stop()
+
+
+async def test_a_key_dies_at_once_in_every_process_on_the_folder(tmp_path: Path) -> None:
+    """Two servers on one folder: what one revokes, the other refuses with the next call, its cache notwithstanding."""
+    here, there = FileSystemStorage(tmp_path), FileSystemStorage(tmp_path)
+    await here.start()
+    await there.start()
+    authenticators = [Authenticator(here.projects), Authenticator(there.projects)]
+    keys = [authenticators[0].generate_api_key() for _ in range(2)]
+    project = await here.projects.create(draft(), await authenticators[0].credential_for(keys[0]))
+    second = builders.api_key(credential=await authenticators[0].credential_for(keys[1]))
+    await here.projects.change_keys(project.id, lambda stored: (*stored, second))
+    for key in keys:
+        for authenticator in authenticators:
+            assert await authenticator.validate_api_key(key) == project
+    await here.projects.change_keys(project.id, lambda _: (second,))
+    assert [await one.validate_api_key(keys[0]) for one in authenticators] == [None, None]
+    assert [await one.validate_api_key(keys[1]) for one in authenticators] == [project, project]
+    await here.projects.delete(project.id)
+    assert [await one.validate_api_key(keys[1]) for one in authenticators] == [None, None]
+    for authenticator in authenticators:
+        await authenticator.stop()
+    for storage in (here, there):
+        await storage.stop()

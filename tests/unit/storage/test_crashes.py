@@ -13,13 +13,14 @@ import pytest
 from cloutagent_server.domain.project import KeyCredential, Project
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
-from tests.support.crash_points import OPERATIONS
+from tests.support.crash_points import NEW_CREDENTIAL, OPERATIONS
 from tests.support.folders import leftovers, tree
+from tests.support.key_owner import owner_of
 
 REPOSITORY = Path(__file__).parents[3]
 
 # How many steps an operation has at least: so many places to die were tried.
-STEPS = {"append": 1, "put secret": 4, "update project": 4, "finish": 6}
+STEPS = {"append": 1, "put secret": 4, "update project": 4, "note key uses": 4, "finish": 6}
 
 
 async def run_crashes(base: Path, work: Path, name: str, project_id: str, execution_id: str) -> int:
@@ -46,6 +47,9 @@ async def seen(
         "projects": len((await storage.projects.list(10)).items),
         "name": updated and updated.name,
         "key": await storage.projects.find_key(key.digest),
+        "new key": await owner_of(storage, NEW_CREDENTIAL),
+        "keys": () if updated is None else await storage.projects.read_keys(project.id),
+        "key uses": await storage.projects.read_key_uses(project.id),
         "secrets": sorted(await storage.secrets.read(project.id)),
         "executions": len((await storage.executions.list(project.id, 10)).items),
         "unfinished": len(await storage.executions.list_unfinished()),
@@ -88,6 +92,7 @@ async def test_a_crash_leaves_an_operation_done_or_not_done(
             await OPERATIONS[name](storage, project.id, execution.id)
             assert await seen(storage, project, key, execution.id) == after
         assert leftovers(folder) == [], f"step {number}"
+        assert len(files_of_the_index(folder)) == len(files_of_the_index(tmp_path / "crashes" / str(last)))
         await storage.stop()
     assert False in outcomes
 

@@ -51,7 +51,17 @@ CHANGES: list[Callable[[dict[str, Any]], object]] = [
     lambda document: document.pop("schemaVersion"),
     lambda document: document.update(schemaVersion="1"),
     lambda document: document.update(schemaVersion=0),
-    lambda document: document.update(schemaVersion=2),
+    lambda document: document.update(apiKeyHash="another"),
+    lambda document: document.update(apiKeys=[]),
+    lambda document: document.update(apiKeys={}),
+    lambda document: document.update(apiKeys=["x"]),
+    lambda document: document["apiKeys"][0].pop("digest"),
+    lambda document: document["apiKeys"][0].update(digest="../../etc/passwd"),
+    lambda document: document["apiKeys"][0].update(id="x"),
+    lambda document: document["apiKeys"][0].update(expiresAt="tomorrow"),
+    lambda document: document["apiKeys"][0].update(unknown=1),
+    lambda document: document.update(schemaVersion=1),
+    lambda document: document.update(schemaVersion=3),
 ]
 
 
@@ -95,9 +105,9 @@ async def test_metadata_that_does_not_fit_the_schema(
 
 async def test_a_newer_schema_is_refused_by_name(storage: FileSystemStorage, project: Project, root: Path) -> None:
     path = root / project.id / "metadata.json"
-    path.write_bytes(changed(path, lambda document: document.update(schemaVersion=2, name=["a", "new", "form"])))
+    path.write_bytes(changed(path, lambda document: document.update(schemaVersion=3, name=["a", "new", "form"])))
     fault = await refused(path, storage.projects.read(project.id))
-    assert fault.fault == "schemaVersion 2 is newer than 1, the newest that this server reads"
+    assert fault.fault == "schemaVersion 3 is newer than 2, the newest that this server reads"
 
 
 async def test_a_key_of_a_damaged_project_is_not_taken_for_unknown(storage: FileSystemStorage, root: Path) -> None:
@@ -106,6 +116,34 @@ async def test_a_key_of_a_damaged_project_is_not_taken_for_unknown(storage: File
     path = root / project.id / "metadata.json"
     path.write_bytes(b"{")
     await refused(path, storage.projects.find_key(credential.digest))
+
+
+async def test_a_damaged_record_of_uses_stays_as_it_is(
+    storage: FileSystemStorage, project: Project, root: Path
+) -> None:
+    (key,) = await storage.projects.read_keys(project.id)
+    await storage.projects.note_key_uses(project.id, {key.id: builders.at(0)})
+    path = root / project.id / ".keys" / "last-used.json"
+    path.write_bytes(b'{"schemaVersion":1,"lastUsedAt":{"x":1}}')
+    await refused(
+        path,
+        storage.projects.read_key_uses(project.id),
+        storage.projects.note_key_uses(project.id, {key.id: builders.at(1)}),
+    )
+
+
+async def test_a_change_of_keys_whose_note_is_damaged_stays_noted(
+    storage: FileSystemStorage, project: Project, root: Path
+) -> None:
+    note = root / ".index" / "key-changes" / project.id
+    for content in (b"{", b'{"schemaVersion":1,"digests":["../x"]}'):
+        note.write_bytes(content)
+        with capture_logs() as logs:
+            await storage.start()
+        assert [entry["location"] for entry in logs if entry["event"] == "damaged_record_left_out"] == [str(note)]
+        assert note.read_bytes() == content
+    (key,) = await storage.projects.read_keys(project.id)
+    assert await storage.projects.find_key(key.credential.digest) is not None
 
 
 async def test_a_list_leaves_out_damaged_projects_and_logs_them(storage: FileSystemStorage, root: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from cloutagent_server.domain import event_json, timestamps
@@ -21,6 +22,8 @@ async def fill(storage: FileSystemStorage) -> tuple[Project, Execution]:
     """Do everything once that writes a file."""
     project = await storage.projects.create(builders.project_draft(), builders.credential())
     await storage.projects.update(project.id, ProjectChanges(name="New"))
+    (key,) = await storage.projects.change_keys(project.id, lambda keys: (replace(keys[0], expires_at=builders.at(0)),))
+    await storage.projects.note_key_uses(project.id, {key.id: builders.at(0)})
     await storage.secrets.put(project.id, "TOKEN", builders.sealed_secret())
     await storage.secrets.put_key_check(builders.sealed_secret())
     execution = await storage.executions.create(builders.execution(project.id, idempotency=builders.idempotency()))
@@ -50,9 +53,9 @@ async def test_every_file_is_json_with_a_schema_version(storage: FileSystemStora
         if path.is_dir() or path.name == "secrets.enc" or path.suffix == ".lock" or path.stat().st_size == 0:
             continue
         first = path.read_bytes().splitlines()[0] if path.suffix == ".jsonl" else path.read_bytes()
-        assert json.loads(first)["schemaVersion"] == 1, path
+        assert json.loads(first)["schemaVersion"] == (2 if path.name == "metadata.json" else 1), path
         seen.add(path.name)
-    assert {"metadata.json", "events.jsonl", "state.json", "version.json", ".key-check.json"} <= seen
+    assert {"metadata.json", "events.jsonl", "state.json", "version.json", ".key-check.json", "last-used.json"} <= seen
 
 
 async def test_nothing_temporary_is_left(storage: FileSystemStorage, root: Path) -> None:

@@ -42,8 +42,9 @@ async def test_create_writes_valid_json(storage: FileSystemStorage, root: Path) 
     draft, credential = builders.project_draft(), builders.credential()
     project = await storage.projects.create(draft, credential)
     created_at = timestamps.to_text(project.created_at)
+    (key,) = await storage.projects.read_keys(project.id)
     assert json.loads((root / project.id / "metadata.json").read_text("utf-8")) == {
-        "schemaVersion": 1,
+        "schemaVersion": 2,
         "id": project.id,
         "name": "Reviews",
         "description": "Reviews pull requests",
@@ -61,7 +62,15 @@ async def test_create_writes_valid_json(storage: FileSystemStorage, root: Path) 
         "updatedAt": created_at,
         "revision": 1,
         "apiKeyHash": credential.hash,
-        "apiKeyDigest": credential.digest,
+        "apiKeys": [
+            {
+                "id": key.id,
+                "name": "default",
+                "digest": credential.digest,
+                "hash": credential.hash,
+                "createdAt": created_at,
+            }
+        ],
     }
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Project
-from cloutagent_server.storage.base import KeyOwner
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
 from tests.support.folders import leftovers, tree
+from tests.support.key_owner import owner_of
 from tests.unit.storage.conftest import OpenStorage
 
 
@@ -116,7 +116,7 @@ async def test_a_missing_index_is_built_from_the_records(
     assert tree(root) == before
     assert set((await other.projects.list(10)).items) == set(projects)
     for project, credential in zip(projects, credentials, strict=True):
-        assert await other.projects.find_key(credential.digest) == KeyOwner(project.id, credential)
+        assert await owner_of(other, credential) == project.id
     assert (await other.executions.list(projects[0].id, 10)).items == (ended, running)
     assert await other.executions.list_unfinished() == (running,)
     assert await other.executions.create(builders.execution(projects[0].id, idempotency=wanted)) == running

@@ -46,9 +46,19 @@ def refusing(monkeypatch: pytest.MonkeyPatch, call: str, number: int, code: int)
 
 Operation = Callable[[FileSystemStorage, Project, Execution], Awaitable[object]]
 
+
+async def _use_keys(storage: FileSystemStorage, project: Project, time: int) -> None:
+    keys = await storage.projects.read_keys(project.id)
+    await storage.projects.note_key_uses(project.id, {key.id: builders.at(time) for key in keys})
+
+
 OPERATIONS: dict[str, Operation] = {
     "create project": lambda storage, _, __: storage.projects.create(builders.project_draft(), builders.credential()),
     "update project": lambda storage, project, _: storage.projects.update(project.id, ProjectChanges(name="new")),
+    "change keys": lambda storage, project, _: storage.projects.change_keys(
+        project.id, lambda keys: (builders.api_key(), *keys[1:])
+    ),
+    "note key uses": lambda storage, project, _: _use_keys(storage, project, 2),
     "put secret": lambda storage, project, _: storage.secrets.put(project.id, "NEW", builders.sealed_secret()),
     "remove secret": lambda storage, project, _: storage.secrets.remove(project.id, "TOKEN"),
     "put key check": lambda storage, _, __: storage.secrets.put_key_check(builders.sealed_secret()),
@@ -79,6 +89,7 @@ async def test_a_refused_operation_changes_nothing(
     name: str,
     call: str,
 ) -> None:
+    await _use_keys(storage, project, 1)
     await storage.secrets.put(project.id, "TOKEN", builders.sealed_secret())
     await storage.executions.append(builders.events(execution.id, [builders.started(), builders.text_delta()]))
     before = without_empty_directories(root)
@@ -187,6 +198,32 @@ async def test_a_deletion_that_cannot_clean_up_has_still_deleted(
     await storage.start()
     assert leftovers(root) == []
     assert await storage.executions.list_unfinished() == ()
+
+
+async def test_a_change_of_keys_that_cannot_clean_up_has_still_changed_them(
+    storage: FileSystemStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A revoked key is dead even while the index still leads to its project; the next start tidies up."""
+    credential = builders.credential()
+    project = await storage.projects.create(builders.project_draft(), credential)
+    with monkeypatch.context() as patch:
+        real, calls = os.unlink, 0
+
+        def refuse(path: Any, **kwargs: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if credential.digest in str(path):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            real(path, **kwargs)
+
+        patch.setattr(os, "unlink", refuse)
+        await storage.projects.change_keys(project.id, lambda _: ())
+    assert calls
+    assert await storage.projects.find_key(credential.digest) is None
+    entries = [path for path in (root / ".index").rglob("*") if path.name in (credential.digest, project.id)]
+    assert len(entries) == 2
+    await storage.start()
+    assert not [path for path in entries if path.exists()]
 
 
 async def test_a_state_that_cannot_be_written_does_not_fail_the_append(

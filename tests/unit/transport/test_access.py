@@ -14,17 +14,20 @@ from cloutagent_server.domain.errors import (
     AccessDenied,
     ApiKeyInvalid,
     ApiKeyMissing,
+    AuthenticationRateLimited,
     ExecutionNotFound,
     ProjectNotFound,
 )
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Project
+from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.auth import Principal
 from cloutagent_server.transport.access import FOREIGN_RULES, AccessControl, MissingRule, Rules, rules_of
 from cloutagent_server.transport.server import FILES
 from tests.support.service_world import World, draft, make_world
 
 ADMIN_KEY = "an-admin-key-of-some-length"
+SOURCE = "203.0.113.9"
 ADMIN = Principal(None, "admin")
 
 
@@ -36,7 +39,7 @@ def world() -> Iterator[World]:
 
 
 def control(world: World) -> AccessControl:
-    return AccessControl(world.authenticator, world.projects, world.executions)
+    return AccessControl(world.authenticator, world.projects, world.executions, FailedAttempts(per_minute=3))
 
 
 @pytest.fixture
@@ -135,16 +138,32 @@ def test_which_rules_need_a_key(rule: access_pb2.Access, without_admin: bool, wi
 @pytest.mark.parametrize("missing", [None, ""])
 async def test_no_key_is_missing(access: AccessControl, missing: str | None) -> None:
     with pytest.raises(ApiKeyMissing):
-        await access.identify(missing)
+        await access.identify(missing, SOURCE)
 
 
 async def test_a_wrong_key_is_invalid_and_a_right_one_is_somebodys(world: World, access: AccessControl) -> None:
     project, key = await world.projects.create(draft())
     for wrong in ("wrong", f"cla_{new_id()}", ADMIN_KEY):
         with pytest.raises(ApiKeyInvalid):
-            await access.identify(wrong)
-    assert (await access.identify(key)).project == project
-    assert (await control(make_world(admin_key=ADMIN_KEY)).identify(ADMIN_KEY)).admin
+            await access.identify(wrong, SOURCE)
+    assert (await access.identify(key, SOURCE)).project == project
+    assert (await control(make_world(admin_key=ADMIN_KEY)).identify(ADMIN_KEY, SOURCE)).admin
+
+
+async def test_wrong_keys_alone_are_limited_by_their_source(world: World, access: AccessControl) -> None:
+    project, key = await world.projects.create(draft())
+    for _ in range(3):
+        assert (await access.identify(key, SOURCE)).project == project
+        with pytest.raises(ApiKeyInvalid):
+            await access.identify("wrong", SOURCE)
+        with pytest.raises(ApiKeyMissing):
+            await access.identify(None, SOURCE)
+    with pytest.raises(AuthenticationRateLimited) as caught:
+        await access.identify("wrong", SOURCE)
+    assert 1 <= caught.value.retry_seconds <= 20
+    with pytest.raises(ApiKeyInvalid):
+        await access.identify("wrong", "203.0.113.10")
+    assert (await access.identify(key, SOURCE)).project == project
 
 
 # Resources.

@@ -23,10 +23,14 @@ EXAMPLES: tuple[CloutAgentError, ...] = (
     InvalidRequest.of("name", "is required"),
     errors.ApiKeyMissing(),
     errors.ApiKeyInvalid(),
+    errors.AuthenticationRateLimited(7),
     errors.AccessDenied("not yours"),
     errors.ProjectNotFound("p"),
     errors.ExecutionNotFound("e"),
     errors.SecretNotFound("TOKEN"),
+    errors.ApiKeyNotFound("k"),
+    errors.LastApiKey("k"),
+    errors.ApiKeyLimitReached(20),
     errors.RevisionConflict("changed"),
     errors.IdempotencyKeyReused("e"),
     errors.ExecutionNotFinished("e"),
@@ -136,6 +140,12 @@ def test_what_may_pass_says_when_to_try_again(error: CloutAgentError) -> None:
     retry = details(to_status(error, REQUEST_ID))[error_details_pb2.RetryInfo]
     assert isinstance(retry, error_details_pb2.RetryInfo)
     assert retry.retry_delay.ToSeconds() == 5
+
+
+def test_who_tried_too_many_keys_is_told_when_the_next_may_be_tried() -> None:
+    retry = details(to_status(errors.AuthenticationRateLimited(7), REQUEST_ID))[error_details_pb2.RetryInfo]
+    assert isinstance(retry, error_details_pb2.RetryInfo)
+    assert retry.retry_delay.ToSeconds() == 7
 
 
 def test_a_subclass_is_answered_as_its_nearest_ancestor() -> None:

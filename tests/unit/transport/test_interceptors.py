@@ -348,8 +348,9 @@ class Access:
         """Whether a key is needed."""
         return not rule.anyone
 
-    async def identify(self, api_key: str | None) -> Any:
+    async def identify(self, api_key: str | None, source: str) -> Any:
         """Who has the key."""
+        assert source == "203.0.113.9"
         self._note(f"key {api_key}")
         return Principal(None, "admin")
 
@@ -377,6 +378,10 @@ async def guarded(
         def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
             """What the caller sent."""
             return (("x-api-key", "k"),)
+
+        def peer(self) -> str:
+            """Where the call comes from."""
+            return "ipv4:203.0.113.9:4711"
 
     notes = access.notes
     monkeypatch.setattr(validation, "check", lambda request: notes.append("validation"))

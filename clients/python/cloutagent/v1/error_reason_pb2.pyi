@@ -55,6 +55,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE, 503. The server is stopping, or its storage does not take writes now. Metadata: none."""
     INTERNAL_ERROR: _ErrorReason.ValueType  # 15
     """INTERNAL, 500. A fault of the server; the operator finds it in the log by the request id. Metadata: none."""
+    API_KEY_NOT_FOUND: _ErrorReason.ValueType  # 20
+    """NOT_FOUND, 404. The project has no such API key, or it has expired. Metadata: `key_id`."""
+    LAST_API_KEY: _ErrorReason.ValueType  # 21
+    """FAILED_PRECONDITION, 400. It is the project's last API key, which the admin alone may revoke. Metadata: `key_id`."""
+    API_KEY_LIMIT_REACHED: _ErrorReason.ValueType  # 22
+    """FAILED_PRECONDITION, 400. The project has as many API keys as it may have; revoke one. Metadata: `limit`."""
+    AUTHENTICATION_RATE_LIMITED: _ErrorReason.ValueType  # 23
+    """RESOURCE_EXHAUSTED, 429. Too many keys that are not valid came from the caller's address. Metadata: none."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reason of an error, machine-readable: the `reason` of the google.rpc.ErrorInfo in the error's details, by its name
@@ -94,4 +102,12 @@ SERVER_UNAVAILABLE: ErrorReason.ValueType  # 14
 """UNAVAILABLE, 503. The server is stopping, or its storage does not take writes now. Metadata: none."""
 INTERNAL_ERROR: ErrorReason.ValueType  # 15
 """INTERNAL, 500. A fault of the server; the operator finds it in the log by the request id. Metadata: none."""
+API_KEY_NOT_FOUND: ErrorReason.ValueType  # 20
+"""NOT_FOUND, 404. The project has no such API key, or it has expired. Metadata: `key_id`."""
+LAST_API_KEY: ErrorReason.ValueType  # 21
+"""FAILED_PRECONDITION, 400. It is the project's last API key, which the admin alone may revoke. Metadata: `key_id`."""
+API_KEY_LIMIT_REACHED: ErrorReason.ValueType  # 22
+"""FAILED_PRECONDITION, 400. The project has as many API keys as it may have; revoke one. Metadata: `limit`."""
+AUTHENTICATION_RATE_LIMITED: ErrorReason.ValueType  # 23
+"""RESOURCE_EXHAUSTED, 429. Too many keys that are not valid came from the caller's address. Metadata: none."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class ProjectServiceStub:
-    """Projects: an agent's configuration, its limits and its API key.
+    """Projects: an agent's configuration, its limits and its API keys.
 
     Reasons that any method may answer with are in error_reason.proto; the comments below name the ones that matter.
     """
@@ -68,6 +68,26 @@ class ProjectServiceStub:
                 request_serializer=cloutagent_dot_v1_dot_project__pb2.ProjectExistsRequest.SerializeToString,
                 response_deserializer=cloutagent_dot_v1_dot_project__pb2.ProjectExistsResponse.FromString,
                 _registered_method=True)
+        self.CreateApiKey = channel.unary_unary(
+                '/cloutagent.v1.ProjectService/CreateApiKey',
+                request_serializer=cloutagent_dot_v1_dot_project__pb2.CreateApiKeyRequest.SerializeToString,
+                response_deserializer=cloutagent_dot_v1_dot_project__pb2.CreateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.ListApiKeys = channel.unary_unary(
+                '/cloutagent.v1.ProjectService/ListApiKeys',
+                request_serializer=cloutagent_dot_v1_dot_project__pb2.ListApiKeysRequest.SerializeToString,
+                response_deserializer=cloutagent_dot_v1_dot_project__pb2.ListApiKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/cloutagent.v1.ProjectService/RotateApiKey',
+                request_serializer=cloutagent_dot_v1_dot_project__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=cloutagent_dot_v1_dot_project__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeApiKey = channel.unary_unary(
+                '/cloutagent.v1.ProjectService/RevokeApiKey',
+                request_serializer=cloutagent_dot_v1_dot_project__pb2.RevokeApiKeyRequest.SerializeToString,
+                response_deserializer=cloutagent_dot_v1_dot_project__pb2.RevokeApiKeyResponse.FromString,
+                _registered_method=True)
         self.GetCurrentProject = channel.unary_unary(
                 '/cloutagent.v1.ProjectService/GetCurrentProject',
                 request_serializer=cloutagent_dot_v1_dot_project__pb2.GetCurrentProjectRequest.SerializeToString,
@@ -76,7 +96,7 @@ class ProjectServiceStub:
 
 
 class ProjectServiceServicer:
-    """Projects: an agent's configuration, its limits and its API key.
+    """Projects: an agent's configuration, its limits and its API keys.
 
     Reasons that any method may answer with are in error_reason.proto; the comments below name the ones that matter.
     """
@@ -120,7 +140,7 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteProject(self, request, context):
-        """Deletes a project with its secrets and executions, after cancelling those that run. Its key stops working at
+        """Deletes a project with its secrets and executions, after cancelling those that run. Its keys stop working at
         once. Over REST the answer is 204 without a body.
 
         Errors: NOT_FOUND.
@@ -131,6 +151,46 @@ class ProjectServiceServicer:
 
     def ProjectExists(self, request, context):
         """Tells whether a project exists. The key of another project that exists is PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateApiKey(self, request, context):
+        """Creates a further API key of a project. The key is returned here and never again. Over REST the answer is 201.
+
+        Errors: INVALID_ARGUMENT for an expiry that is not in the future; FAILED_PRECONDITION (API_KEY_LIMIT_REACHED) if
+        the project has 20 keys; NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApiKeys(self, request, context):
+        """Lists a project's API keys, the default key first. Never a key itself: nobody can read one again.
+
+        Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Replaces an API key by a new one of the same name and expiry, which is returned here and never again. The old key
+        works until the grace period ends; without one it stops working at once.
+
+        Errors: NOT_FOUND, also for a key that the project does not have (API_KEY_NOT_FOUND); FAILED_PRECONDITION
+        (API_KEY_LIMIT_REACHED) if with the old key the project would have more than 20.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeApiKey(self, request, context):
+        """Revokes an API key, which stops working at once. Over REST the answer is 204 without a body.
+
+        Errors: NOT_FOUND, also for a key that the project does not have (API_KEY_NOT_FOUND); FAILED_PRECONDITION
+        (LAST_API_KEY) for the last key of the project, which the admin alone may revoke.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,6 +236,26 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     request_deserializer=cloutagent_dot_v1_dot_project__pb2.ProjectExistsRequest.FromString,
                     response_serializer=cloutagent_dot_v1_dot_project__pb2.ProjectExistsResponse.SerializeToString,
             ),
+            'CreateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateApiKey,
+                    request_deserializer=cloutagent_dot_v1_dot_project__pb2.CreateApiKeyRequest.FromString,
+                    response_serializer=cloutagent_dot_v1_dot_project__pb2.CreateApiKeyResponse.SerializeToString,
+            ),
+            'ListApiKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApiKeys,
+                    request_deserializer=cloutagent_dot_v1_dot_project__pb2.ListApiKeysRequest.FromString,
+                    response_serializer=cloutagent_dot_v1_dot_project__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=cloutagent_dot_v1_dot_project__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=cloutagent_dot_v1_dot_project__pb2.RotateApiKeyResponse.SerializeToString,
+            ),
+            'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeApiKey,
+                    request_deserializer=cloutagent_dot_v1_dot_project__pb2.RevokeApiKeyRequest.FromString,
+                    response_serializer=cloutagent_dot_v1_dot_project__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
             'GetCurrentProject': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCurrentProject,
                     request_deserializer=cloutagent_dot_v1_dot_project__pb2.GetCurrentProjectRequest.FromString,
@@ -190,7 +270,7 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService:
-    """Projects: an agent's configuration, its limits and its API key.
+    """Projects: an agent's configuration, its limits and its API keys.
 
     Reasons that any method may answer with are in error_reason.proto; the comments below name the ones that matter.
     """
@@ -347,6 +427,114 @@ class ProjectService:
             '/cloutagent.v1.ProjectService/ProjectExists',
             cloutagent_dot_v1_dot_project__pb2.ProjectExistsRequest.SerializeToString,
             cloutagent_dot_v1_dot_project__pb2.ProjectExistsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloutagent.v1.ProjectService/CreateApiKey',
+            cloutagent_dot_v1_dot_project__pb2.CreateApiKeyRequest.SerializeToString,
+            cloutagent_dot_v1_dot_project__pb2.CreateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApiKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloutagent.v1.ProjectService/ListApiKeys',
+            cloutagent_dot_v1_dot_project__pb2.ListApiKeysRequest.SerializeToString,
+            cloutagent_dot_v1_dot_project__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloutagent.v1.ProjectService/RotateApiKey',
+            cloutagent_dot_v1_dot_project__pb2.RotateApiKeyRequest.SerializeToString,
+            cloutagent_dot_v1_dot_project__pb2.RotateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloutagent.v1.ProjectService/RevokeApiKey',
+            cloutagent_dot_v1_dot_project__pb2.RevokeApiKeyRequest.SerializeToString,
+            cloutagent_dot_v1_dot_project__pb2.RevokeApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

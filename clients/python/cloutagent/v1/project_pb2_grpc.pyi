@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """Projects: an agent's configuration, its limits and its API key.
+    """Projects: an agent's configuration, its limits and its API keys.
 
     Reasons that any method may answer with are in error_reason.proto; the comments below name the ones that matter.
     """
@@ -60,19 +60,43 @@ class ProjectServiceStub:
     Errors: INVALID_ARGUMENT for an unknown mask path, for `id` and for `created_at`; NOT_FOUND.
     """
     DeleteProject: _grpc.UnaryUnaryMultiCallable[_project_pb2.DeleteProjectRequest, _project_pb2.DeleteProjectResponse]
-    """Deletes a project with its secrets and executions, after cancelling those that run. Its key stops working at
+    """Deletes a project with its secrets and executions, after cancelling those that run. Its keys stop working at
     once. Over REST the answer is 204 without a body.
 
     Errors: NOT_FOUND.
     """
     ProjectExists: _grpc.UnaryUnaryMultiCallable[_project_pb2.ProjectExistsRequest, _project_pb2.ProjectExistsResponse]
     """Tells whether a project exists. The key of another project that exists is PERMISSION_DENIED."""
+    CreateApiKey: _grpc.UnaryUnaryMultiCallable[_project_pb2.CreateApiKeyRequest, _project_pb2.CreateApiKeyResponse]
+    """Creates a further API key of a project. The key is returned here and never again. Over REST the answer is 201.
+
+    Errors: INVALID_ARGUMENT for an expiry that is not in the future; FAILED_PRECONDITION (API_KEY_LIMIT_REACHED) if
+    the project has 20 keys; NOT_FOUND.
+    """
+    ListApiKeys: _grpc.UnaryUnaryMultiCallable[_project_pb2.ListApiKeysRequest, _project_pb2.ListApiKeysResponse]
+    """Lists a project's API keys, the default key first. Never a key itself: nobody can read one again.
+
+    Errors: NOT_FOUND.
+    """
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_project_pb2.RotateApiKeyRequest, _project_pb2.RotateApiKeyResponse]
+    """Replaces an API key by a new one of the same name and expiry, which is returned here and never again. The old key
+    works until the grace period ends; without one it stops working at once.
+
+    Errors: NOT_FOUND, also for a key that the project does not have (API_KEY_NOT_FOUND); FAILED_PRECONDITION
+    (API_KEY_LIMIT_REACHED) if with the old key the project would have more than 20.
+    """
+    RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_project_pb2.RevokeApiKeyRequest, _project_pb2.RevokeApiKeyResponse]
+    """Revokes an API key, which stops working at once. Over REST the answer is 204 without a body.
+
+    Errors: NOT_FOUND, also for a key that the project does not have (API_KEY_NOT_FOUND); FAILED_PRECONDITION
+    (LAST_API_KEY) for the last key of the project, which the admin alone may revoke.
+    """
     GetCurrentProject: _grpc.UnaryUnaryMultiCallable[_project_pb2.GetCurrentProjectRequest, _project_pb2.GetCurrentProjectResponse]
     """Tells whose key the caller used."""
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
-    """Projects: an agent's configuration, its limits and its API key.
+    """Projects: an agent's configuration, its limits and its API keys.
 
     Reasons that any method may answer with are in error_reason.proto; the comments below name the ones that matter.
     """
@@ -101,18 +125,42 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     Errors: INVALID_ARGUMENT for an unknown mask path, for `id` and for `created_at`; NOT_FOUND.
     """
     DeleteProject: _aio.UnaryUnaryMultiCallable[_project_pb2.DeleteProjectRequest, _project_pb2.DeleteProjectResponse]  # type: ignore[assignment]
-    """Deletes a project with its secrets and executions, after cancelling those that run. Its key stops working at
+    """Deletes a project with its secrets and executions, after cancelling those that run. Its keys stop working at
     once. Over REST the answer is 204 without a body.
 
     Errors: NOT_FOUND.
     """
     ProjectExists: _aio.UnaryUnaryMultiCallable[_project_pb2.ProjectExistsRequest, _project_pb2.ProjectExistsResponse]  # type: ignore[assignment]
     """Tells whether a project exists. The key of another project that exists is PERMISSION_DENIED."""
+    CreateApiKey: _aio.UnaryUnaryMultiCallable[_project_pb2.CreateApiKeyRequest, _project_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
+    """Creates a further API key of a project. The key is returned here and never again. Over REST the answer is 201.
+
+    Errors: INVALID_ARGUMENT for an expiry that is not in the future; FAILED_PRECONDITION (API_KEY_LIMIT_REACHED) if
+    the project has 20 keys; NOT_FOUND.
+    """
+    ListApiKeys: _aio.UnaryUnaryMultiCallable[_project_pb2.ListApiKeysRequest, _project_pb2.ListApiKeysResponse]  # type: ignore[assignment]
+    """Lists a project's API keys, the default key first. Never a key itself: nobody can read one again.
+
+    Errors: NOT_FOUND.
+    """
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_project_pb2.RotateApiKeyRequest, _project_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """Replaces an API key by a new one of the same name and expiry, which is returned here and never again. The old key
+    works until the grace period ends; without one it stops working at once.
+
+    Errors: NOT_FOUND, also for a key that the project does not have (API_KEY_NOT_FOUND); FAILED_PRECONDITION
+    (API_KEY_LIMIT_REACHED) if with the old key the project would have more than 20.
+    """
+    RevokeApiKey: _aio.UnaryUnaryMultiCallable[_project_pb2.RevokeApiKeyRequest, _project_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
+    """Revokes an API key, which stops working at once. Over REST the answer is 204 without a body.
+
+    Errors: NOT_FOUND, also for a key that the project does not have (API_KEY_NOT_FOUND); FAILED_PRECONDITION
+    (LAST_API_KEY) for the last key of the project, which the admin alone may revoke.
+    """
     GetCurrentProject: _aio.UnaryUnaryMultiCallable[_project_pb2.GetCurrentProjectRequest, _project_pb2.GetCurrentProjectResponse]  # type: ignore[assignment]
     """Tells whose key the caller used."""
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Projects: an agent's configuration, its limits and its API key.
+    """Projects: an agent's configuration, its limits and its API keys.
 
     Reasons that any method may answer with are in error_reason.proto; the comments below name the ones that matter.
     """
@@ -169,7 +217,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.DeleteProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_pb2.DeleteProjectResponse, _abc.Awaitable[_project_pb2.DeleteProjectResponse]]:
-        """Deletes a project with its secrets and executions, after cancelling those that run. Its key stops working at
+        """Deletes a project with its secrets and executions, after cancelling those that run. Its keys stop working at
         once. Over REST the answer is 204 without a body.
 
         Errors: NOT_FOUND.
@@ -182,6 +230,54 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_project_pb2.ProjectExistsResponse, _abc.Awaitable[_project_pb2.ProjectExistsResponse]]:
         """Tells whether a project exists. The key of another project that exists is PERMISSION_DENIED."""
+
+    @_abc_1.abstractmethod
+    def CreateApiKey(
+        self,
+        request: _project_pb2.CreateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_pb2.CreateApiKeyResponse, _abc.Awaitable[_project_pb2.CreateApiKeyResponse]]:
+        """Creates a further API key of a project. The key is returned here and never again. Over REST the answer is 201.
+
+        Errors: INVALID_ARGUMENT for an expiry that is not in the future; FAILED_PRECONDITION (API_KEY_LIMIT_REACHED) if
+        the project has 20 keys; NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListApiKeys(
+        self,
+        request: _project_pb2.ListApiKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_pb2.ListApiKeysResponse, _abc.Awaitable[_project_pb2.ListApiKeysResponse]]:
+        """Lists a project's API keys, the default key first. Never a key itself: nobody can read one again.
+
+        Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _project_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_pb2.RotateApiKeyResponse, _abc.Awaitable[_project_pb2.RotateApiKeyResponse]]:
+        """Replaces an API key by a new one of the same name and expiry, which is returned here and never again. The old key
+        works until the grace period ends; without one it stops working at once.
+
+        Errors: NOT_FOUND, also for a key that the project does not have (API_KEY_NOT_FOUND); FAILED_PRECONDITION
+        (API_KEY_LIMIT_REACHED) if with the old key the project would have more than 20.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeApiKey(
+        self,
+        request: _project_pb2.RevokeApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_pb2.RevokeApiKeyResponse, _abc.Awaitable[_project_pb2.RevokeApiKeyResponse]]:
+        """Revokes an API key, which stops working at once. Over REST the answer is 204 without a body.
+
+        Errors: NOT_FOUND, also for a key that the project does not have (API_KEY_NOT_FOUND); FAILED_PRECONDITION
+        (LAST_API_KEY) for the last key of the project, which the admin alone may revoke.
+        """
 
     @_abc_1.abstractmethod
     def GetCurrentProject(

@@ -7,6 +7,7 @@ from pathlib import Path
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.executions import FileSystemExecutions
 from cloutagent_server.storage.filesystem.index import Index
+from cloutagent_server.storage.filesystem.keys import KeyFiles
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.locks import Locks
 from cloutagent_server.storage.filesystem.offload import off_loop
@@ -25,8 +26,9 @@ class FileSystemStorage:
         self._locks = Locks(self._layout.locks)
         self._removal = Removal(self._layout, self._index)
         self._executions = FileSystemExecutions(self._layout, self._index, self._locks, self._removal)
+        self._keys = KeyFiles(self._layout, self._index)
         self._projects = FileSystemProjects(
-            self._layout, self._index, self._locks, self._removal, self._executions.forget
+            self._layout, self._index, self._locks, self._removal, self._keys, self._executions.forget
         )
         self._secrets = FileSystemSecrets(self._layout, self._locks)
 
@@ -57,7 +59,7 @@ class FileSystemStorage:
         for directory in (self._layout.root, self._layout.trash, self._layout.locks):
             files.make_directory(directory)
         with self._locks.alone():
-            recover(self._layout, self._index, self._removal)
+            recover(self._layout, self._index, self._removal, self._keys)
 
 
 __all__ = ["FileSystemStorage"]

@@ -7,7 +7,7 @@ Everything here blocks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.filesystem import files
-from cloutagent_server.storage.filesystem.records import dump, load
+from cloutagent_server.storage.filesystem.records import DIGEST, dump, load
 from cloutagent_server.storage.filesystem.schema import Schema
 
 _ENTRY: Final = Schema(1)
 _INDEX: Final = Schema(1)
+_KEY_CHANGE: Final = Schema(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Index:
         self._unfinished = directory / "unfinished"
         self._places = directory / "executions-by-project"
         self._idempotency = directory / "idempotency"
+        self._key_changes = directory / "key-changes"
 
     def prepare(self) -> None:
         """Create the directories."""
@@ -56,6 +59,7 @@ class Index:
             self._unfinished,
             self._places,
             self._idempotency,
+            self._key_changes,
         ):
             files.make_directory(directory)
 
@@ -86,6 +90,29 @@ class Index:
     def drop_key(self, digest: str) -> None:
         """Forget a key's digest, wherever it leads."""
         _remove(self._key(digest))
+
+    def put_key_change(self, project_id: str, digests: Iterable[str]) -> None:
+        """Note, before a project's keys change, the digests that come or go with it."""
+        files.make_directory(self._key_changes)
+        files.write(self._key_changes / project_id, dump(_KEY_CHANGE.stamp({"digests": sorted(digests)})))
+
+    def key_changes(self) -> Sequence[str]:
+        """The projects whose change of keys was noted and not settled, in no order."""
+        return list(filter(is_id, files.names_in(self._key_changes)))
+
+    def find_key_change(self, project_id: str) -> Sequence[str]:
+        """The digests that a project's noted change concerns; none if there is no such note."""
+        return load(self._key_changes / project_id, _key_change) or ()
+
+    def remove_key_change(self, project_id: str) -> None:
+        """Take the note away once the change is settled. It need not be durable: settling again changes nothing."""
+        _remove(self._key_changes / project_id)
+
+    def remove_unwritten_key_changes(self) -> None:
+        """Remove what a crash left of writing such a note."""
+        for name in files.names_in(self._key_changes):
+            if name.startswith(files.TEMPORARY_PREFIX):
+                _remove(self._key_changes / name)
 
     def put_project(self, created_at: datetime, project_id: str) -> None:
         """Give a project its place in the list."""
@@ -242,6 +269,15 @@ def _execution_entry(document: object) -> ExecutionEntry:
     if not paging.is_position(entry.place):
         raise ValueError("place is not a position")
     return entry
+
+
+def _key_change(document: object) -> Sequence[str]:
+    fields = _KEY_CHANGE.open(document)
+    digests = fields.texts("digests")
+    fields.end()
+    if not all(map(DIGEST.fullmatch, digests)):
+        raise ValueError("digests holds something that is no digest")
+    return digests
 
 
 def _get(path: Path, field: str) -> str | None:

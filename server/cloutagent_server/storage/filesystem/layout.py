@@ -13,9 +13,10 @@ METADATA: Final = "metadata.json"
 SECRETS: Final = ".secrets"
 SEALED: Final = "secrets.enc"
 EXECUTIONS: Final = "executions"
+KEYS: Final = ".keys"
 
 ROOT_NAMES: Final = frozenset({".index", ".trash", ".locks", ".restore", ".key-check.json", ".server.lock"})
-PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS})
+PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS, KEYS})
 SECRETS_NAMES: Final = frozenset({SEALED})
 EXECUTION_NAMES: Final = frozenset({LOG, STATE})
 
@@ -49,6 +50,10 @@ class Layout:
     def metadata(self, project_id: str) -> Path:
         """A project's record."""
         return self.root / project_id / METADATA
+
+    def key_uses(self, project_id: str) -> Path:
+        """When a project's API keys were last used."""
+        return self.root / project_id / KEYS / "last-used.json"
 
     def secrets(self, project_id: str) -> Path:
         """A project's sealed secrets."""

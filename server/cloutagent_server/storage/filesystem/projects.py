@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
-from typing import Final
 
 from cloutagent_server.domain import timestamps
+from cloutagent_server.domain.api_key import ApiKeys
 from cloutagent_server.domain.errors import ProjectNotFound, RevisionConflict
 from cloutagent_server.domain.identifiers import is_id, new_id
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.base import KeyOwner, Page
-from cloutagent_server.storage.changes import changed, created
+from cloutagent_server.storage.changes import changed, created, first_key
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.index import Index
+from cloutagent_server.storage.filesystem.keys import KeyFiles
 from cloutagent_server.storage.filesystem.layout import METADATA, Layout
 from cloutagent_server.storage.filesystem.locks import Locks
 from cloutagent_server.storage.filesystem.offload import off_loop
 from cloutagent_server.storage.filesystem.pages import collect
 from cloutagent_server.storage.filesystem.records import (
+    DIGEST,
     ProjectRecord,
     dump,
     load_project,
@@ -28,27 +30,32 @@ from cloutagent_server.storage.filesystem.records import (
 )
 from cloutagent_server.storage.filesystem.removal import Removal
 
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-
 
 class FileSystemProjects:
     """`ProjectStorage` on disk. `forget` is told each execution that went with its project."""
 
     def __init__(
-        self, layout: Layout, index: Index, locks: Locks, removal: Removal, forget: Callable[[str], None]
+        self,
+        layout: Layout,
+        index: Index,
+        locks: Locks,
+        removal: Removal,
+        keys: KeyFiles,
+        forget: Callable[[str], None],
     ) -> None:
         self._layout = layout
         self._index = index
         self._locks = locks
         self._removal = removal
+        self._keys = keys
         self._forget = forget
 
     async def create(self, draft: ProjectDraft, credential: KeyCredential) -> Project:
         """See `ProjectStorage.create`."""
-        if _DIGEST.fullmatch(credential.digest) is None:
+        if DIGEST.fullmatch(credential.digest) is None:
             raise ValueError("the digest of a key is 64 hexadecimal digits in lower case")
         project = created(draft, new_id(), timestamps.now())
-        await off_loop(partial(self._create, ProjectRecord(project, credential)))
+        await off_loop(partial(self._create, ProjectRecord(project, (first_key(project, credential),))))
         return project
 
     async def read(self, project_id: str) -> Project | None:
@@ -83,10 +90,35 @@ class FileSystemProjects:
 
     async def find_key(self, digest: str) -> KeyOwner | None:
         """See `ProjectStorage.find_key`."""
-        return await off_loop(partial(self._find_key, digest)) if _DIGEST.fullmatch(digest) else None
+        return await off_loop(partial(self._find_key, digest)) if DIGEST.fullmatch(digest) else None
+
+    async def read_keys(self, project_id: str) -> ApiKeys:
+        """See `ProjectStorage.read_keys`."""
+        return (await off_loop(partial(self._found, project_id))).keys
+
+    async def change_keys(self, project_id: str, change: Callable[[ApiKeys], ApiKeys]) -> ApiKeys:
+        """See `ProjectStorage.change_keys`."""
+        if not is_id(project_id):
+            raise ProjectNotFound(project_id)
+        return await self._locks.run_for_project(project_id, partial(self._change_keys, project_id, change))
+
+    async def read_key_uses(self, project_id: str) -> Mapping[str, datetime]:
+        """See `ProjectStorage.read_key_uses`."""
+        return await off_loop(partial(self._keys.uses, project_id)) if is_id(project_id) else {}
+
+    async def note_key_uses(self, project_id: str, uses: Mapping[str, datetime]) -> None:
+        """See `ProjectStorage.note_key_uses`."""
+        if is_id(project_id):
+            await self._locks.run_for_project(project_id, partial(self._note_key_uses, project_id, uses))
 
     def _load(self, project_id: str) -> ProjectRecord | None:
         return load_project(self._layout.metadata(project_id), project_id) if is_id(project_id) else None
+
+    def _found(self, project_id: str) -> ProjectRecord:
+        record = self._load(project_id)
+        if record is None:
+            raise ProjectNotFound(project_id)
+        return record
 
     def _create(self, record: ProjectRecord) -> None:
         project = record.project
@@ -98,7 +130,8 @@ class FileSystemProjects:
                 files.make_directory(unborn / ".secrets")
                 files.make_directory(unborn / "executions")
                 files.write(unborn / METADATA, dump(project_to_json(record)))
-                self._index.put_key(record.credential.digest, project.id)
+                for key in record.keys:
+                    self._index.put_key(key.credential.digest, project.id)
                 self._index.put_project(project.created_at, project.id)
                 unborn.rename(home)
                 files.sync_directory(self._layout.root)
@@ -107,13 +140,11 @@ class FileSystemProjects:
                 raise
 
     def _update(self, project_id: str, changes: ProjectChanges, expected_revision: int | None) -> Project:
-        record = self._load(project_id)
-        if record is None:
-            raise ProjectNotFound(project_id)
+        record = self._found(project_id)
         if expected_revision not in (None, record.project.revision):
             raise RevisionConflict("the project changed since it was read")
         project = changed(record.project, changes, timestamps.now())
-        files.write(self._layout.metadata(project_id), dump(project_to_json(ProjectRecord(project, record.credential))))
+        files.write(self._layout.metadata(project_id), dump(project_to_json(ProjectRecord(project, record.keys))))
         return project
 
     def _delete(self, project_id: str) -> tuple[str, ...]:
@@ -128,6 +159,20 @@ class FileSystemProjects:
     def _find_key(self, digest: str) -> KeyOwner | None:
         project_id = self._index.find_key(digest)
         record = None if project_id is None else self._load(project_id)
-        if record is None or record.credential.digest != digest:
+        if record is None:
             return None
-        return KeyOwner(record.project.id, record.credential)
+        found = (KeyOwner(record.project.id, key) for key in record.keys if key.credential.digest == digest)
+        return next(found, None)
+
+    def _change_keys(self, project_id: str, change: Callable[[ApiKeys], ApiKeys]) -> ApiKeys:
+        record = self._found(project_id)
+        keys = change(record.keys)
+        if any(DIGEST.fullmatch(key.credential.digest) is None for key in keys):
+            raise ValueError("the digest of a key is 64 hexadecimal digits in lower case")
+        self._keys.change(record, keys)
+        return keys
+
+    def _note_key_uses(self, project_id: str, uses: Mapping[str, datetime]) -> None:
+        record = self._load(project_id)
+        if record is not None:
+            self._keys.note_uses(record, uses)

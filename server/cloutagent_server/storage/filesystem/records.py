@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from cloutagent_server.domain import event_json, timestamps
+from cloutagent_server.domain.api_key import DEFAULT_KEY_NAME, ApiKey, ApiKeys
 from cloutagent_server.domain.cost import ExceededLimit, Usage
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.events import Failure, FailureReason
@@ -21,7 +25,24 @@ from cloutagent_server.storage.filesystem.schema import Fields, Schema, parse
 
 T = TypeVar("T")
 
-PROJECT: Final = Schema(1)
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def _with_named_keys(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had one key, without an id. The one made here is the same at every reading, and tells no digest."""
+    fields = dict(document)
+    key = {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, str(fields.get("id")))),
+        "name": DEFAULT_KEY_NAME,
+        "digest": fields.pop("apiKeyDigest", None),
+        "hash": fields.get("apiKeyHash"),
+        "createdAt": fields.get("createdAt"),
+    }
+    return {**fields, "apiKeys": [{name: value for name, value in key.items() if value is not None}]}
+
+
+PROJECT: Final = Schema(2, {1: _with_named_keys})
+KEY_USES: Final = Schema(1)
 EXECUTION: Final = Schema(1)
 STATE: Final = Schema(1)
 KEY_CHECK: Final = Schema(1)
@@ -57,7 +78,12 @@ class ProjectRecord:
     """What a project's metadata.json holds."""
 
     project: Project
-    credential: KeyCredential
+    keys: ApiKeys
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What leads to the project: the digest of each of its keys."""
+        return tuple(key.credential.digest for key in self.keys)
 
 
 def project_to_json(record: ProjectRecord) -> dict[str, Any]:
@@ -73,8 +99,9 @@ def project_to_json(record: ProjectRecord) -> dict[str, Any]:
             "createdAt": timestamps.to_text(project.created_at),
             "updatedAt": timestamps.to_text(project.updated_at),
             "revision": project.revision,
-            "apiKeyHash": record.credential.hash,
-            "apiKeyDigest": record.credential.digest,
+            # Where the contract wants one hash: that of the default key.
+            **({"apiKeyHash": record.keys[0].credential.hash} if record.keys else {}),
+            "apiKeys": [_key_to_json(key) for key in record.keys],
         }
     )
 
@@ -93,9 +120,12 @@ def project_from_json(document: object) -> ProjectRecord:
             updated_at=fields.time("updatedAt"),
             revision=fields.whole("revision", least=1),
         ),
-        KeyCredential(fields.text("apiKeyDigest"), fields.text("apiKeyHash")),
+        tuple(map(_key, fields.items("apiKeys"))),
     )
+    default_hash = fields.optional(fields.text, "apiKeyHash")
     fields.end()
+    if default_hash != (record.keys[0].credential.hash if record.keys else None):
+        raise ValueError("apiKeyHash is not the hash of the first of apiKeys")
     return record
 
 
@@ -109,6 +139,19 @@ def load_project(path: Path, project_id: str) -> ProjectRecord | None:
     if record is not None and record.project.id != project_id:
         raise StoredDataDamaged(str(path), "id is another project's")
     return record
+
+
+def key_uses_to_json(uses: Mapping[str, datetime]) -> dict[str, Any]:
+    """The document that holds when keys were last used."""
+    return KEY_USES.stamp({"lastUsedAt": {key_id: timestamps.to_text(time) for key_id, time in uses.items()}})
+
+
+def key_uses_from_json(document: object) -> Mapping[str, datetime]:
+    """The times that a document holds, by key id. Raises ValueError."""
+    fields = KEY_USES.open(document)
+    uses = {key_id: timestamps.from_text(time) for key_id, time in fields.text_map("lastUsedAt").items()}
+    fields.end()
+    return uses
 
 
 def secrets_to_json(secrets: Mapping[str, SealedSecret]) -> dict[str, str]:
@@ -228,6 +271,29 @@ def snapshot_from_json(document: object, created: Execution) -> Snapshot:
     )
     fields.end()
     return snapshot
+
+
+def _key_to_json(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "digest": key.credential.digest,
+        "hash": key.credential.hash,
+        "createdAt": timestamps.to_text(key.created_at),
+        **({} if key.expires_at is None else {"expiresAt": timestamps.to_text(key.expires_at)}),
+    }
+
+
+def _key(fields: Fields) -> ApiKey:
+    key = ApiKey(
+        id=fields.identifier("id"),
+        name=fields.text("name"),
+        credential=KeyCredential(fields.matching("digest", DIGEST), fields.text("hash")),
+        created_at=fields.time("createdAt"),
+        expires_at=fields.optional(fields.time, "expiresAt"),
+    )
+    fields.end()
+    return key
 
 
 def _agent_to_json(agent: AgentConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.index import Index
+from cloutagent_server.storage.filesystem.keys import KeyFiles
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.log import read_execution
 from cloutagent_server.storage.filesystem.pages import readable
@@ -21,7 +22,7 @@ from cloutagent_server.storage.filesystem.replacing import complete_replacements
 _log = structlog.get_logger(__name__)
 
 
-def recover(layout: Layout, index: Index, removal: Removal) -> None:
+def recover(layout: Layout, index: Index, removal: Removal, keys: KeyFiles) -> None:
     """Clean up after a crash. Nobody else may change the folder meanwhile.
 
     The index is built anew when it is missing or was never completed, for example in a folder that was put back from
@@ -36,8 +37,11 @@ def recover(layout: Layout, index: Index, removal: Removal) -> None:
     complete_replacements(layout, index, removal)
     for execution_id in filter(is_id, index.unfinished()):
         _check_unfinished(layout, index, removal, execution_id)
+    index.remove_unwritten_key_changes()
+    for project_id in index.key_changes():
+        _settle_keys(keys, project_id)
     for project_id in filter(is_id, files.names_in(layout.root)):
-        for path in (layout.metadata(project_id), layout.secrets(project_id)):
+        for path in (layout.metadata(project_id), layout.secrets(project_id), layout.key_uses(project_id)):
             files.temporary_path(path).unlink(missing_ok=True)
 
 
@@ -46,7 +50,8 @@ def rebuild_index(layout: Layout, index: Index) -> None:
     index.clear()
     index.prepare()
     for project_id, record in readable(files.names_in(layout.root), partial(_project, layout)):
-        index.put_key(record.credential.digest, project_id)
+        for key in record.keys:
+            index.put_key(key.credential.digest, project_id)
         index.put_project(record.project.created_at, project_id)
         for execution_id in filter(is_id, files.names_in(layout.executions(project_id))):
             _index_execution(layout, index, project_id, execution_id)
@@ -67,6 +72,13 @@ def _index_execution(layout: Layout, index: Index, project_id: str, execution_id
         index.put_execution(project_id, execution_id, execution.created_at, key)
         if execution.status.terminal:
             index.set_finished(execution_id)
+
+
+def _settle_keys(keys: KeyFiles, project_id: str) -> None:
+    try:
+        keys.settle(project_id)
+    except StoredDataDamaged as fault:
+        _log.error("damaged_record_left_out", location=fault.location, fault=fault.fault)
 
 
 def _check_unfinished(layout: Layout, index: Index, removal: Removal, execution_id: str) -> None:

@@ -51,7 +51,8 @@ class Removal:
     def undo_project(self, record: ProjectRecord, directories: Iterable[Path]) -> None:
         """Take back the creation of a project, as far as it came."""
         with suppress(OSError):
-            self._index.remove_key(record.credential.digest, record.project.id)
+            for key in record.keys:
+                self._index.remove_key(key.credential.digest, record.project.id)
         with suppress(OSError):
             self._index.remove_project(record.project.id, record.project.created_at)
         _remove_all(directories)
@@ -98,7 +99,8 @@ class Removal:
         with suppress(StoredDataDamaged):
             record = load(directory / METADATA, project_from_json)
         if record is not None:
-            self._index.remove_key(record.credential.digest, project_id)
+            for key in record.keys:
+                self._index.remove_key(key.credential.digest, project_id)
         for execution_id in filter(is_id, files.names_in(directory / "executions")):
             self._index.remove_execution(execution_id)
         self._index.remove_project(project_id, None if record is None else record.project.created_at)

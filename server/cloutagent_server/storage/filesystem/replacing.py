@@ -40,7 +40,8 @@ def complete_replacement(layout: Layout, index: Index, removal: Removal, project
     if record is None:
         raise StoredDataDamaged(str(ready / METADATA), "is missing")
     before = _present(layout, project_id)
-    index.put_key(record.credential.digest, project_id)
+    for digest in record.digests:
+        index.put_key(digest, project_id)
     index.put_project(record.project.created_at, project_id)
     files.make_directory(home / SECRETS)
     files.make_directory(home / EXECUTIONS)
@@ -57,8 +58,9 @@ def complete_replacement(layout: Layout, index: Index, removal: Removal, project
             (ready / EXECUTIONS / execution_id).rename(home / EXECUTIONS / execution_id)
     files.sync_directory(home / EXECUTIONS)
     files.write(home / METADATA, files.read(ready / METADATA) or b"")
-    if before is not None and before.credential.digest != record.credential.digest:
-        index.remove_key(before.credential.digest, project_id)
+    for digest in () if before is None else before.digests:
+        if digest not in record.digests:
+            index.remove_key(digest, project_id)
     if before is not None and before.project.created_at != record.project.created_at:
         index.remove_place(paging.position(before.project.created_at, project_id))
     removal.discard(ready)

@@ -120,6 +120,13 @@ class Fields:
             self._fail(name, "is not hexadecimal")
         return value
 
+    def matching(self, name: str, pattern: re.Pattern[str]) -> str:
+        """A text of which the whole matches a pattern."""
+        value = self.text(name)
+        if pattern.fullmatch(value) is None:
+            self._fail(name, "is not of the right form")
+        return value
+
     def texts(self, name: str) -> Sequence[str]:
         """A list of texts."""
         values = self._typed(name, list, "a list")
@@ -138,12 +145,12 @@ class Fields:
         """An object with fields of its own."""
         return Fields(self._typed(name, dict, "an object"), f"{self._path}{name}.")
 
-    def objects(self, name: str) -> Sequence[Fields]:
+    def items(self, name: str) -> Sequence[Fields]:
         """A list of objects with fields of their own."""
         values = self._typed(name, list, "a list")
         if not all(isinstance(value, dict) for value in values):
             self._fail(name, "holds something that is not an object")
-        return [Fields(value, f"{self._path}{name}.") for value in values]
+        return [Fields(value, f"{self._path}{name}[{number}].") for number, value in enumerate(values)]
 
     def optional(self, read: Callable[[str], T], name: str) -> T | None:
         """What `read` makes of the field; None if it is absent."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from heapq import nsmallest
 
 from cloutagent_server.domain import timestamps
+from cloutagent_server.domain.api_key import ApiKeys
 from cloutagent_server.domain.errors import ProjectNotFound, RevisionConflict
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.base import KeyOwner, Page
-from cloutagent_server.storage.changes import changed, created
+from cloutagent_server.storage.changes import changed, created, first_key, used
 from cloutagent_server.storage.memory.records import ProjectRecord, Records
 
 
@@ -23,7 +26,7 @@ class MemoryProjects:
     async def create(self, draft: ProjectDraft, credential: KeyCredential) -> Project:
         """See `ProjectStorage.create`."""
         project = created(draft, new_id(), timestamps.now())
-        self._records.projects[project.id] = ProjectRecord(project, credential)
+        self._records.projects[project.id] = ProjectRecord(project, (first_key(project, credential),))
         self._records.keys[credential.digest] = project.id
         return project
 
@@ -34,9 +37,7 @@ class MemoryProjects:
 
     async def update(self, project_id: str, changes: ProjectChanges, expected_revision: int | None = None) -> Project:
         """See `ProjectStorage.update`."""
-        record = self._records.projects.get(project_id)
-        if record is None:
-            raise ProjectNotFound(project_id)
+        record = self._found(project_id)
         if expected_revision not in (None, record.project.revision):
             raise RevisionConflict("the project changed since it was read")
         record.project = changed(record.project, changes, timestamps.now())
@@ -47,8 +48,7 @@ class MemoryProjects:
         record = self._records.projects.pop(project_id, None)
         if record is None:
             return
-        if self._records.keys.get(record.credential.digest) == project_id:
-            del self._records.keys[record.credential.digest]
+        self._forget_keys(project_id, record.keys)
         for execution_id in record.execution_ids:
             self._records.remove_execution(execution_id)
 
@@ -68,4 +68,42 @@ class MemoryProjects:
     async def find_key(self, digest: str) -> KeyOwner | None:
         """See `ProjectStorage.find_key`."""
         project_id = self._records.keys.get(digest)
-        return None if project_id is None else KeyOwner(project_id, self._records.projects[project_id].credential)
+        if project_id is None:
+            return None
+        keys = self._records.projects[project_id].keys
+        return KeyOwner(project_id, next(key for key in keys if key.credential.digest == digest))
+
+    async def read_keys(self, project_id: str) -> ApiKeys:
+        """See `ProjectStorage.read_keys`."""
+        return self._found(project_id).keys
+
+    async def change_keys(self, project_id: str, change: Callable[[ApiKeys], ApiKeys]) -> ApiKeys:
+        """See `ProjectStorage.change_keys`."""
+        record = self._found(project_id)
+        keys = change(record.keys)
+        self._forget_keys(project_id, record.keys)
+        record.keys = keys
+        self._records.keys.update({key.credential.digest: project_id for key in keys})
+        return keys
+
+    async def read_key_uses(self, project_id: str) -> Mapping[str, datetime]:
+        """See `ProjectStorage.read_key_uses`."""
+        record = self._records.projects.get(project_id)
+        return {} if record is None else record.key_uses
+
+    async def note_key_uses(self, project_id: str, uses: Mapping[str, datetime]) -> None:
+        """See `ProjectStorage.note_key_uses`."""
+        record = self._records.projects.get(project_id)
+        if record is not None:
+            record.key_uses = used(record.key_uses, uses, record.keys)
+
+    def _found(self, project_id: str) -> ProjectRecord:
+        record = self._records.projects.get(project_id)
+        if record is None:
+            raise ProjectNotFound(project_id)
+        return record
+
+    def _forget_keys(self, project_id: str, keys: ApiKeys) -> None:
+        for key in keys:
+            if self._records.keys.get(key.credential.digest) == project_id:
+                del self._records.keys[key.credential.digest]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from cloutagent_server.domain.api_key import ApiKeys
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.domain.execution import Execution
-from cloutagent_server.domain.project import KeyCredential, Project
+from cloutagent_server.domain.project import Project
 from cloutagent_server.domain.secret import SealedSecret
 from cloutagent_server.storage.watchers import Watchers
 
@@ -16,7 +19,8 @@ class ProjectRecord:
     """A project with all that goes when it goes. `idempotency` leads from a key to the execution it stands for."""
 
     project: Project
-    credential: KeyCredential
+    keys: ApiKeys
+    key_uses: Mapping[str, datetime] = field(default_factory=dict)
     secrets: dict[str, SealedSecret] = field(default_factory=dict)
     execution_ids: set[str] = field(default_factory=set)
     idempotency: dict[str, str] = field(default_factory=dict)

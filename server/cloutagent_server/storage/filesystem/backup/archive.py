@@ -185,7 +185,7 @@ def _from_json(document: object) -> Manifest:
         fields.text("serverVersion"),
         fields.time("createdAt"),
         fields.truth("executions"),
-        tuple(_file(each) for each in fields.objects("files")),
+        tuple(_file(each) for each in fields.items("files")),
     )
     fields.end()
     if len({file.path for file in manifest.files}) < len(manifest.files):

@@ -223,7 +223,8 @@ class _Restore:
     def _create(self, record: ProjectRecord, ready: Path) -> None:
         home = self._layout.project(record.project.id)
         try:
-            self._index.put_key(record.credential.digest, record.project.id)
+            for digest in record.digests:
+                self._index.put_key(digest, record.project.id)
             self._index.put_project(record.project.created_at, record.project.id)
             for execution_id in files.names_in(ready / EXECUTIONS):
                 index_execution(self._index, ready, execution_id)

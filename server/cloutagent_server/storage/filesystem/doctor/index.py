@@ -9,7 +9,6 @@ from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.filesystem.doctor.findings import BY_REPAIR, Finding, Folder, Severity
-from cloutagent_server.storage.filesystem.doctor.projects import DIGEST
 from cloutagent_server.storage.filesystem.index import ExecutionEntry
 from cloutagent_server.storage.filesystem.recovery import rebuild_index
 
@@ -51,7 +50,7 @@ def _missing(folder: Folder) -> Iterator[Finding]:
         if _key_missing(folder, project_id):
             yield _finding(
                 project_id,
-                "the index does not lead from its API key to it",
+                "the index does not lead from its API keys to it",
                 partial(_key_missing, folder, project_id),
                 partial(_put_key, folder, project_id),
             )
@@ -66,18 +65,16 @@ def _missing(folder: Folder) -> Iterator[Finding]:
 
 def _key_missing(folder: Folder, project_id: str) -> bool:
     record = folder.record(project_id)
-    if record is None or DIGEST.fullmatch(record.credential.digest) is None:
-        return False
     try:
-        return folder.index.find_key(record.credential.digest) != project_id
+        return record is not None and any(folder.index.find_key(digest) != project_id for digest in record.digests)
     except StoredDataDamaged:
         return True
 
 
 def _put_key(folder: Folder, project_id: str) -> None:
     record = folder.record(project_id)
-    if record is not None:
-        folder.index.put_key(record.credential.digest, project_id)
+    for digest in () if record is None else record.digests:
+        folder.index.put_key(digest, project_id)
 
 
 def _place_missing(folder: Folder, project_id: str) -> bool:
@@ -109,7 +106,7 @@ def _key_stale(folder: Folder, digest: str) -> bool:
     record = folder.record(project_id)
     if record is None:
         return not folder.layout.metadata(project_id).exists()
-    return record.credential.digest != digest
+    return digest not in record.digests
 
 
 def _stale_places(folder: Folder) -> Iterator[Finding]:

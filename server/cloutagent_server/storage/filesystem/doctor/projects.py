@@ -13,7 +13,6 @@ from cloutagent_server.storage.filesystem.doctor.findings import FROM_BACKUP, Fi
 from cloutagent_server.storage.filesystem.records import ProjectRecord, load_project
 
 _BCRYPT: Final = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
-DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def check_projects(folder: Folder) -> Iterable[Finding]:
@@ -45,10 +44,9 @@ def _faults(record: ProjectRecord) -> Iterator[str]:
         yield "updatedAt is earlier than createdAt"
     yield from _agent_faults(project.agent)
     yield from _limit_faults(project.limits)
-    if DIGEST.fullmatch(record.credential.digest) is None:
-        yield "apiKeyDigest is not 64 hexadecimal digits in lower case"
-    if _BCRYPT.fullmatch(record.credential.hash) is None:
-        yield "apiKeyHash is not a bcrypt hash"
+    for number, key in enumerate(record.keys):
+        if _BCRYPT.fullmatch(key.credential.hash) is None:
+            yield f"apiKeys[{number}].hash is not a bcrypt hash"
 
 
 def _agent_faults(agent: AgentConfig) -> Iterator[str]:

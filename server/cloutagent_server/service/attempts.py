@@ -1,0 +1,43 @@
+"""Attempts with keys that are not valid, counted by the address that they come from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from cloutagent_server.domain.errors import ApiKeyInvalid, AuthenticationRateLimited
+
+DEFAULT_FAILURES_PER_MINUTE: Final = 20
+SOURCES: Final = 10_000
+# Seconds; more than the clock's sums are off by.
+_ROUNDING: Final = 1e-6
+
+
+class FailedAttempts:
+    """A token bucket for each source: `per_minute` failures at once, and as many again spread over a minute.
+
+    A valid key is never counted and passes from a source whose bucket is empty too: many callers may share an address,
+    a look-up costs next to nothing, and no key is found by trying, for it has 122 random bits. Memory is bounded: of
+    more than 10,000 sources the one that failed longest ago is forgotten.
+    """
+
+    def __init__(
+        self, per_minute: int = DEFAULT_FAILURES_PER_MINUTE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds_each = 60 / per_minute
+        self._burst_seconds = 60 - self._seconds_each
+        self._clock = clock
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def failure(self, source: str) -> ApiKeyInvalid | AuthenticationRateLimited:
+        """Count a failed attempt; returns what to answer it with: the latter when the bucket is empty."""
+        now = self._clock()
+        full_at = max(self._full_at.pop(source, now), now)
+        wait = full_at - self._burst_seconds - now - _ROUNDING
+        self._full_at[source] = full_at if wait > 0 else full_at + self._seconds_each
+        if len(self._full_at) > SOURCES:
+            self._full_at.popitem(last=False)
+        return AuthenticationRateLimited(math.ceil(wait)) if wait > 0 else ApiKeyInvalid()
