@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from cloutagent_server import __version__
@@ -11,12 +12,13 @@ from cloutagent_server.engine.claude import ClaudeEngine
 from cloutagent_server.engine.gateway import ModelGateway
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.service.auth import Authenticator
-from cloutagent_server.service.cipher import Cipher
 from cloutagent_server.service.executions import ExecutionService
+from cloutagent_server.service.key_rotation import Progress, rotate_encryption_key
+from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.projects import ProjectService
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.watch import WatchService
-from cloutagent_server.settings import Settings
+from cloutagent_server.settings import Environment, Settings, split_keys
 from cloutagent_server.storage.base import Storage
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.transport.server import GrpcServer, Services
@@ -32,8 +34,6 @@ class App:
 
     def __init__(self, settings: Settings, storage: Storage, engine: Engine, prices: PriceList) -> None:
         """`settings` must have an encryption key."""
-        if settings.encryption_key is None:
-            raise ValueError("the settings have no encryption key")
         self._settings = settings
         self._storage = storage
         self._engine = engine
@@ -41,7 +41,7 @@ class App:
         self._authenticator = Authenticator(
             storage.projects, None if admin_key is None else admin_key.get_secret_value()
         )
-        self._secrets = SecretManager(storage.secrets, Cipher(settings.encryption_key.get_secret_value()))
+        self._secrets = SecretManager(storage.secrets, keyring_of(settings), adopted_only(settings))
         self._executions = ExecutionService(
             storage,
             self._secrets,
@@ -102,3 +102,25 @@ class App:
         self._authenticator.close()
         await self._storage.stop()
         log.info("stopped")
+
+
+def keyring_of(settings: Settings) -> Keyring:
+    """The keys of the stored secrets. Raises ValueError if the settings have none."""
+    if settings.encryption_key is None:
+        raise ValueError("the settings have no encryption key")
+    return Keyring(settings.encryption_key.get_secret_value(), split_keys(settings.encryption_keys_retired))
+
+
+def adopted_only(settings: Settings) -> bool:
+    """Whether secrets that another program added are refused until they are adopted."""
+    return settings.app_env is Environment.PRODUCTION
+
+
+async def rotate_key(settings: Settings, report: Callable[[Progress], None]) -> Progress:
+    """Seal all stored secrets with ENCRYPTION_KEY; see `rotate_encryption_key`."""
+    storage = FileSystemStorage(settings.project_root)
+    await storage.start()
+    try:
+        return await rotate_encryption_key(storage.secrets, keyring_of(settings), adopted_only(settings), report)
+    finally:
+        await storage.stop()

@@ -10,10 +10,12 @@ import typer
 import uvloop
 
 from cloutagent_server import __version__, logs, supervisor
+from cloutagent_server.app import rotate_key
 from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.envoy_process import EnvoyFailed
 from cloutagent_server.folder_lock import FolderInUse
-from cloutagent_server.service.secrets import WrongEncryptionKey
+from cloutagent_server.service.key_rotation import Progress
+from cloutagent_server.service.secret_care import WrongEncryptionKey
 from cloutagent_server.settings import ENV_FILE, InvalidSettings, Settings, load, with_encryption_key
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.supervisor import ComponentDied, Stack
@@ -64,6 +66,32 @@ def validate_env(local_model: LocalModelOption = False) -> None:
         typer.echo(f"{name.upper()}={'' if value is None else value}")
 
 
+@cli.command("rotate-encryption-key")
+def rotate_encryption_key() -> None:
+    """Seal all stored secrets with ENCRYPTION_KEY, opening them with ENCRYPTION_KEYS_RETIRED, while servers run.
+
+    It can be killed and run again. Once it exits with 0 the retired keys are not needed any more; with 1 it names what
+    could not be sealed anew.
+    """
+    # What the model needs is of no concern here.
+    settings = _load(local_model=True)
+    if settings.encryption_key is None:
+        typer.echo("ENCRYPTION_KEY: is required here: the key to seal with", err=True)
+        raise typer.Exit(1)
+    logs.configure(settings.log_level)
+
+    async def rotate() -> None:
+        done = await rotate_key(settings, _report)
+        for fault in done.faults:
+            typer.echo(fault, err=True)
+        if done.faults:
+            typer.echo("the retired keys are still needed", err=True)
+            raise typer.Exit(1)
+        typer.echo(f"{done.total} projects are sealed with ENCRYPTION_KEY; the retired keys are not needed any more")
+
+    _run(rotate())
+
+
 @cli.command()
 def version() -> None:
     """Print the version."""
@@ -112,6 +140,13 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 def _fail(fault: str) -> NoReturn:
     typer.echo(f"cloutagent-server: {fault}", err=True)
     raise typer.Exit(1) from None
+
+
+def _report(progress: Progress) -> None:
+    typer.echo(
+        f"{progress.projects} of {progress.total} projects: {progress.sealed_anew} values sealed anew, "
+        f"{len(progress.faults)} faults"
+    )
 
 
 def _announce(stack: Stack) -> None:

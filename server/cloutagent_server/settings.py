@@ -74,6 +74,10 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Key of the stored secrets: 64 hex digits. Generated in development, required in production.",
     )
+    encryption_keys_retired: SecretStr | None = Field(
+        None,
+        description="Earlier encryption keys, comma-separated: they open what they sealed, and seal nothing.",
+    )
     admin_api_key: SecretStr | None = Field(
         None,
         validate_default=True,
@@ -130,12 +134,24 @@ class Settings(BaseSettings):
             raise ValueError("must be 64 hex digits; make one with: openssl rand -hex 32")
         return _required_in_production(value, info)
 
+    @field_validator("encryption_keys_retired")
+    @classmethod
+    def _hex_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(map(_KEY.fullmatch, split_keys(value))):
+            raise ValueError("must be keys of 64 hex digits, separated by commas")
+        return value
+
     @field_validator("admin_api_key")
     @classmethod
     def _long_enough(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("must have 16 characters or more")
         return _required_in_production(value, info)
+
+
+def split_keys(keys: SecretStr | None) -> list[str]:
+    """The keys in a comma-separated list."""
+    return [] if keys is None else [key.strip() for key in keys.get_secret_value().split(",")]
 
 
 def is_loopback(url: str) -> bool:

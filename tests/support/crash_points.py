@@ -18,6 +18,7 @@ from typing import Any
 from cloutagent_server.domain.project import ProjectChanges
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
+from tests.support.secret_changes import put_secret
 
 _KILLED = 77
 _CHANGING = ("write", "fsync", "rename", "unlink", "mkdir", "rmdir", "ftruncate", "open")
@@ -28,7 +29,7 @@ OPERATIONS: dict[str, Operation] = {
     "create project": lambda storage, _, __: storage.projects.create(builders.project_draft(), builders.credential()),
     "update project": lambda storage, project_id, _: storage.projects.update(project_id, ProjectChanges(name="new")),
     "delete project": lambda storage, project_id, _: storage.projects.delete(project_id),
-    "put secret": lambda storage, project_id, _: storage.secrets.put(project_id, "NEW", builders.sealed_secret()),
+    "put secret": lambda storage, project_id, _: put_secret(storage, project_id, "NEW", builders.sealed_secret()),
     "create execution": lambda storage, project_id, _: storage.executions.create(
         builders.execution(project_id, idempotency=builders.idempotency(key="crash"))
     ),

@@ -91,6 +91,21 @@ class SecretNotFound(NotFound):
         super().__init__(f"the project has no secret named {name}", name=name)
 
 
+class SecretVersionNotFound(NotFound):
+    """The secret has no such version, or no longer."""
+
+    def __init__(self, name: str, version: int) -> None:
+        super().__init__(f"the secret {name} has no version {version}", name=name, version=str(version))
+
+
+class SecretVersionConflict(CloutAgentError):
+    """The secret is not at the version that the caller expects. `version` is the one it is at; 0 if there is none."""
+
+    def __init__(self, name: str, version: int) -> None:
+        state = f"is at version {version}" if version else "does not exist"
+        super().__init__(f"the secret {name} {state}", name=name, version=str(version))
+
+
 class RevisionConflict(CloutAgentError):
     """The record changed since the caller read it, or another writer came first."""
 

@@ -38,6 +38,8 @@ CATALOGUE: Final[Mapping[type[errors.CloutAgentError], Entry]] = {
     errors.ProjectNotFound: Entry(_Code.NOT_FOUND, ErrorReason.PROJECT_NOT_FOUND),
     errors.ExecutionNotFound: Entry(_Code.NOT_FOUND, ErrorReason.EXECUTION_NOT_FOUND),
     errors.SecretNotFound: Entry(_Code.NOT_FOUND, ErrorReason.SECRET_NOT_FOUND),
+    errors.SecretVersionNotFound: Entry(_Code.NOT_FOUND, ErrorReason.SECRET_VERSION_NOT_FOUND),
+    errors.SecretVersionConflict: Entry(_Code.ABORTED, ErrorReason.SECRET_VERSION_CONFLICT),
     errors.RevisionConflict: Entry(_Code.ABORTED, ErrorReason.REVISION_CONFLICT),
     errors.IdempotencyKeyReused: Entry(_Code.ALREADY_EXISTS, ErrorReason.IDEMPOTENCY_KEY_REUSED),
     errors.ExecutionNotFinished: Entry(_Code.FAILED_PRECONDITION, ErrorReason.EXECUTION_NOT_FINISHED),

@@ -15,6 +15,7 @@ from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
 from tests.support.crash_points import OPERATIONS
 from tests.support.folders import leftovers, tree
+from tests.support.secret_changes import put_secret, secrets_of
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -46,7 +47,7 @@ async def seen(
         "projects": len((await storage.projects.list(10)).items),
         "name": updated and updated.name,
         "key": await storage.projects.find_key(key.digest),
-        "secrets": sorted(await storage.secrets.read(project.id)),
+        "secrets": sorted(await secrets_of(storage, project.id)),
         "executions": len((await storage.executions.list(project.id, 10)).items),
         "unfinished": len(await storage.executions.list_unfinished()),
         "execution": execution,
@@ -60,7 +61,7 @@ async def test_a_crash_leaves_an_operation_done_or_not_done(
 ) -> None:
     key = builders.credential()
     project = await storage.projects.create(builders.project_draft(), key)
-    await storage.secrets.put(project.id, "TOKEN", builders.sealed_secret())
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
     execution = await storage.executions.create(builders.execution(project.id, idempotency=builders.idempotency()))
     await storage.executions.append(builders.events(execution.id, [builders.started(), builders.text_delta()]))
     before = await seen(storage, project, key, execution.id)

@@ -17,6 +17,7 @@ from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
+from tests.support.secret_changes import put_secret, remove_secret, secrets_of
 from tests.unit.storage.conftest import OpenStorage
 
 NOT_DOCUMENTS = [b"", b"{", b"null", b"[]", b'"text"', b"\xff\xfe{}", b"{}", b'{"schemaVersion":true}', b"[" * 100_000]
@@ -165,9 +166,9 @@ async def test_damaged_secrets(storage: FileSystemStorage, project: Project, roo
     path.write_bytes(content)
     await refused(
         path,
-        storage.secrets.read(project.id),
-        storage.secrets.put(project.id, "OTHER", builders.sealed_secret()),
-        storage.secrets.remove(project.id, "TOKEN"),
+        secrets_of(storage, project.id),
+        put_secret(storage, project.id, "OTHER", builders.sealed_secret()),
+        remove_secret(storage, project.id, "TOKEN"),
     )
 
 

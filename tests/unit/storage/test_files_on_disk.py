@@ -15,13 +15,14 @@ from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
 from tests.support.folders import leftovers
+from tests.support.secret_changes import put_secret, remove_secret, secrets_of
 
 
 async def fill(storage: FileSystemStorage) -> tuple[Project, Execution]:
     """Do everything once that writes a file."""
     project = await storage.projects.create(builders.project_draft(), builders.credential())
     await storage.projects.update(project.id, ProjectChanges(name="New"))
-    await storage.secrets.put(project.id, "TOKEN", builders.sealed_secret())
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
     await storage.secrets.put_key_check(builders.sealed_secret())
     execution = await storage.executions.create(builders.execution(project.id, idempotency=builders.idempotency()))
     await storage.executions.append(builders.events(execution.id, builders.payloads_of_a_run()))
@@ -65,8 +66,8 @@ async def test_no_identifier_ever_becomes_another_path(storage: FileSystemStorag
     for identifier in ("../escape", "/tmp/escape", "..", ".", "", ".index", "a/b", "\x00", new_id().upper()):
         await storage.projects.read(identifier)
         await storage.projects.delete(identifier)
-        await storage.secrets.read(identifier)
-        await storage.secrets.remove(identifier, "TOKEN")
+        await secrets_of(storage, identifier)
+        await remove_secret(storage, identifier, "TOKEN")
         await storage.executions.read(identifier)
         await storage.executions.list(identifier, 10)
         await storage.executions.delete(identifier)
@@ -76,8 +77,8 @@ async def test_no_identifier_ever_becomes_another_path(storage: FileSystemStorag
 
 async def test_secrets_are_in_the_contracts_format(storage: FileSystemStorage, project: Project, root: Path) -> None:
     first, second = builders.sealed_secret(), builders.sealed_secret()
-    await storage.secrets.put(project.id, "FIRST", first)
-    await storage.secrets.put(project.id, "SECOND", second)
+    await put_secret(storage, project.id, "FIRST", first)
+    await put_secret(storage, project.id, "SECOND", second)
     document = json.loads((root / project.id / ".secrets" / "secrets.enc").read_bytes())
     assert list(document) == ["FIRST", "SECOND"]
     for name, sealed in (("FIRST", first), ("SECOND", second)):
@@ -92,7 +93,7 @@ async def test_secrets_are_in_the_contracts_format(storage: FileSystemStorage, p
 async def test_secrets_written_by_others_are_read(storage: FileSystemStorage, project: Project, root: Path) -> None:
     text = '{"TOKEN":"{\\"iv\\":\\"00ff\\",\\"authTag\\":\\"AB\\",\\"encrypted\\":\\"\\"}"}'
     (root / project.id / ".secrets" / "secrets.enc").write_text(text)
-    secrets = await storage.secrets.read(project.id)
+    secrets = await secrets_of(storage, project.id)
     assert secrets == {"TOKEN": builders.sealed_secret(iv="00ff", auth_tag="AB", encrypted="")}
 
 

@@ -55,6 +55,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE, 503. The server is stopping, or its storage does not take writes now. Metadata: none."""
     INTERNAL_ERROR: _ErrorReason.ValueType  # 15
     """INTERNAL, 500. A fault of the server; the operator finds it in the log by the request id. Metadata: none."""
+    SECRET_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 20
+    """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
+    SECRET_VERSION_CONFLICT: _ErrorReason.ValueType  # 21
+    """ABORTED, 409. The secret is not at the version that the caller expects. Metadata: `name`, and as `version` the one
+    that it is at (0: it does not exist).
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reason of an error, machine-readable: the `reason` of the google.rpc.ErrorInfo in the error's details, by its name
@@ -94,4 +100,10 @@ SERVER_UNAVAILABLE: ErrorReason.ValueType  # 14
 """UNAVAILABLE, 503. The server is stopping, or its storage does not take writes now. Metadata: none."""
 INTERNAL_ERROR: ErrorReason.ValueType  # 15
 """INTERNAL, 500. A fault of the server; the operator finds it in the log by the request id. Metadata: none."""
+SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 20
+"""NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
+SECRET_VERSION_CONFLICT: ErrorReason.ValueType  # 21
+"""ABORTED, 409. The secret is not at the version that the caller expects. Metadata: `name`, and as `version` the one
+that it is at (0: it does not exist).
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -15,7 +15,7 @@ METADATA: Final = "metadata.json"
 class Layout:
     """The paths under one root.
 
-    `{project id}/metadata.json`, `{project id}/.secrets/secrets.enc` and
+    `{project id}/metadata.json`, `{project id}/.secrets/secrets.enc` with its `manifest.json`, and
     `{project id}/executions/{execution id}/events.jsonl` are the truth. `state.json` beside a log and all of `.index`
     are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.trash` holds what
     is being removed, `.locks` the lock files.
@@ -43,6 +43,10 @@ class Layout:
     def secrets(self, project_id: str) -> Path:
         """A project's sealed secrets."""
         return self.root / project_id / ".secrets" / "secrets.enc"
+
+    def manifest(self, project_id: str) -> Path:
+        """What binds a project's sealed secrets to their names and to the project."""
+        return self.root / project_id / ".secrets" / "manifest.json"
 
     def executions(self, project_id: str) -> Path:
         """The directory of a project's executions."""

@@ -38,7 +38,7 @@ def recover(layout: Layout, index: Index, removal: Removal) -> None:
     for execution_id in filter(is_id, index.unfinished()):
         _check_unfinished(layout, index, removal, execution_id)
     for project_id in filter(is_id, files.names_in(layout.root)):
-        for path in (layout.metadata(project_id), layout.secrets(project_id)):
+        for path in (layout.metadata(project_id), layout.secrets(project_id), layout.manifest(project_id)):
             files.temporary_path(path).unlink(missing_ok=True)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import KeyCredential, Project
-from cloutagent_server.domain.secret import SealedSecret
+from cloutagent_server.domain.secret import SealedSecret, SecretRecord
 from cloutagent_server.storage.watchers import Watchers
 
 
@@ -17,7 +17,7 @@ class ProjectRecord:
 
     project: Project
     credential: KeyCredential
-    secrets: dict[str, SealedSecret] = field(default_factory=dict)
+    secrets: SecretRecord = field(default_factory=SecretRecord)
     execution_ids: set[str] = field(default_factory=set)
     idempotency: dict[str, str] = field(default_factory=dict)
 
