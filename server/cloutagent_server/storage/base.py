@@ -97,7 +97,8 @@ class SecretStorage(Protocol):
         """Replace a project's secrets by what `change` makes of them, and return them as they stand then.
 
         Values and manifest change as one. Concurrent calls lose nothing: each `change` sees what the one before made.
-        It may be called in a thread and more than once, and changes nothing where it returns None or raises.
+        It may be called in a thread and more than once, and changes nothing where it returns None or raises. What a
+        crash left of an earlier change is completed or undone.
 
         Raises:
             ProjectNotFound: There is no such project.

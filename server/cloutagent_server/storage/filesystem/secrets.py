@@ -17,7 +17,7 @@ import structlog
 
 from cloutagent_server.domain.errors import CloutAgentError, ProjectNotFound, StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
-from cloutagent_server.domain.secret import SealedSecret, SecretRecord
+from cloutagent_server.domain.secret import SealedSecret, SecretManifest, SecretRecord
 from cloutagent_server.storage.changes import check_revision
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.layout import Layout
@@ -100,13 +100,13 @@ class FileSystemSecrets:
         return self._load(project_id)
 
     def _load(self, project_id: str) -> SecretRecord:
-        path = self._layout.manifest(project_id)
-        stored = load(path, manifest_record_from_json)
+        """The state that holds: of a change that was cut short, the one whose manifest fits the values better."""
+        stored = load(self._layout.manifest(project_id), manifest_record_from_json)
         values = load(self._layout.secrets(project_id), secrets_from_json) or {}
         if stored is None:
             return SecretRecord(values)
         if stored.manifest.project_id != project_id:
-            raise StoredDataDamaged(str(path), "projectId is another project's")
+            raise StoredDataDamaged(str(self._layout.manifest(project_id)), "projectId is another project's")
         new = SecretRecord(values, stored.manifest)
         if not stored.pending:
             return new
@@ -118,17 +118,25 @@ class FileSystemSecrets:
         old = self._load(project_id)
         new = change(old)
         if new is None:
+            self._settle(project_id, old)
             return old
         check_revision(old, new)
         self._replace(project_id, old, new)
         return new
+
+    def _settle(self, project_id: str, record: SecretRecord) -> None:
+        """Let the manifest of the state that holds stand alone, after a change that was cut short."""
+        path = self._layout.manifest(project_id)
+        stored = load(path, manifest_record_from_json)
+        if stored is not None and stored.pending:
+            _put_back(path, None if record.manifest is None else _settled(record.manifest))
 
     def _replace(self, project_id: str, old: SecretRecord, new: SecretRecord) -> None:
         """Let `new` take the place of `old`. When the values are in place, the change is made."""
         assert new.manifest is not None
         path, values_path = self._layout.manifest(project_id), self._layout.secrets(project_id)
         files.make_directory(path.parent)
-        settled = dump(manifest_record_to_json(ManifestRecord(new.manifest)))
+        settled = _settled(new.manifest)
         if new.values == old.values:
             files.write(path, settled)
             return
@@ -147,6 +155,10 @@ class FileSystemSecrets:
             files.write(path, settled)
         except OSError as fault:
             _log.warning("manifest_not_settled", location=str(path), fault=files.describe(fault))
+
+
+def _settled(manifest: SecretManifest) -> bytes:
+    return dump(manifest_record_to_json(ManifestRecord(manifest)))
 
 
 def _put_back(path: Path, content: bytes | None) -> None:
