@@ -172,6 +172,48 @@ async def test_damaged_secrets(storage: FileSystemStorage, project: Project, roo
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schemaVersion": 2},
+        {"schemaVersion": None},
+        {"projectId": "x"},
+        {"projectId": "0f0e0d0c-0b0a-4908-8706-050403020100"},
+        {"revision": 0},
+        {"keyId": "x"},
+        {"mac": None},
+        {"secrets": []},
+        {"secrets": {"no name": {}}},
+        {"secrets": {"TOKEN": {}}},
+        {"replaces": {}},
+        {"replaces": "x"},
+        {"more": 1},
+    ],
+)
+async def test_a_damaged_manifest(
+    storage: FileSystemStorage, project: Project, root: Path, change: dict[str, object]
+) -> None:
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
+    path = root / project.id / ".secrets" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
+    await refused(
+        path,
+        storage.secrets.read(project.id),
+        put_secret(storage, project.id, "OTHER", builders.sealed_secret()),
+        storage.secrets.update(project.id, lambda _: None),
+    )
+
+
+@pytest.mark.parametrize("history", [{}, [1], [{}], [{"version": 0}]])
+async def test_a_damaged_history(storage: FileSystemStorage, project: Project, root: Path, history: object) -> None:
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
+    path = root / project.id / ".secrets" / "manifest.json"
+    document = json.loads(path.read_bytes())
+    document["secrets"]["TOKEN"]["history"] = history
+    path.write_text(json.dumps(document))
+    await refused(path, storage.secrets.read(project.id))
+
+
 async def test_a_damaged_key_check(storage: FileSystemStorage, root: Path) -> None:
     path = root / ".key-check.json"
     path.write_bytes(b'{"schemaVersion":1,"iv":"00","authTag":"00"}')

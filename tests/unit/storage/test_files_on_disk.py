@@ -15,7 +15,7 @@ from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
 from tests.support.folders import leftovers
-from tests.support.secret_changes import put_secret, remove_secret, secrets_of
+from tests.support.secret_changes import KEY_ID, put_secret, remove_secret, secrets_of
 
 
 async def fill(storage: FileSystemStorage) -> tuple[Project, Execution]:
@@ -53,7 +53,7 @@ async def test_every_file_is_json_with_a_schema_version(storage: FileSystemStora
         first = path.read_bytes().splitlines()[0] if path.suffix == ".jsonl" else path.read_bytes()
         assert json.loads(first)["schemaVersion"] == 1, path
         seen.add(path.name)
-    assert {"metadata.json", "events.jsonl", "state.json", "version.json", ".key-check.json"} <= seen
+    assert {"metadata.json", "events.jsonl", "state.json", "version.json", ".key-check.json", "manifest.json"} <= seen
 
 
 async def test_nothing_temporary_is_left(storage: FileSystemStorage, root: Path) -> None:
@@ -88,6 +88,40 @@ async def test_secrets_are_in_the_contracts_format(storage: FileSystemStorage, p
             "authTag": sealed.auth_tag,
             "encrypted": sealed.encrypted,
         }
+
+
+async def test_the_manifest_lies_beside_the_values(storage: FileSystemStorage, project: Project, root: Path) -> None:
+    first, second = builders.sealed_secret(), builders.sealed_secret()
+    for sealed in (first, second):
+        await put_secret(storage, project.id, "TOKEN", sealed)
+    document = json.loads((root / project.id / ".secrets" / "manifest.json").read_bytes())
+    time = "2026-01-31T12:00:00.000Z"
+    assert document == {
+        "schemaVersion": 1,
+        "projectId": project.id,
+        "revision": 2,
+        "keyId": KEY_ID,
+        "secrets": {
+            "TOKEN": {
+                "version": 2,
+                "createdAt": time,
+                "updatedAt": time,
+                "keyId": KEY_ID,
+                "digest": second.digest,
+                "history": [
+                    {
+                        "version": 1,
+                        "createdAt": time,
+                        "keyId": KEY_ID,
+                        "iv": first.iv,
+                        "authTag": first.auth_tag,
+                        "encrypted": first.encrypted,
+                    }
+                ],
+            }
+        },
+        "mac": "ab" * 32,
+    }
 
 
 async def test_secrets_written_by_others_are_read(storage: FileSystemStorage, project: Project, root: Path) -> None:
