@@ -126,6 +126,7 @@ async def test_the_key_check_is_replaced_by_whoever_knows_what_stands(storage: S
 
 
 async def test_values_and_manifest_are_read_as_they_were_put(storage: Storage, project: Project) -> None:
+    record = SecretRecord()
     for number in range(12):
         stands, sealed = await storage.secrets.read(project.id), builders.sealed_secret()
         await put_secret(storage, project.id, "TOKEN", sealed)
