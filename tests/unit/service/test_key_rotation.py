@@ -195,3 +195,17 @@ async def test_a_medium_that_refuses_ends_the_rotation_and_it_goes_on_later(
     await assert_all_is_there(storage, ids, BOTH)
     assert (await rotate(storage)).sealed_anew == 4
     await assert_all_is_there(storage, ids, Keyring(NEW))
+
+
+async def test_a_version_sealed_with_a_key_that_is_gone_is_named(storage: Storage) -> None:
+    (project_id,) = await fill(storage, 1)
+    await manager(storage, BOTH).set_secret(project_id, "B", "b4")
+    await storage.secrets.put_key_check(Cipher(NEW).seal("x"), replaces=await storage.secrets.read_key_check())
+    done = await rotate(storage, Keyring(NEW))
+    assert [fault.partition(":")[0] for fault in sorted(done.faults)] == [
+        f"secret A of project {project_id}",
+        f"secret B of project {project_id}",
+    ]
+    assert all(Cipher(OLD).key_id in fault for fault in done.faults)
+    found = await secret_care.inspect(storage.secrets, Keyring(NEW), project_id)
+    assert ["version 3 cannot be opened" in found[0].fault, len(found)] == [True, 4]

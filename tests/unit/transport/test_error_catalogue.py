@@ -27,6 +27,8 @@ EXAMPLES: tuple[CloutAgentError, ...] = (
     errors.ProjectNotFound("p"),
     errors.ExecutionNotFound("e"),
     errors.SecretNotFound("TOKEN"),
+    errors.SecretVersionNotFound("TOKEN", 3),
+    errors.SecretVersionConflict("TOKEN", 3),
     errors.RevisionConflict("changed"),
     errors.IdempotencyKeyReused("e"),
     errors.ExecutionNotFinished("e"),

@@ -58,9 +58,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     SECRET_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 20
     """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
     SECRET_VERSION_CONFLICT: _ErrorReason.ValueType  # 21
-    """ABORTED, 409. The secret is not at the version that the caller expects. Metadata: `name`, and as `version` the one
-    that it is at (0: it does not exist).
-    """
+    """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reason of an error, machine-readable: the `reason` of the google.rpc.ErrorInfo in the error's details, by its name
@@ -103,7 +101,5 @@ INTERNAL_ERROR: ErrorReason.ValueType  # 15
 SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 20
 """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
 SECRET_VERSION_CONFLICT: ErrorReason.ValueType  # 21
-"""ABORTED, 409. The secret is not at the version that the caller expects. Metadata: `name`, and as `version` the one
-that it is at (0: it does not exist).
-"""
+"""ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
