@@ -55,9 +55,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE, 503. The server is stopping, or its storage does not take writes now. Metadata: none."""
     INTERNAL_ERROR: _ErrorReason.ValueType  # 15
     """INTERNAL, 500. A fault of the server; the operator finds it in the log by the request id. Metadata: none."""
-    SECRET_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 20
+    SECRET_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
-    SECRET_VERSION_CONFLICT: _ErrorReason.ValueType  # 21
+    SECRET_VERSION_CONFLICT: _ErrorReason.ValueType  # 31
     """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -98,8 +98,8 @@ SERVER_UNAVAILABLE: ErrorReason.ValueType  # 14
 """UNAVAILABLE, 503. The server is stopping, or its storage does not take writes now. Metadata: none."""
 INTERNAL_ERROR: ErrorReason.ValueType  # 15
 """INTERNAL, 500. A fault of the server; the operator finds it in the log by the request id. Metadata: none."""
-SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 20
+SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
-SECRET_VERSION_CONFLICT: ErrorReason.ValueType  # 21
+SECRET_VERSION_CONFLICT: ErrorReason.ValueType  # 31
 """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
