@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from cloutagent_server import __version__
@@ -14,14 +14,14 @@ from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.maintenance import daily_backup
 from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.auth import Authenticator
-from cloutagent_server.service.cipher import Cipher
 from cloutagent_server.service.daily import Daily
 from cloutagent_server.service.executions import ExecutionService
+from cloutagent_server.service.key_rotation import Progress, rotate_encryption_key
 from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.watch import WatchService
-from cloutagent_server.settings import Settings
+from cloutagent_server.settings import Environment, Settings, keyring_of
 from cloutagent_server.storage.base import Storage
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.transport.server import GrpcServer, Services
@@ -44,8 +44,6 @@ class App:
         daily: Sequence[Daily] = (),
     ) -> None:
         """`settings` must have an encryption key. `daily` is what is done each day while the server runs."""
-        if settings.encryption_key is None:
-            raise ValueError("the settings have no encryption key")
         self._settings = settings
         self._storage = storage
         self._engine = engine
@@ -54,7 +52,7 @@ class App:
         self._authenticator = Authenticator(
             storage.projects, None if admin_key is None else admin_key.get_secret_value()
         )
-        self._secrets = SecretManager(storage.secrets, Cipher(settings.encryption_key.get_secret_value()))
+        self._secrets = SecretManager(storage.secrets, keyring_of(settings), adopted_only(settings))
         self._executions = ExecutionService(
             storage,
             self._secrets,
@@ -122,3 +120,18 @@ class App:
         await self._authenticator.stop()
         await self._storage.stop()
         log.info("stopped")
+
+
+def adopted_only(settings: Settings) -> bool:
+    """Whether secrets that another program added are refused until they are adopted."""
+    return settings.app_env is Environment.PRODUCTION
+
+
+async def rotate_key(settings: Settings, report: Callable[[Progress], None]) -> Progress:
+    """Seal all stored secrets with ENCRYPTION_KEY; see `rotate_encryption_key`."""
+    storage = FileSystemStorage(settings.project_root)
+    await storage.start()
+    try:
+        return await rotate_encryption_key(storage.secrets, keyring_of(settings), adopted_only(settings), report)
+    finally:
+        await storage.stop()

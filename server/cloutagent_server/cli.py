@@ -11,10 +11,12 @@ import typer
 import uvloop
 
 from cloutagent_server import __version__, logs, maintenance, supervisor
+from cloutagent_server.app import rotate_key
 from cloutagent_server.domain.errors import CloutAgentError, StorageUnavailable, StoredDataDamaged
 from cloutagent_server.envoy_process import EnvoyFailed
 from cloutagent_server.folder_lock import FolderInUse
-from cloutagent_server.service.secrets import WrongEncryptionKey
+from cloutagent_server.service.key_rotation import Progress
+from cloutagent_server.service.secret_care import WrongEncryptionKey
 from cloutagent_server.settings import ENV_FILE, InvalidSettings, Settings, load, with_encryption_key
 from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged, Manifest
 from cloutagent_server.storage.filesystem.backup.restore import RestoreRefused, verify
@@ -70,16 +72,49 @@ def validate_env(local_model: LocalModelOption = False) -> None:
         typer.echo(f"{name.upper()}={'' if value is None else value}")
 
 
+@cli.command("rotate-encryption-key")
+def rotate_encryption_key() -> None:
+    """Seal all stored secrets with ENCRYPTION_KEY, opening them with ENCRYPTION_KEYS_RETIRED, while servers run.
+
+    It can be killed and run again. Once it exits with 0 the retired keys are not needed any more; with 1 it names what
+    could not be sealed anew.
+    """
+    # What the model needs is of no concern here.
+    settings = _load(local_model=True)
+    if settings.encryption_key is None:
+        typer.echo("ENCRYPTION_KEY: is required here: the key to seal with", err=True)
+        raise typer.Exit(1)
+    logs.configure(settings.log_level)
+
+    async def rotate() -> None:
+        done = await rotate_key(settings, _report)
+        for fault in done.faults:
+            typer.echo(fault, err=True)
+        if done.faults:
+            typer.echo("the retired keys are still needed", err=True)
+            raise typer.Exit(1)
+        typer.echo(f"{done.total} projects are sealed with ENCRYPTION_KEY; the retired keys are not needed any more")
+
+    _run(rotate())
+
+
 @cli.command()
 def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Rebuild indexes and remove leftovers; records are left as they are.")
     ] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="First take secrets that other programs added into the manifests.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check the whole data folder; exit with 1 if something is wrong, with 2 if it cannot be looked at."""
     settings = _settings_of_folder()
+    if adopt and settings.encryption_key is None:
+        _fail("ENCRYPTION_KEY: is required to adopt secrets", 2)
     try:
+        for name in maintenance.adopt(settings) if adopt else ():
+            typer.echo(f"adopted {name}", err=True)
         findings = maintenance.examine(settings, repair)
     except (OSError, CloutAgentError) as fault:
         _fail(_told(fault), 2)
@@ -216,6 +251,13 @@ def _told(fault: Exception) -> str:
 def _fail(fault: str, code: int = 1) -> NoReturn:
     typer.echo(f"cloutagent-server: {fault}", err=True)
     raise typer.Exit(code) from None
+
+
+def _report(progress: Progress) -> None:
+    typer.echo(
+        f"{progress.projects} of {progress.total} projects: {progress.sealed_anew} values sealed anew, "
+        f"{len(progress.faults)} faults"
+    )
 
 
 def _announce(stack: Stack) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,16 @@ from typing import Final
 
 from cloutagent_server import __version__
 from cloutagent_server.domain.secret import SealedSecret
-from cloutagent_server.service.cipher import CannotOpen, Cipher
+from cloutagent_server.service import secret_care
+from cloutagent_server.service.cipher import CannotOpen
 from cloutagent_server.service.daily import Daily
-from cloutagent_server.settings import Settings
+from cloutagent_server.settings import Settings, keyring_of
 from cloutagent_server.storage.filesystem import FileSystemStorage, doctor
 from cloutagent_server.storage.filesystem.backup import keeping, restore
 from cloutagent_server.storage.filesystem.backup.create import Backup, back_up
 from cloutagent_server.storage.filesystem.backup.restore import Restored
 from cloutagent_server.storage.filesystem.doctor import Finding, Folder
+from cloutagent_server.storage.filesystem.doctor.findings import FROM_BACKUP, Check, Severity
 
 log: Final = logging.getLogger(__name__)
 
@@ -34,11 +36,47 @@ def examine(settings: Settings, repair: bool = False) -> Sequence[Finding]:
         StorageUnavailable: Servers at work did not leave the folder alone for 30 seconds, so that nothing is repaired.
     """
     folder = Folder(settings.project_root, fault_of(settings))
-    findings = doctor.examine(folder)
+    checks: Sequence[Check] = (*doctor.CHECKS, partial(_check_bindings, settings))
+    findings = doctor.examine(folder, checks)
     if repair and findings:
         doctor.repair(folder, findings)
-        findings = doctor.examine(folder)
+        findings = doctor.examine(folder, checks)
     return findings
+
+
+def adopt(settings: Settings) -> Sequence[str]:
+    """Take what other programs added to the secrets of projects into their manifests; returns `project: name` of each.
+
+    Raises:
+        ValueError: There is no ENCRYPTION_KEY.
+        StoredDataDamaged: A manifest is not to be trusted; the projects before it are done.
+    """
+    keyring = keyring_of(settings)
+
+    async def work() -> Sequence[str]:
+        storage = FileSystemStorage(settings.project_root)
+        await storage.start()
+        try:
+            secrets = storage.secrets
+            owners = await secrets.list_owners()
+            return [f"{owner}: {name}" for owner in owners for name in await secret_care.adopt(secrets, keyring, owner)]
+        finally:
+            await storage.stop()
+
+    return asyncio.run(work())
+
+
+def _check_bindings(settings: Settings, folder: Folder) -> Iterable[Finding]:
+    """Whether each value is the one that the manifest binds to its name and project. Needs a key."""
+    if settings.encryption_key is None:
+        return
+    keyring, storage = keyring_of(settings), FileSystemStorage(settings.project_root)
+    for project_id in folder.project_ids():
+        for one in asyncio.run(secret_care.inspect(storage.secrets, keyring, project_id)):
+            path = f"{folder.relative(folder.layout.secrets(project_id))}"
+            severity = Severity.WARNING if one.adoptable else Severity.ERROR
+            remedy = "adopt it with --adopt" if one.adoptable else FROM_BACKUP + ", or set it again"
+            yield Finding(severity, path, f"{one.location}: {one.fault}", remedy)
 
 
 def to_json(findings: Sequence[Finding]) -> str:
@@ -115,11 +153,11 @@ def fault_of(settings: Settings) -> Callable[[SealedSecret], str | None] | None:
     """What tells why a sealed value does not open with the key of the settings; None without a key."""
     if settings.encryption_key is None:
         return None
-    cipher = Cipher(settings.encryption_key.get_secret_value())
+    keyring = keyring_of(settings)
 
     def fault(sealed: SealedSecret) -> str | None:
         try:
-            cipher.open(sealed)
+            keyring.open(sealed)
         except CannotOpen as reason:
             return str(reason)
         return None

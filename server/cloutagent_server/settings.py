@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cloutagent_server.service.keyring import Keyring
+
 ENV_FILE: Final = Path(".env")
 VENDOR_URL: Final = "https://api.anthropic.com"
 
@@ -73,6 +75,10 @@ class Settings(BaseSettings):
         None,
         validate_default=True,
         description="Key of the stored secrets: 64 hex digits. Generated in development, required in production.",
+    )
+    encryption_keys_retired: SecretStr | None = Field(
+        None,
+        description="Earlier encryption keys, comma-separated: they open what they sealed, and seal nothing.",
     )
     admin_api_key: SecretStr | None = Field(
         None,
@@ -137,12 +143,31 @@ class Settings(BaseSettings):
             raise ValueError("must be 64 hex digits; make one with: openssl rand -hex 32")
         return _required_in_production(value, info)
 
+    @field_validator("encryption_keys_retired")
+    @classmethod
+    def _hex_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all(map(_KEY.fullmatch, split_keys(value))):
+            raise ValueError("must be keys of 64 hex digits, separated by commas")
+        return value
+
     @field_validator("admin_api_key")
     @classmethod
     def _long_enough(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("must have 16 characters or more")
         return _required_in_production(value, info)
+
+
+def keyring_of(settings: Settings) -> Keyring:
+    """The keys of the stored secrets. Raises ValueError if the settings have none."""
+    if settings.encryption_key is None:
+        raise ValueError("the settings have no encryption key")
+    return Keyring(settings.encryption_key.get_secret_value(), split_keys(settings.encryption_keys_retired))
+
+
+def split_keys(keys: SecretStr | None) -> list[str]:
+    """The keys in a comma-separated list."""
+    return [] if keys is None else [key.strip() for key in keys.get_secret_value().split(",")]
 
 
 def is_loopback(url: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -19,9 +20,10 @@ VALUE = 'hunter2-é-日本-{{x}}-"quoted"\nnext line'
 async def test_a_secret_is_set_read_listed_and_deleted(projects: Projects) -> None:
     project = await projects()
     assert await project.call("ListSecrets") == {"names": []}
-    assert await project.call("SetSecret", name="TOKEN", value=VALUE) == {}
+    stored = await project.call("SetSecret", name="TOKEN", value=VALUE)
+    assert stored == {"name": "TOKEN", "version": 1, "createdAt": stored["createdAt"], "updatedAt": stored["createdAt"]}
     assert await project.call("GetSecret", name="TOKEN") == {"value": VALUE}
-    assert await project.call("SetSecret", name="A_2", value="") == {}
+    await project.call("SetSecret", name="A_2", value="")
     assert await project.call("GetSecret", name="A_2") == {"value": ""}
     assert await project.call("ListSecrets") == {"names": ["A_2", "TOKEN"]}
     assert await project.call("DeleteSecret", name="TOKEN", http=204) == {}
@@ -38,9 +40,10 @@ async def test_setting_again_replaces_the_value(projects: Projects) -> None:
 
 async def test_a_missing_secret_is_404(projects: Projects) -> None:
     project = await projects()
-    for rpc in ("GetSecret", "DeleteSecret"):
+    asked: dict[str, Json] = {"RestoreSecretVersion": {"version": 1}}
+    for rpc in ("GetSecret", "DeleteSecret", "GetSecretMetadata", "ListSecretVersions", "RestoreSecretVersion"):
         with failing("NOT_FOUND", 404, "SECRET_NOT_FOUND") as caught:
-            await project.call(rpc, name="NOPE")
+            await project.call(rpc, name="NOPE", **asked.get(rpc, {}))
         assert caught.failure.metadata == {"name": "NOPE"}
 
 
@@ -70,12 +73,81 @@ async def test_values_may_have_64_kib(projects: Projects) -> None:
     assert await project.call("GetSecret", name="BIG") == {"value": "é" * 32_768}
 
 
+@pytest.mark.depths(*DEPTHS)
+async def test_versions_are_listed_read_and_restored(projects: Projects) -> None:
+    project = await projects()
+    stored: Json = {}
+    for number in range(1, 13):
+        stored = await project.call("SetSecret", name="TOKEN", value=f"value {number}")
+        assert stored["version"] == number
+    assert await project.call("GetSecretMetadata", name="TOKEN") == stored
+    versions = (await project.call("ListSecretVersions", name="TOKEN"))["versions"]
+    assert [kept["version"] for kept in versions] == list(range(12, 2, -1))
+    assert versions[0]["createdAt"] == stored["updatedAt"]
+    assert versions[0]["createdAt"] >= versions[-1]["createdAt"] >= stored["createdAt"]
+    for number in (3, 7, 12):
+        assert await project.call("GetSecret", name="TOKEN", version=number) == {"value": f"value {number}"}
+    restored = await project.call("RestoreSecretVersion", name="TOKEN", version=3)
+    assert restored == {**stored, "version": 13, "updatedAt": restored["updatedAt"]}
+    assert await project.call("GetSecret", name="TOKEN") == {"value": "value 3"}
+    assert await project.call("GetSecret", name="TOKEN", version=12) == {"value": "value 12"}
+    for rpc in ("GetSecret", "RestoreSecretVersion"):
+        with failing("NOT_FOUND", 404, "SECRET_VERSION_NOT_FOUND") as caught:
+            await project.call(rpc, name="TOKEN", version=3)
+        assert caught.failure.metadata == {"name": "TOKEN", "version": "3"}
+        with failing("INVALID_ARGUMENT", 400, "INVALID_REQUEST") as caught:
+            await project.call(rpc, name="TOKEN", version=0)
+        assert list(caught.failure.violations) == ["version"]
+
+
+@pytest.mark.depths(*DEPTHS)
+async def test_a_writer_that_expects_another_version_is_refused(projects: Projects) -> None:
+    project = await projects()
+
+    async def refused(expected: int, current: str) -> None:
+        with failing("ABORTED", 409, "SECRET_VERSION_CONFLICT") as caught:
+            await project.call("SetSecret", name="TOKEN", value="late", expectedVersion=expected)
+        assert caught.failure.metadata == {"name": "TOKEN", "version": current}
+
+    await refused(1, "0")
+    assert (await project.call("SetSecret", name="TOKEN", value="a", expectedVersion=0))["version"] == 1
+    await refused(0, "1")
+    await refused(2, "1")
+    assert (await project.call("SetSecret", name="TOKEN", value="b", expectedVersion=1))["version"] == 2
+    assert await project.call("GetSecret", name="TOKEN") == {"value": "b"}
+    with failing("INVALID_ARGUMENT", 400, "INVALID_REQUEST") as caught:
+        await project.call("SetSecret", name="TOKEN", value="c", expectedVersion=-1)
+    assert list(caught.failure.violations) == ["expectedVersion"]
+    await project.call("DeleteSecret", name="TOKEN", http=204)
+    await refused(2, "0")
+
+
 async def test_projects_do_not_share_secrets(projects: Projects) -> None:
     project, other = await projects(), await projects()
     await project.call("SetSecret", name="TOKEN", value="mine")
     assert await other.call("ListSecrets") == {"names": []}
     with failing("NOT_FOUND", 404, "SECRET_NOT_FOUND"):
         await other.call("GetSecret", name="TOKEN")
+
+
+@pytest.mark.depths(IN_PROCESS, GRPC, REST)
+async def test_an_altered_secret_is_data_loss_and_the_log_names_it(
+    projects: Projects, data_folder: Path, server_log: io.StringIO
+) -> None:
+    project = await projects()
+    for name in ("TOKEN", "OTHER"):
+        await project.call("SetSecret", name=name, value="hunter2-plain")
+    path = data_folder / project.id / ".secrets" / "secrets.enc"
+    sealed = json.loads(path.read_text())
+    path.write_text(json.dumps({**sealed, "TOKEN": sealed["OTHER"]}))
+    with failing("DATA_LOSS", 500, "STORED_DATA_DAMAGED") as caught:
+        await project.call("GetSecret", name="TOKEN")
+    assert "TOKEN" not in caught.failure.message
+    assert f"secret TOKEN of project {project.id}" in server_log.getvalue()
+    assert "it was moved" in server_log.getvalue()
+    assert await project.call("GetSecret", name="OTHER") == {"value": "hunter2-plain"}
+    assert (await project.call("SetSecret", name="TOKEN", value="new"))["version"] == 2
+    assert await project.call("GetSecret", name="TOKEN") == {"value": "new"}
 
 
 @pytest.mark.depths(IN_PROCESS, GRPC, REST)

@@ -27,6 +27,7 @@ from cloutagent_server.storage.base import KeyOwner, Storage
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.memory import MemoryStorage
 from tests.support import builders
+from tests.support.secret_changes import put_secret, remove_secret, secrets_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -129,8 +130,8 @@ def _change_secret(draw: st.DrawFn) -> Operation:
     number, name = draw(numbers), draw(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,2}", fullmatch=True))
     sealed = draw(st.none() | st.builds(SealedSecret, hexadecimal, hexadecimal, hexadecimal))
     if sealed is None:
-        return lambda world: world.storage.secrets.remove(world.project_id(number), name)
-    return lambda world: world.storage.secrets.put(world.project_id(number), name, sealed)
+        return lambda world: remove_secret(world.storage, world.project_id(number), name)
+    return lambda world: put_secret(world.storage, world.project_id(number), name, sealed)
 
 
 @st.composite
@@ -215,7 +216,7 @@ async def _everything(world: World, ids: Sequence[str]) -> dict[str, Any]:
             await storage.projects.exists(project_id),
             None if owner is None else (owner.project_id == project_id, owner.key.name, owner.key.credential),
             await _keys_of(storage, project_id),
-            await storage.secrets.read(project_id),
+            await secrets_of(storage, project_id),
             world.shown(executions),
         )
     for execution_id in ids:

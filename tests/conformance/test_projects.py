@@ -15,6 +15,7 @@ from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.storage.base import Storage
 from tests.support import builders
 from tests.support.key_owner import owner_of
+from tests.support.secret_changes import put_secret, secrets_of
 
 _ID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 NOT_IDENTIFIERS = ["", "..", "../../etc", "x", ".index", "0" * 32, f"{{{_ID}}}", f"{_ID}\n", _ID.upper()]
@@ -138,7 +139,7 @@ async def test_concurrent_updates_of_different_fields_lose_nothing(storage: Stor
 async def test_delete_removes_the_project_and_all_that_is_its(storage: Storage) -> None:
     credential = builders.credential()
     project = await storage.projects.create(builders.project_draft(), credential)
-    await storage.secrets.put(project.id, "TOKEN", builders.sealed_secret())
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
     execution = await storage.executions.create(builders.execution(project.id, idempotency=builders.idempotency()))
     await storage.executions.append(builders.texts(execution.id, 3))
 
@@ -148,7 +149,7 @@ async def test_delete_removes_the_project_and_all_that_is_its(storage: Storage) 
     assert not await storage.projects.exists(project.id)
     assert await storage.projects.find_key(credential.digest) is None
     assert (await storage.projects.list(10)).items == ()
-    assert await storage.secrets.read(project.id) == {}
+    assert await secrets_of(storage, project.id) == {}
     assert await storage.executions.read(execution.id) is None
     assert (await storage.executions.list(project.id, 10)).items == ()
     assert await storage.executions.list_unfinished() == ()

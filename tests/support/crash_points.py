@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from cloutagent_server.domain.project import ProjectChanges
+from cloutagent_server.service.key_rotation import rotate_encryption_key
+from cloutagent_server.service.keyring import Keyring
+from cloutagent_server.service.secret_care import adopt
+from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
+from tests.support.secret_changes import put_secret
 
 _KILLED = 77
 _CHANGING = ("write", "fsync", "rename", "unlink", "mkdir", "rmdir", "ftruncate", "open")
@@ -40,7 +45,7 @@ OPERATIONS: dict[str, Operation] = {
         project_id, lambda keys: (builders.api_key(id=project_id, credential=NEW_CREDENTIAL), *keys[1:])
     ),
     "note key uses": _note_key_uses,
-    "put secret": lambda storage, project_id, _: storage.secrets.put(project_id, "NEW", builders.sealed_secret()),
+    "put secret": lambda storage, project_id, _: put_secret(storage, project_id, "NEW", builders.sealed_secret()),
     "create execution": lambda storage, project_id, _: storage.executions.create(
         builders.execution(project_id, idempotency=builders.idempotency(key="crash"))
     ),
@@ -50,6 +55,22 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "delete execution": lambda storage, _, execution_id: storage.executions.delete(execution_id),
 }
+
+
+# On a folder whose secrets were sealed with `OLD_KEY`.
+OLD_KEY, NEW_KEY = "01" * 32, "02" * 32
+BOTH_KEYS = Keyring(NEW_KEY, [OLD_KEY])
+SECRET_OPERATIONS: dict[str, Operation] = {
+    "set secret": lambda storage, project_id, _: _manager(storage).set_secret(project_id, "TOKEN", "set"),
+    "set first secret": lambda storage, project_id, _: _manager(storage).set_secret(project_id, "FIRST", "set"),
+    "delete secret": lambda storage, project_id, _: _manager(storage).delete_secret(project_id, "TOKEN"),
+    "adopt secrets": lambda storage, project_id, _: adopt(storage.secrets, BOTH_KEYS, project_id),
+    "rotate key": lambda storage, _, __: rotate_encryption_key(storage.secrets, BOTH_KEYS, False, lambda _: None),
+}
+
+
+def _manager(storage: FileSystemStorage) -> SecretManager:
+    return SecretManager(storage.secrets, BOTH_KEYS)
 
 
 def _die_before_call(number: int) -> None:
@@ -103,7 +124,7 @@ def main() -> None:
     while True:
         root = Path(work) / str(number)
         shutil.copytree(base, root)
-        if not _died(root, OPERATIONS[name], number, project_id, execution_id):
+        if not _died(root, {**OPERATIONS, **SECRET_OPERATIONS}[name], number, project_id, execution_id):
             print(number)
             return
         number += 1

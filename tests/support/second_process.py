@@ -15,6 +15,7 @@ from typing import Any
 from cloutagent_server.domain.errors import CloutAgentError
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
+from tests.support.secret_changes import put_secret
 
 
 async def _append(storage: FileSystemStorage, execution_id: str, after: int, count: int) -> object:
@@ -27,7 +28,7 @@ async def _finish(storage: FileSystemStorage, execution_id: str, after: int) -> 
 
 async def _put_secrets(storage: FileSystemStorage, project_id: str, prefix: str, count: int) -> object:
     for number in range(count):
-        await storage.secrets.put(project_id, f"{prefix}_{number}", builders.sealed_secret())
+        await put_secret(storage, project_id, f"{prefix}_{number}", builders.sealed_secret())
     return count
 
 

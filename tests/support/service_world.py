@@ -14,8 +14,8 @@ from cloutagent_server.domain.project import AgentConfig, Limits, Project, Proje
 from cloutagent_server.engine.base import PriceList
 from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.auth import Authenticator
-from cloutagent_server.service.cipher import Cipher
 from cloutagent_server.service.executions import ExecutionRequest, ExecutionService
+from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
 from cloutagent_server.service.secrets import SecretManager
@@ -139,7 +139,7 @@ def make_world(
     engine = FakeEngine() if engine is None else engine
     prices = FakePriceList() if prices is None else prices
     authenticator = Authenticator(storage.projects, admin_key)
-    secrets = SecretManager(storage.secrets, Cipher(ENCRYPTION_KEY))
+    secrets = SecretManager(storage.secrets, Keyring(ENCRYPTION_KEY))
     executions = ExecutionService(storage, secrets, engine, prices, max_running, max_waiting)
     projects = ProjectService(storage.projects, authenticator, executions, prices, engine)
     watches = WatchService(storage.executions, heartbeat_seconds)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cloutagent_server.domain.project import ProjectChanges
 from cloutagent_server.service.auth import Authenticator
-from cloutagent_server.service.cipher import Cipher
+from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
@@ -35,7 +35,7 @@ async def _write(storage: FileSystemStorage, secrets: SecretManager, authenticat
 async def _serve(root: Path, encryption_key: str) -> None:
     storage = FileSystemStorage(root)
     await storage.start()
-    secrets = SecretManager(storage.secrets, Cipher(encryption_key))
+    secrets = SecretManager(storage.secrets, Keyring(encryption_key))
     await secrets.check_key()
     authenticator = Authenticator(storage.projects)
     end = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))

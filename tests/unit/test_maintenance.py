@@ -12,12 +12,15 @@ import pytest
 from pydantic import SecretStr
 
 from cloutagent_server import maintenance
-from cloutagent_server.settings import Settings
+from cloutagent_server.service import cipher
+from cloutagent_server.service.secrets import SecretManager
+from cloutagent_server.settings import Settings, keyring_of
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.backup import keeping
 from cloutagent_server.storage.filesystem.backup.create import BackupCancelled
 from cloutagent_server.storage.filesystem.backup.restore import verify
 from tests.support import builders
+from tests.support.secret_changes import put_secret
 
 
 @pytest.fixture
@@ -81,9 +84,74 @@ async def test_values_are_opened_with_the_key_of_the_settings(settings: Settings
     storage = FileSystemStorage(settings.project_root)
     await storage.start()
     project = await storage.projects.create(builders.project_draft(), builders.credential())
-    await storage.secrets.put(project.id, "TOKEN", builders.sealed_secret())
-    [finding] = maintenance.examine(settings, repair=True)
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
+    findings = await asyncio.to_thread(maintenance.examine, settings, repair=True)
+    [finding] = [one for one in findings if "TOKEN cannot be opened" in one.fault]
     assert finding.fault.startswith("TOKEN cannot be opened")
     [listed] = json.loads(maintenance.to_json([finding]))["findings"]
     assert listed["severity"] == "error"
     assert maintenance.fault_of(settings.model_copy(update={"encryption_key": None})) is None
+
+
+@pytest.fixture
+async def with_secrets(settings: Settings) -> tuple[Path, Path]:
+    """Two secrets of one project, and where they lie: secrets.enc and the manifest beside it."""
+    storage = FileSystemStorage(settings.project_root)
+    await storage.start()
+    manager = SecretManager(storage.secrets, keyring_of(settings))
+    await manager.check_key()
+    project = await storage.projects.create(builders.project_draft(), builders.credential())
+    await manager.set_secret(project.id, "ONE", "first")
+    await manager.set_secret(project.id, "TWO", "second")
+    await storage.stop()
+    folder = settings.project_root / project.id / ".secrets"
+    return folder / "secrets.enc", folder / "manifest.json"
+
+
+def faults(settings: Settings) -> str:
+    return "\n".join(finding.fault for finding in maintenance.examine(settings))
+
+
+async def examined(settings: Settings) -> str:
+    return await asyncio.to_thread(faults, settings)
+
+
+async def test_a_value_that_was_moved_to_another_name_is_named(
+    settings: Settings, with_secrets: tuple[Path, Path]
+) -> None:
+    sealed, _ = with_secrets
+    assert await examined(settings) == ""
+    values = json.loads(sealed.read_bytes())
+    sealed.write_text(json.dumps({"ONE": values["TWO"], "TWO": values["ONE"]}))
+    found = await examined(settings)
+    assert "ONE" in found
+    assert "TWO" in found
+
+
+async def test_values_that_were_rolled_back_alone_are_named(
+    settings: Settings, with_secrets: tuple[Path, Path]
+) -> None:
+    sealed, _ = with_secrets
+    before = sealed.read_bytes()
+    storage = FileSystemStorage(settings.project_root)
+    await SecretManager(storage.secrets, keyring_of(settings)).set_secret(sealed.parents[1].name, "ONE", "newer")
+    sealed.write_bytes(before)
+    assert "ONE" in await examined(settings)
+
+
+async def test_a_manifest_that_was_altered_is_found(settings: Settings, with_secrets: tuple[Path, Path]) -> None:
+    _, manifest = with_secrets
+    document = json.loads(manifest.read_bytes())
+    document["revision"] += 1
+    manifest.write_text(json.dumps(document))
+    assert await examined(settings) != ""
+
+
+async def test_what_another_program_added_is_adopted(settings: Settings, with_secrets: tuple[Path, Path]) -> None:
+    sealed, _ = with_secrets
+    values = json.loads(sealed.read_bytes())
+    values["THREE"] = cipher.to_json(keyring_of(settings).current.seal("third"))
+    sealed.write_text(json.dumps(values))
+    assert "THREE" in await examined(settings)
+    assert await asyncio.to_thread(maintenance.adopt, settings) == [f"{sealed.parents[1].name}: THREE"]
+    assert await examined(settings) == ""

@@ -17,6 +17,7 @@ from cloutagent_server.settings import (
     Settings,
     is_loopback,
     load,
+    split_keys,
     with_encryption_key,
 )
 
@@ -308,3 +309,19 @@ def test_a_key_that_is_there_is_left_alone(env: pytest.MonkeyPatch, tmp_path: Pa
 def test_every_setting_is_described() -> None:
     described = {name: field.description for name, field in Settings.model_fields.items()}
     assert all(text and text.endswith(".") for text in described.values()), json.dumps(described)
+
+
+def test_retired_encryption_keys_are_a_list_with_commas(env: pytest.MonkeyPatch) -> None:
+    assert split_keys(load().encryption_keys_retired) == []
+    env.setenv("ENCRYPTION_KEYS_RETIRED", f"{ENCRYPTION_KEY}, {'cd' * 32}")
+    settings = load()
+    assert split_keys(settings.encryption_keys_retired) == [ENCRYPTION_KEY, "cd" * 32]
+    assert ENCRYPTION_KEY not in repr(settings) + settings.model_dump_json()
+
+
+@pytest.mark.parametrize("keys", ["abc", f"{ENCRYPTION_KEY},", f"{ENCRYPTION_KEY} {ENCRYPTION_KEY}"])
+def test_each_retired_key_is_64_hex_digits(env: pytest.MonkeyPatch, keys: str) -> None:
+    env.setenv("ENCRYPTION_KEYS_RETIRED", keys)
+    (fault,) = faults()
+    assert fault.startswith("ENCRYPTION_KEYS_RETIRED: must be keys of 64 hex digits")
+    assert ENCRYPTION_KEY not in fault

@@ -124,6 +124,21 @@ class ApiKeyLimitReached(CloutAgentError):
         super().__init__(f"a project has at most {limit} API keys: revoke one first", limit=str(limit))
 
 
+class SecretVersionNotFound(NotFound):
+    """The secret has no such version, or no longer."""
+
+    def __init__(self, name: str, version: int) -> None:
+        super().__init__(f"the secret {name} has no version {version}", name=name, version=str(version))
+
+
+class SecretVersionConflict(CloutAgentError):
+    """The secret is not at the version that the caller expects. `version` is the one it is at; 0 if there is none."""
+
+    def __init__(self, name: str, version: int) -> None:
+        state = f"is at version {version}" if version else "does not exist"
+        super().__init__(f"the secret {name} {state}", name=name, version=str(version))
+
+
 class RevisionConflict(CloutAgentError):
     """The record changed since the caller read it, or another writer came first."""
 

@@ -17,7 +17,7 @@ from cloutagent_server.domain.api_key import ApiKey, ApiKeys
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
-from cloutagent_server.domain.secret import SealedSecret
+from cloutagent_server.domain.secret import SealedSecret, SecretRecord
 
 T = TypeVar("T")
 
@@ -116,30 +116,42 @@ class ProjectStorage(Protocol):
 
 
 class SecretStorage(Protocol):
-    """Sealed secrets of projects. This contract never sees a plain value."""
+    """Sealed secrets of projects with their manifests. This contract never sees a plain value, nor a key.
 
-    async def read(self, project_id: str) -> Mapping[str, SealedSecret]:
-        """All secrets of a project by name; empty if it has none or does not exist."""
+    Whether values and manifest belong together is for the caller to check: what somebody changed behind the server's
+    back is given as it stands.
+    """
+
+    async def read(self, project_id: str) -> SecretRecord:
+        """A project's secrets as one change left them, never a part of it; empty without any or without the project."""
         ...
 
-    async def put(self, project_id: str, name: str, sealed: SealedSecret) -> None:
-        """Store a secret, replacing the one of that name. Concurrent calls for different names lose nothing.
+    async def update(self, project_id: str, change: Callable[[SecretRecord], SecretRecord | None]) -> SecretRecord:
+        """Replace a project's secrets by what `change` makes of them, and return them as they stand then.
+
+        Values and manifest change as one. Concurrent calls lose nothing: each `change` sees what the one before made.
+        It may be called in a thread and more than once, and changes nothing where it returns None or raises. What a
+        crash left of an earlier change is completed or undone.
 
         Raises:
             ProjectNotFound: There is no such project.
+            RevisionConflict: The new manifest's revision is not the one that follows the revision of the stored one.
         """
         ...
 
-    async def remove(self, project_id: str, name: str) -> bool:
-        """Remove a secret. False if there was none of that name (or no such project)."""
+    async def list_owners(self) -> Sequence[str]:
+        """The projects that have secrets, also those whose own record is damaged, in no order."""
         ...
 
     async def read_key_check(self) -> SealedSecret | None:
         """The value that tells whether a key is the one that sealed the secrets; None if none was ever put."""
         ...
 
-    async def put_key_check(self, sealed: SealedSecret) -> None:
-        """Store that value. One that stands already stays, so that of two servers that start at once the first wins."""
+    async def put_key_check(self, sealed: SealedSecret, replaces: SealedSecret | None = None) -> None:
+        """Store that value if `replaces` is what stands (None: nothing). Another one that stands already stays.
+
+        So of two servers that start at once the first wins.
+        """
         ...
 
 

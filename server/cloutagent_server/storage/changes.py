@@ -1,4 +1,4 @@
-"""What creating and updating make of a project, and appending of an execution: the same on every backend."""
+"""What changes make of projects, executions and secrets: the same on every backend."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cloutagent_server.domain.events import AgentOutput, Event, StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft, Unset
+from cloutagent_server.domain.secret import SecretRecord
 
 
 def created(draft: ProjectDraft, project_id: str, now: datetime) -> Project:
@@ -76,3 +77,13 @@ def folded(execution: Execution, events: Iterable[Event]) -> Execution:
             execution = replace(execution, last_sequence=last).after(event)
         last = event.sequence
     return replace(execution, last_sequence=last)
+
+
+def check_revision(old: SecretRecord, new: SecretRecord) -> None:
+    """Make sure that `new` has a manifest, whose revision follows that of `old`.
+
+    Raises:
+        RevisionConflict: It has not.
+    """
+    if new.manifest is None or new.revision != old.revision + 1:
+        raise RevisionConflict("the secrets changed since they were read")

@@ -10,9 +10,11 @@ import pytest
 from cloutagent_server.domain.errors import InvalidRequest, ProjectNotFound, StoredDataDamaged
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.secret import MAX_VALUE_BYTES, SealedSecret
-from cloutagent_server.service.cipher import Cipher
-from cloutagent_server.service.secrets import SecretManager, WrongEncryptionKey
+from cloutagent_server.service.keyring import Keyring
+from cloutagent_server.service.secret_care import WrongEncryptionKey
+from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
+from tests.support.secret_changes import secrets_of
 from tests.support.service_world import World, make_world
 
 OTHER_KEY = "ff" * 32
@@ -80,7 +82,7 @@ async def test_an_error_of_decrypt_shows_nothing_of_the_input(secrets: SecretMan
 async def test_set_secret_stores_the_value_sealed(world: World, secrets: SecretManager) -> None:
     project = await world.project()
     await secrets.set_secret(project.id, "TOKEN", "s3cret-value")
-    sealed = (await world.storage.secrets.read(project.id))["TOKEN"]
+    sealed = (await secrets_of(world.storage, project.id))["TOKEN"]
     assert isinstance(sealed, SealedSecret)
     assert "s3cret-value" not in repr(sealed)
     assert b"s3cret-value".hex() not in repr(sealed)
@@ -163,14 +165,16 @@ async def test_size_counts_in_bytes_and_all_faults_are_told_at_once(world: World
     await secrets.set_secret(project.id, "n" * 128, "ü" * (MAX_VALUE_BYTES // 2))
 
 
-async def test_a_secret_sealed_with_another_key_is_damaged_and_named(world: World, secrets: SecretManager) -> None:
+async def test_secrets_sealed_with_another_key_are_refused_with_its_id(world: World, secrets: SecretManager) -> None:
     project = await world.project()
-    await world.storage.secrets.put(project.id, "TOKEN", Cipher(OTHER_KEY).seal("value"))
+    stranger = SecretManager(world.storage.secrets, Keyring(OTHER_KEY))
+    await stranger.set_secret(project.id, "TOKEN", "value")
     with pytest.raises(StoredDataDamaged) as caught:
         await secrets.get_secret(project.id, "TOKEN")
-    assert "TOKEN" in caught.value.location and project.id in caught.value.location
-    assert "TOKEN" not in caught.value.message and project.id not in caught.value.message
-    assert await secrets.list_secrets(project.id) == ["TOKEN"]
+    assert caught.value.location == f"manifest of the secrets of project {project.id}"
+    assert Keyring(OTHER_KEY).current.key_id in caught.value.fault
+    assert "neither ENCRYPTION_KEY nor in ENCRYPTION_KEYS_RETIRED" in caught.value.fault
+    assert project.id not in caught.value.message
 
 
 async def test_the_key_that_sealed_the_storage_is_accepted_again(world: World, secrets: SecretManager) -> None:
@@ -183,7 +187,7 @@ async def test_the_key_that_sealed_the_storage_is_accepted_again(world: World, s
 async def test_another_key_is_refused_from_the_first_start_on(world: World, secrets: SecretManager) -> None:
     await secrets.check_key()
     with pytest.raises(WrongEncryptionKey):
-        await SecretManager(world.storage.secrets, Cipher(OTHER_KEY)).check_key()
+        await SecretManager(world.storage.secrets, Keyring(OTHER_KEY)).check_key()
     await secrets.check_key()
 
 
@@ -203,4 +207,4 @@ async def test_of_two_servers_that_start_at_once_the_first_key_wins(world: World
 
     await secrets.check_key()
     with pytest.raises(WrongEncryptionKey):
-        await SecretManager(Late(), Cipher(OTHER_KEY)).check_key()  # type: ignore[arg-type]
+        await SecretManager(Late(), Keyring(OTHER_KEY)).check_key()  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.service.cipher import Cipher
+from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage, files
 from cloutagent_server.storage.filesystem.backup import archive, keeping
@@ -30,6 +31,7 @@ from cloutagent_server.storage.filesystem.backup.restore import Restored, Restor
 from cloutagent_server.storage.filesystem.doctor import Folder, examine
 from tests.support import builders
 from tests.support.folders import tree
+from tests.support.secret_changes import put_secret, secrets_of
 from tests.unit.storage.conftest import OpenStorage
 
 KEY = "ab" * 32
@@ -52,7 +54,7 @@ def faults_with(key: str) -> Callable[[Any], str | None]:
 @pytest.fixture
 async def project(storage: FileSystemStorage) -> Project:
     project = await storage.projects.create(builders.project_draft(), builders.credential())
-    manager = SecretManager(storage.secrets, Cipher(KEY))
+    manager = SecretManager(storage.secrets, Keyring(KEY))
     await manager.check_key()
     await manager.set_secret(project.id, "TOKEN", VALUE)
     return project
@@ -114,6 +116,7 @@ async def test_executions_are_left_out_unless_asked(root: Path, target: Path, en
         ".key-check.json",
         f"{home}/metadata.json",
         f"{home}/.secrets/secrets.enc",
+        f"{home}/.secrets/manifest.json",
     ]
 
 
@@ -212,11 +215,11 @@ async def test_replacing_brings_record_key_and_secrets_back_and_keeps_executions
     project = await storage.projects.create(builders.project_draft(), credential)
     lost = await storage.executions.create(builders.execution(project.id))
     sealed = builders.sealed_secret()
-    await storage.secrets.put(project.id, "OLD", sealed)
+    await put_secret(storage, project.id, "OLD", sealed)
     back_up(root, target, "1", executions=True)
     await storage.projects.update(project.id, ProjectChanges(name="newer"))
     await storage.projects.update(project.id, ProjectChanges(name="newest"))
-    await storage.secrets.put(project.id, "NEW", builders.sealed_secret())
+    await put_secret(storage, project.id, "NEW", builders.sealed_secret())
     (root / project.id / ".secrets" / "notes").touch(0o600)
     await storage.executions.delete(lost.id)
     later = await storage.executions.create(builders.execution(project.id))
@@ -226,7 +229,7 @@ async def test_replacing_brings_record_key_and_secrets_back_and_keeps_executions
     found = await storage.projects.read(project.id)
     assert found is not None
     assert (found.name, found.revision) == (project.name, 4)
-    assert await storage.secrets.read(project.id) == {"OLD": sealed}
+    assert await secrets_of(storage, project.id) == {"OLD": sealed}
     assert not (root / project.id / ".secrets" / "notes").exists()
     owner = await storage.projects.find_key(credential.digest)
     assert owner is not None and owner.project_id == project.id
@@ -309,7 +312,7 @@ async def test_a_backup_of_another_key_is_refused(root: Path, target: Path, proj
 async def test_a_folder_of_another_key_is_refused(root: Path, target: Path, project: Project, other_root: Path) -> None:
     back_up(root, target, "1")
     storage = FileSystemStorage(other_root)
-    await SecretManager(storage.secrets, Cipher("cd" * 32)).check_key()
+    await SecretManager(storage.secrets, Keyring("cd" * 32)).check_key()
     with pytest.raises(RestoreRefused, match="secrets of the folder"):
         bring_back(target, other_root)
     with pytest.raises(RestoreRefused, match="set ENCRYPTION_KEY"):

@@ -16,6 +16,7 @@ from tests.support import builders
 from tests.support.crash_points import NEW_CREDENTIAL, OPERATIONS
 from tests.support.folders import leftovers, tree
 from tests.support.key_owner import owner_of
+from tests.support.secret_changes import put_secret, secrets_of
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -50,7 +51,7 @@ async def seen(
         "new key": await owner_of(storage, NEW_CREDENTIAL),
         "keys": () if updated is None else await storage.projects.read_keys(project.id),
         "key uses": await storage.projects.read_key_uses(project.id),
-        "secrets": sorted(await storage.secrets.read(project.id)),
+        "secrets": sorted(await secrets_of(storage, project.id)),
         "executions": len((await storage.executions.list(project.id, 10)).items),
         "unfinished": len(await storage.executions.list_unfinished()),
         "execution": execution,
@@ -64,7 +65,7 @@ async def test_a_crash_leaves_an_operation_done_or_not_done(
 ) -> None:
     key = builders.credential()
     project = await storage.projects.create(builders.project_draft(), key)
-    await storage.secrets.put(project.id, "TOKEN", builders.sealed_secret())
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
     execution = await storage.executions.create(builders.execution(project.id, idempotency=builders.idempotency()))
     await storage.executions.append(builders.events(execution.id, [builders.started(), builders.text_delta()]))
     before = await seen(storage, project, key, execution.id)

@@ -17,6 +17,7 @@ from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
+from tests.support.secret_changes import put_secret, remove_secret, secrets_of
 from tests.unit.storage.conftest import OpenStorage
 
 NOT_DOCUMENTS = [b"", b"{", b"null", b"[]", b'"text"', b"\xff\xfe{}", b"{}", b'{"schemaVersion":true}', b"[" * 100_000]
@@ -203,10 +204,52 @@ async def test_damaged_secrets(storage: FileSystemStorage, project: Project, roo
     path.write_bytes(content)
     await refused(
         path,
-        storage.secrets.read(project.id),
-        storage.secrets.put(project.id, "OTHER", builders.sealed_secret()),
-        storage.secrets.remove(project.id, "TOKEN"),
+        secrets_of(storage, project.id),
+        put_secret(storage, project.id, "OTHER", builders.sealed_secret()),
+        remove_secret(storage, project.id, "TOKEN"),
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schemaVersion": 2},
+        {"schemaVersion": None},
+        {"projectId": "x"},
+        {"projectId": "0f0e0d0c-0b0a-4908-8706-050403020100"},
+        {"revision": 0},
+        {"keyId": "x"},
+        {"mac": None},
+        {"secrets": []},
+        {"secrets": {"no name": {}}},
+        {"secrets": {"TOKEN": {}}},
+        {"replaces": {}},
+        {"replaces": "x"},
+        {"more": 1},
+    ],
+)
+async def test_a_damaged_manifest(
+    storage: FileSystemStorage, project: Project, root: Path, change: dict[str, object]
+) -> None:
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
+    path = root / project.id / ".secrets" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
+    await refused(
+        path,
+        storage.secrets.read(project.id),
+        put_secret(storage, project.id, "OTHER", builders.sealed_secret()),
+        storage.secrets.update(project.id, lambda _: None),
+    )
+
+
+@pytest.mark.parametrize("history", [{}, [1], [{}], [{"version": 0}]])
+async def test_a_damaged_history(storage: FileSystemStorage, project: Project, root: Path, history: object) -> None:
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
+    path = root / project.id / ".secrets" / "manifest.json"
+    document = json.loads(path.read_bytes())
+    document["secrets"]["TOKEN"]["history"] = history
+    path.write_text(json.dumps(document))
+    await refused(path, storage.secrets.read(project.id))
 
 
 async def test_a_damaged_key_check(storage: FileSystemStorage, root: Path) -> None:

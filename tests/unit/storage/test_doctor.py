@@ -16,6 +16,7 @@ from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Project
 from cloutagent_server.service.cipher import CannotOpen, Cipher
+from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.doctor import CHECKS, Finding, Folder, Severity, examine, repair
@@ -50,7 +51,7 @@ def mend(root: Path) -> list[tuple[str, str]]:
 @pytest.fixture
 async def project(storage: FileSystemStorage) -> Project:
     project = await storage.projects.create(builders.project_draft(), builders.credential())
-    secrets = SecretManager(storage.secrets, CIPHER)
+    secrets = SecretManager(storage.secrets, Keyring("ab" * 32))
     await secrets.check_key()
     await secrets.set_secret(project.id, "TOKEN", "the plain value")
     return project
@@ -104,7 +105,7 @@ async def test_beside_writers_at_work_nothing_is_found(storage: FileSystemStorag
     async def write() -> None:
         while not done.is_set():
             project = await storage.projects.create(builders.project_draft(), builders.credential())
-            await SecretManager(storage.secrets, CIPHER).set_secret(project.id, "A", "b")
+            await SecretManager(storage.secrets, Keyring("ab" * 32)).set_secret(project.id, "A", "b")
             execution = await storage.executions.create(builders.execution(project.id))
             await storage.executions.append(builders.events(execution.id, builders.payloads_of_a_run()))
             if len(made) % 2:
@@ -112,7 +113,7 @@ async def test_beside_writers_at_work_nothing_is_found(storage: FileSystemStorag
             made.append(project)
 
     done, made = asyncio.Event(), list[Project]()
-    await SecretManager(storage.secrets, CIPHER).check_key()
+    await SecretManager(storage.secrets, Keyring("ab" * 32)).check_key()
     writers = [asyncio.create_task(write()) for _ in range(3)]
     found = [await asyncio.to_thread(look, root) for _ in range(5)]
     done.set()

@@ -16,6 +16,7 @@ from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
 from tests.support.folders import leftovers
+from tests.support.secret_changes import KEY_ID, put_secret, remove_secret, secrets_of
 
 
 async def fill(storage: FileSystemStorage) -> tuple[Project, Execution]:
@@ -24,7 +25,7 @@ async def fill(storage: FileSystemStorage) -> tuple[Project, Execution]:
     await storage.projects.update(project.id, ProjectChanges(name="New"))
     (key,) = await storage.projects.change_keys(project.id, lambda keys: (replace(keys[0], expires_at=builders.at(0)),))
     await storage.projects.note_key_uses(project.id, {key.id: builders.at(0)})
-    await storage.secrets.put(project.id, "TOKEN", builders.sealed_secret())
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
     await storage.secrets.put_key_check(builders.sealed_secret())
     execution = await storage.executions.create(builders.execution(project.id, idempotency=builders.idempotency()))
     await storage.executions.append(builders.events(execution.id, builders.payloads_of_a_run()))
@@ -55,7 +56,8 @@ async def test_every_file_is_json_with_a_schema_version(storage: FileSystemStora
         first = path.read_bytes().splitlines()[0] if path.suffix == ".jsonl" else path.read_bytes()
         assert json.loads(first)["schemaVersion"] == (2 if path.name == "metadata.json" else 1), path
         seen.add(path.name)
-    assert {"metadata.json", "events.jsonl", "state.json", "version.json", ".key-check.json", "last-used.json"} <= seen
+    assert {"metadata.json", "events.jsonl", "state.json", "version.json", ".key-check.json"} <= seen
+    assert {"last-used.json", "manifest.json"} <= seen
 
 
 async def test_nothing_temporary_is_left(storage: FileSystemStorage, root: Path) -> None:
@@ -68,8 +70,8 @@ async def test_no_identifier_ever_becomes_another_path(storage: FileSystemStorag
     for identifier in ("../escape", "/tmp/escape", "..", ".", "", ".index", "a/b", "\x00", new_id().upper()):
         await storage.projects.read(identifier)
         await storage.projects.delete(identifier)
-        await storage.secrets.read(identifier)
-        await storage.secrets.remove(identifier, "TOKEN")
+        await secrets_of(storage, identifier)
+        await remove_secret(storage, identifier, "TOKEN")
         await storage.executions.read(identifier)
         await storage.executions.list(identifier, 10)
         await storage.executions.delete(identifier)
@@ -79,8 +81,8 @@ async def test_no_identifier_ever_becomes_another_path(storage: FileSystemStorag
 
 async def test_secrets_are_in_the_contracts_format(storage: FileSystemStorage, project: Project, root: Path) -> None:
     first, second = builders.sealed_secret(), builders.sealed_secret()
-    await storage.secrets.put(project.id, "FIRST", first)
-    await storage.secrets.put(project.id, "SECOND", second)
+    await put_secret(storage, project.id, "FIRST", first)
+    await put_secret(storage, project.id, "SECOND", second)
     document = json.loads((root / project.id / ".secrets" / "secrets.enc").read_bytes())
     assert list(document) == ["FIRST", "SECOND"]
     for name, sealed in (("FIRST", first), ("SECOND", second)):
@@ -92,10 +94,44 @@ async def test_secrets_are_in_the_contracts_format(storage: FileSystemStorage, p
         }
 
 
+async def test_the_manifest_lies_beside_the_values(storage: FileSystemStorage, project: Project, root: Path) -> None:
+    first, second = builders.sealed_secret(), builders.sealed_secret()
+    for sealed in (first, second):
+        await put_secret(storage, project.id, "TOKEN", sealed)
+    document = json.loads((root / project.id / ".secrets" / "manifest.json").read_bytes())
+    time = "2026-01-31T12:00:00.000Z"
+    assert document == {
+        "schemaVersion": 1,
+        "projectId": project.id,
+        "revision": 2,
+        "keyId": KEY_ID,
+        "secrets": {
+            "TOKEN": {
+                "version": 2,
+                "createdAt": time,
+                "updatedAt": time,
+                "keyId": KEY_ID,
+                "digest": second.digest,
+                "history": [
+                    {
+                        "version": 1,
+                        "createdAt": time,
+                        "keyId": KEY_ID,
+                        "iv": first.iv,
+                        "authTag": first.auth_tag,
+                        "encrypted": first.encrypted,
+                    }
+                ],
+            }
+        },
+        "mac": "ab" * 32,
+    }
+
+
 async def test_secrets_written_by_others_are_read(storage: FileSystemStorage, project: Project, root: Path) -> None:
     text = '{"TOKEN":"{\\"iv\\":\\"00ff\\",\\"authTag\\":\\"AB\\",\\"encrypted\\":\\"\\"}"}'
     (root / project.id / ".secrets" / "secrets.enc").write_text(text)
-    secrets = await storage.secrets.read(project.id)
+    secrets = await secrets_of(storage, project.id)
     assert secrets == {"TOKEN": builders.sealed_secret(iv="00ff", auth_tag="AB", encrypted="")}
 
 

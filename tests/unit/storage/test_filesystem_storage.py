@@ -14,6 +14,7 @@ from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
 from tests.support.folders import tree
+from tests.support.secret_changes import put_secret
 
 
 async def test_create_creates_project_with_valid_id_and_timestamps(storage: FileSystemStorage, root: Path) -> None:
@@ -115,7 +116,7 @@ async def test_update_updates_only_specified_fields(storage: FileSystemStorage, 
 async def test_delete_removes_project_directory(storage: FileSystemStorage, root: Path) -> None:
     before = tree(root)
     project = await storage.projects.create(builders.project_draft(), builders.credential())
-    await storage.secrets.put(project.id, "TOKEN", builders.sealed_secret())
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
     execution = await storage.executions.create(builders.execution(project.id, idempotency=builders.idempotency()))
     await storage.executions.append(builders.texts(execution.id, 3))
     await storage.projects.delete(project.id)

@@ -19,6 +19,7 @@ from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.storage.filesystem import FileSystemStorage, locks
 from tests.support import builders
+from tests.support.secret_changes import put_secret, secrets_of
 from tests.unit.storage.conftest import OpenStorage
 
 DEADLINE = 30
@@ -178,10 +179,10 @@ async def test_secrets_put_by_two_processes_lose_nothing(
 ) -> None:
     putting = asyncio.create_task(ask("put secrets", project.id, "THEIRS", 15))
     for number in range(15):
-        await storage.secrets.put(project.id, f"OURS_{number}", builders.sealed_secret())
+        await put_secret(storage, project.id, f"OURS_{number}", builders.sealed_secret())
     await putting
     expected = {f"{prefix}_{number}" for prefix in ("OURS", "THEIRS") for number in range(15)}
-    assert set(await storage.secrets.read(project.id)) == expected
+    assert set(await secrets_of(storage, project.id)) == expected
 
 
 async def test_two_processes_create_one_execution_for_one_key(

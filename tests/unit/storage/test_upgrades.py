@@ -16,6 +16,7 @@ from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.execution import Status
 from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.cipher import Cipher
+from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.doctor import Folder, examine
@@ -49,7 +50,7 @@ async def test_everything_is_read(old_root: Path) -> None:
     authenticator = Authenticator(storage.projects)
     assert await authenticator.validate_api_key(API_KEY) == project
     authenticator.close()
-    secrets = SecretManager(storage.secrets, Cipher("ab" * 32))
+    secrets = SecretManager(storage.secrets, Keyring("ab" * 32))
     await secrets.check_key()
     assert await secrets.get_secret(PROJECT, "TOKEN") == "the plain value"
     ended = await storage.executions.read(ENDED)
@@ -66,7 +67,7 @@ async def test_it_can_be_written_on(old_root: Path) -> None:
     await storage.start()
     execution = await storage.executions.append([builders.event(QUEUED, 2, builders.started())])
     assert execution.status is Status.RUNNING
-    secrets = SecretManager(storage.secrets, Cipher("ab" * 32))
+    secrets = SecretManager(storage.secrets, Keyring("ab" * 32))
     await secrets.set_secret(PROJECT, "MORE", "another value")
     assert await secrets.list_secrets(PROJECT) == ["MORE", "TOKEN"]
     assert await secrets.get_secret(PROJECT, "TOKEN") == "the plain value"

@@ -31,6 +31,8 @@ EXAMPLES: tuple[CloutAgentError, ...] = (
     errors.ApiKeyNotFound("k"),
     errors.LastApiKey("k"),
     errors.ApiKeyLimitReached(20),
+    errors.SecretVersionNotFound("TOKEN", 3),
+    errors.SecretVersionConflict("TOKEN", 3),
     errors.RevisionConflict("changed"),
     errors.IdempotencyKeyReused("e"),
     errors.ExecutionNotFinished("e"),

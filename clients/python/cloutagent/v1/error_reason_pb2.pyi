@@ -63,6 +63,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION, 400. The project has as many API keys as it may have; revoke one. Metadata: `limit`."""
     AUTHENTICATION_RATE_LIMITED: _ErrorReason.ValueType  # 23
     """RESOURCE_EXHAUSTED, 429. Too many keys that are not valid came from the caller's address. Metadata: none."""
+    SECRET_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 30
+    """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
+    SECRET_VERSION_CONFLICT: _ErrorReason.ValueType  # 31
+    """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reason of an error, machine-readable: the `reason` of the google.rpc.ErrorInfo in the error's details, by its name
@@ -110,4 +114,8 @@ API_KEY_LIMIT_REACHED: ErrorReason.ValueType  # 22
 """FAILED_PRECONDITION, 400. The project has as many API keys as it may have; revoke one. Metadata: `limit`."""
 AUTHENTICATION_RATE_LIMITED: ErrorReason.ValueType  # 23
 """RESOURCE_EXHAUSTED, 429. Too many keys that are not valid came from the caller's address. Metadata: none."""
+SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 30
+"""NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
+SECRET_VERSION_CONFLICT: ErrorReason.ValueType  # 31
+"""ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -52,6 +52,21 @@ class SecretServiceStub:
                 request_serializer=cloutagent_dot_v1_dot_secret__pb2.ListSecretsRequest.SerializeToString,
                 response_deserializer=cloutagent_dot_v1_dot_secret__pb2.ListSecretsResponse.FromString,
                 _registered_method=True)
+        self.GetSecretMetadata = channel.unary_unary(
+                '/cloutagent.v1.SecretService/GetSecretMetadata',
+                request_serializer=cloutagent_dot_v1_dot_secret__pb2.GetSecretMetadataRequest.SerializeToString,
+                response_deserializer=cloutagent_dot_v1_dot_secret__pb2.GetSecretMetadataResponse.FromString,
+                _registered_method=True)
+        self.ListSecretVersions = channel.unary_unary(
+                '/cloutagent.v1.SecretService/ListSecretVersions',
+                request_serializer=cloutagent_dot_v1_dot_secret__pb2.ListSecretVersionsRequest.SerializeToString,
+                response_deserializer=cloutagent_dot_v1_dot_secret__pb2.ListSecretVersionsResponse.FromString,
+                _registered_method=True)
+        self.RestoreSecretVersion = channel.unary_unary(
+                '/cloutagent.v1.SecretService/RestoreSecretVersion',
+                request_serializer=cloutagent_dot_v1_dot_secret__pb2.RestoreSecretVersionRequest.SerializeToString,
+                response_deserializer=cloutagent_dot_v1_dot_secret__pb2.RestoreSecretVersionResponse.FromString,
+                _registered_method=True)
         self.DeleteSecret = channel.unary_unary(
                 '/cloutagent.v1.SecretService/DeleteSecret',
                 request_serializer=cloutagent_dot_v1_dot_secret__pb2.DeleteSecretRequest.SerializeToString,
@@ -75,18 +90,20 @@ class SecretServiceServicer:
     """
 
     def SetSecret(self, request, context):
-        """Stores a secret under a name, replacing the value that stood there.
+        """Stores a secret under a name, as the next version of it. The last 10 versions are kept.
 
-        Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large.
+        Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large;
+        ABORTED if `expected_version` is given and is not the current version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSecret(self, request, context):
-        """Returns the plain value of a secret.
+        """Returns the plain value of a secret: the current one, or that of an earlier version.
 
-        Errors: NOT_FOUND if the project has no secret of this name; DATA_LOSS if what is stored cannot be opened.
+        Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version; DATA_LOSS if what is
+        stored cannot be opened, or is not what was set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,8 +116,35 @@ class SecretServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSecretMetadata(self, request, context):
+        """Returns what is known of a secret, never its value.
+
+        Errors: NOT_FOUND if the project has no secret of this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSecretVersions(self, request, context):
+        """Lists the versions of a secret that are kept, newest first, never their values.
+
+        Errors: NOT_FOUND if the project has no secret of this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreSecretVersion(self, request, context):
+        """Makes the value of a version the current one again, as a new version.
+
+        Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteSecret(self, request, context):
-        """Deletes a secret. Over REST the answer is 204 without a body.
+        """Deletes a secret with all its versions. Over REST the answer is 204 without a body.
 
         Errors: NOT_FOUND if the project has no secret of this name.
         """
@@ -141,6 +185,21 @@ def add_SecretServiceServicer_to_server(servicer, server):
                     servicer.ListSecrets,
                     request_deserializer=cloutagent_dot_v1_dot_secret__pb2.ListSecretsRequest.FromString,
                     response_serializer=cloutagent_dot_v1_dot_secret__pb2.ListSecretsResponse.SerializeToString,
+            ),
+            'GetSecretMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSecretMetadata,
+                    request_deserializer=cloutagent_dot_v1_dot_secret__pb2.GetSecretMetadataRequest.FromString,
+                    response_serializer=cloutagent_dot_v1_dot_secret__pb2.GetSecretMetadataResponse.SerializeToString,
+            ),
+            'ListSecretVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSecretVersions,
+                    request_deserializer=cloutagent_dot_v1_dot_secret__pb2.ListSecretVersionsRequest.FromString,
+                    response_serializer=cloutagent_dot_v1_dot_secret__pb2.ListSecretVersionsResponse.SerializeToString,
+            ),
+            'RestoreSecretVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreSecretVersion,
+                    request_deserializer=cloutagent_dot_v1_dot_secret__pb2.RestoreSecretVersionRequest.FromString,
+                    response_serializer=cloutagent_dot_v1_dot_secret__pb2.RestoreSecretVersionResponse.SerializeToString,
             ),
             'DeleteSecret': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSecret,
@@ -241,6 +300,87 @@ class SecretService:
             '/cloutagent.v1.SecretService/ListSecrets',
             cloutagent_dot_v1_dot_secret__pb2.ListSecretsRequest.SerializeToString,
             cloutagent_dot_v1_dot_secret__pb2.ListSecretsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSecretMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloutagent.v1.SecretService/GetSecretMetadata',
+            cloutagent_dot_v1_dot_secret__pb2.GetSecretMetadataRequest.SerializeToString,
+            cloutagent_dot_v1_dot_secret__pb2.GetSecretMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSecretVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloutagent.v1.SecretService/ListSecretVersions',
+            cloutagent_dot_v1_dot_secret__pb2.ListSecretVersionsRequest.SerializeToString,
+            cloutagent_dot_v1_dot_secret__pb2.ListSecretVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreSecretVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloutagent.v1.SecretService/RestoreSecretVersion',
+            cloutagent_dot_v1_dot_secret__pb2.RestoreSecretVersionRequest.SerializeToString,
+            cloutagent_dot_v1_dot_secret__pb2.RestoreSecretVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,19 +37,36 @@ class SecretServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SecretServiceAsyncStub: ...
     SetSecret: _grpc.UnaryUnaryMultiCallable[_secret_pb2.SetSecretRequest, _secret_pb2.SetSecretResponse]
-    """Stores a secret under a name, replacing the value that stood there.
+    """Stores a secret under a name, as the next version of it. The last 10 versions are kept.
 
-    Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large.
+    Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large;
+    ABORTED if `expected_version` is given and is not the current version.
     """
     GetSecret: _grpc.UnaryUnaryMultiCallable[_secret_pb2.GetSecretRequest, _secret_pb2.GetSecretResponse]
-    """Returns the plain value of a secret.
+    """Returns the plain value of a secret: the current one, or that of an earlier version.
 
-    Errors: NOT_FOUND if the project has no secret of this name; DATA_LOSS if what is stored cannot be opened.
+    Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version; DATA_LOSS if what is
+    stored cannot be opened, or is not what was set.
     """
     ListSecrets: _grpc.UnaryUnaryMultiCallable[_secret_pb2.ListSecretsRequest, _secret_pb2.ListSecretsResponse]
     """Lists the names of a project's secrets in alphabetical order, never their values."""
+    GetSecretMetadata: _grpc.UnaryUnaryMultiCallable[_secret_pb2.GetSecretMetadataRequest, _secret_pb2.GetSecretMetadataResponse]
+    """Returns what is known of a secret, never its value.
+
+    Errors: NOT_FOUND if the project has no secret of this name.
+    """
+    ListSecretVersions: _grpc.UnaryUnaryMultiCallable[_secret_pb2.ListSecretVersionsRequest, _secret_pb2.ListSecretVersionsResponse]
+    """Lists the versions of a secret that are kept, newest first, never their values.
+
+    Errors: NOT_FOUND if the project has no secret of this name.
+    """
+    RestoreSecretVersion: _grpc.UnaryUnaryMultiCallable[_secret_pb2.RestoreSecretVersionRequest, _secret_pb2.RestoreSecretVersionResponse]
+    """Makes the value of a version the current one again, as a new version.
+
+    Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version.
+    """
     DeleteSecret: _grpc.UnaryUnaryMultiCallable[_secret_pb2.DeleteSecretRequest, _secret_pb2.DeleteSecretResponse]
-    """Deletes a secret. Over REST the answer is 204 without a body.
+    """Deletes a secret with all its versions. Over REST the answer is 204 without a body.
 
     Errors: NOT_FOUND if the project has no secret of this name.
     """
@@ -69,19 +86,36 @@ class SecretServiceAsyncStub(SecretServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetSecret: _aio.UnaryUnaryMultiCallable[_secret_pb2.SetSecretRequest, _secret_pb2.SetSecretResponse]  # type: ignore[assignment]
-    """Stores a secret under a name, replacing the value that stood there.
+    """Stores a secret under a name, as the next version of it. The last 10 versions are kept.
 
-    Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large.
+    Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large;
+    ABORTED if `expected_version` is given and is not the current version.
     """
     GetSecret: _aio.UnaryUnaryMultiCallable[_secret_pb2.GetSecretRequest, _secret_pb2.GetSecretResponse]  # type: ignore[assignment]
-    """Returns the plain value of a secret.
+    """Returns the plain value of a secret: the current one, or that of an earlier version.
 
-    Errors: NOT_FOUND if the project has no secret of this name; DATA_LOSS if what is stored cannot be opened.
+    Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version; DATA_LOSS if what is
+    stored cannot be opened, or is not what was set.
     """
     ListSecrets: _aio.UnaryUnaryMultiCallable[_secret_pb2.ListSecretsRequest, _secret_pb2.ListSecretsResponse]  # type: ignore[assignment]
     """Lists the names of a project's secrets in alphabetical order, never their values."""
+    GetSecretMetadata: _aio.UnaryUnaryMultiCallable[_secret_pb2.GetSecretMetadataRequest, _secret_pb2.GetSecretMetadataResponse]  # type: ignore[assignment]
+    """Returns what is known of a secret, never its value.
+
+    Errors: NOT_FOUND if the project has no secret of this name.
+    """
+    ListSecretVersions: _aio.UnaryUnaryMultiCallable[_secret_pb2.ListSecretVersionsRequest, _secret_pb2.ListSecretVersionsResponse]  # type: ignore[assignment]
+    """Lists the versions of a secret that are kept, newest first, never their values.
+
+    Errors: NOT_FOUND if the project has no secret of this name.
+    """
+    RestoreSecretVersion: _aio.UnaryUnaryMultiCallable[_secret_pb2.RestoreSecretVersionRequest, _secret_pb2.RestoreSecretVersionResponse]  # type: ignore[assignment]
+    """Makes the value of a version the current one again, as a new version.
+
+    Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version.
+    """
     DeleteSecret: _aio.UnaryUnaryMultiCallable[_secret_pb2.DeleteSecretRequest, _secret_pb2.DeleteSecretResponse]  # type: ignore[assignment]
-    """Deletes a secret. Over REST the answer is 204 without a body.
+    """Deletes a secret with all its versions. Over REST the answer is 204 without a body.
 
     Errors: NOT_FOUND if the project has no secret of this name.
     """
@@ -104,9 +138,10 @@ class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _secret_pb2.SetSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_secret_pb2.SetSecretResponse, _abc.Awaitable[_secret_pb2.SetSecretResponse]]:
-        """Stores a secret under a name, replacing the value that stood there.
+        """Stores a secret under a name, as the next version of it. The last 10 versions are kept.
 
-        Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large.
+        Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large;
+        ABORTED if `expected_version` is given and is not the current version.
         """
 
     @_abc_1.abstractmethod
@@ -115,9 +150,10 @@ class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _secret_pb2.GetSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_secret_pb2.GetSecretResponse, _abc.Awaitable[_secret_pb2.GetSecretResponse]]:
-        """Returns the plain value of a secret.
+        """Returns the plain value of a secret: the current one, or that of an earlier version.
 
-        Errors: NOT_FOUND if the project has no secret of this name; DATA_LOSS if what is stored cannot be opened.
+        Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version; DATA_LOSS if what is
+        stored cannot be opened, or is not what was set.
         """
 
     @_abc_1.abstractmethod
@@ -129,12 +165,45 @@ class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the names of a project's secrets in alphabetical order, never their values."""
 
     @_abc_1.abstractmethod
+    def GetSecretMetadata(
+        self,
+        request: _secret_pb2.GetSecretMetadataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secret_pb2.GetSecretMetadataResponse, _abc.Awaitable[_secret_pb2.GetSecretMetadataResponse]]:
+        """Returns what is known of a secret, never its value.
+
+        Errors: NOT_FOUND if the project has no secret of this name.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSecretVersions(
+        self,
+        request: _secret_pb2.ListSecretVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secret_pb2.ListSecretVersionsResponse, _abc.Awaitable[_secret_pb2.ListSecretVersionsResponse]]:
+        """Lists the versions of a secret that are kept, newest first, never their values.
+
+        Errors: NOT_FOUND if the project has no secret of this name.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreSecretVersion(
+        self,
+        request: _secret_pb2.RestoreSecretVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_secret_pb2.RestoreSecretVersionResponse, _abc.Awaitable[_secret_pb2.RestoreSecretVersionResponse]]:
+        """Makes the value of a version the current one again, as a new version.
+
+        Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteSecret(
         self,
         request: _secret_pb2.DeleteSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_secret_pb2.DeleteSecretResponse, _abc.Awaitable[_secret_pb2.DeleteSecretResponse]]:
-        """Deletes a secret. Over REST the answer is 204 without a body.
+        """Deletes a secret with all its versions. Over REST the answer is 204 without a body.
 
         Errors: NOT_FOUND if the project has no secret of this name.
         """

@@ -12,19 +12,20 @@ STATE: Final = "state.json"
 METADATA: Final = "metadata.json"
 SECRETS: Final = ".secrets"
 SEALED: Final = "secrets.enc"
+MANIFEST: Final = "manifest.json"
 EXECUTIONS: Final = "executions"
 KEYS: Final = ".keys"
 
 ROOT_NAMES: Final = frozenset({".index", ".trash", ".locks", ".restore", ".key-check.json", ".server.lock"})
 PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS, KEYS})
-SECRETS_NAMES: Final = frozenset({SEALED})
+SECRETS_NAMES: Final = frozenset({SEALED, MANIFEST})
 EXECUTION_NAMES: Final = frozenset({LOG, STATE})
 
 
 class Layout:
     """The paths under one root.
 
-    `{project id}/metadata.json`, `{project id}/.secrets/secrets.enc` and
+    `{project id}/metadata.json`, `{project id}/.secrets/secrets.enc` with its `manifest.json`, and
     `{project id}/executions/{execution id}/events.jsonl` are the truth. `state.json` beside a log and all of `.index`
     are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.trash` holds what
     is being removed, `.restore` what a restore is about to put in a project's place, `.locks` the lock files. The sets
@@ -58,6 +59,10 @@ class Layout:
     def secrets(self, project_id: str) -> Path:
         """A project's sealed secrets."""
         return self.root / project_id / SECRETS / SEALED
+
+    def manifest(self, project_id: str) -> Path:
+        """What binds a project's sealed secrets to their names and to the project."""
+        return self.root / project_id / ".secrets" / "manifest.json"
 
     def executions(self, project_id: str) -> Path:
         """The directory of a project's executions."""

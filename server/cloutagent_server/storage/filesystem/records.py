@@ -19,7 +19,15 @@ from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.events import Failure, FailureReason
 from cloutagent_server.domain.execution import Execution, Idempotency, Status
 from cloutagent_server.domain.project import AgentConfig, KeyCredential, Limits, Project
-from cloutagent_server.domain.secret import NAME_PATTERN, SealedSecret
+from cloutagent_server.domain.secret import (
+    NAME_PATTERN,
+    SealedSecret,
+    SecretEntry,
+    SecretManifest,
+    SecretVersion,
+    manifest_to_json,
+    sealed_to_json,
+)
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.schema import Fields, Schema, parse
 
@@ -46,6 +54,7 @@ KEY_USES: Final = Schema(1)
 EXECUTION: Final = Schema(1)
 STATE: Final = Schema(1)
 KEY_CHECK: Final = Schema(1)
+MANIFEST: Final = Schema(1)
 
 
 def load(path: Path, read: Callable[[Any], T]) -> T | None:
@@ -156,7 +165,7 @@ def key_uses_from_json(document: object) -> Mapping[str, datetime]:
 
 def secrets_to_json(secrets: Mapping[str, SealedSecret]) -> dict[str, str]:
     """The document that holds secrets: by name, each sealed value as a JSON text of its own."""
-    return {name: json.dumps(_sealed_to_json(sealed)) for name, sealed in secrets.items()}
+    return {name: json.dumps(sealed_to_json(sealed)) for name, sealed in secrets.items()}
 
 
 def secrets_from_json(document: object) -> Mapping[str, SealedSecret]:
@@ -168,12 +177,41 @@ def secrets_from_json(document: object) -> Mapping[str, SealedSecret]:
 
 def key_check_to_json(sealed: SealedSecret) -> dict[str, Any]:
     """The document that holds what tells which key sealed the secrets."""
-    return KEY_CHECK.stamp(_sealed_to_json(sealed))
+    return KEY_CHECK.stamp(sealed_to_json(sealed))
 
 
 def key_check_from_json(document: object) -> SealedSecret:
     """The value that a document holds. Raises ValueError."""
     return _sealed(KEY_CHECK.open(document))
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRecord:
+    """What a project's manifest.json holds.
+
+    Attributes:
+        manifest: The newest manifest.
+        pending: Whether its values may not have been written yet; then those of `replaces` are still valid.
+        replaces: The manifest before it; None if there was none.
+    """
+
+    manifest: SecretManifest
+    pending: bool = False
+    replaces: SecretManifest | None = None
+
+
+def manifest_record_to_json(record: ManifestRecord) -> dict[str, Any]:
+    """The document that holds a manifest."""
+    replaced = None if record.replaces is None else _manifest_to_json(record.replaces)
+    return MANIFEST.stamp({**_manifest_to_json(record.manifest), **({"replaces": replaced} if record.pending else {})})
+
+
+def manifest_record_from_json(document: object) -> ManifestRecord:
+    """The manifest that a document holds. Raises ValueError."""
+    fields = MANIFEST.open(document)
+    pending = fields.has("replaces")
+    replaces = fields.nullable(lambda name: _manifest(fields.fields(name)), "replaces") if pending else None
+    return ManifestRecord(_manifest(fields), pending, replaces)
 
 
 def execution_to_json(execution: Execution) -> dict[str, Any]:
@@ -373,19 +411,55 @@ def _idempotency(fields: Fields) -> Idempotency:
     return idempotency
 
 
-def _sealed_to_json(sealed: SealedSecret) -> dict[str, str]:
-    return {"iv": sealed.iv, "authTag": sealed.auth_tag, "encrypted": sealed.encrypted}
-
-
 def _sealed(fields: Fields) -> SealedSecret:
     sealed = SealedSecret(fields.hexadecimal("iv"), fields.hexadecimal("authTag"), fields.hexadecimal("encrypted"))
     fields.end()
     return sealed
 
 
-def _sealed_text(name: str, value: object) -> SealedSecret:
+def _manifest_to_json(manifest: SecretManifest) -> dict[str, Any]:
+    return {**manifest_to_json(manifest), "mac": manifest.mac}
+
+
+def _manifest(fields: Fields) -> SecretManifest:
+    secrets = fields.fields("secrets")
+    manifest = SecretManifest(
+        project_id=fields.identifier("projectId"),
+        revision=fields.whole("revision", least=1),
+        key_id=fields.hexadecimal("keyId"),
+        entries={name: _entry(name, secrets.fields(name)) for name in secrets.names()},
+        mac=fields.hexadecimal("mac"),
+    )
+    fields.end()
+    return manifest
+
+
+def _entry(name: str, fields: Fields) -> SecretEntry:
+    _check_name(name)
+    entry = SecretEntry(
+        version=fields.whole("version", least=1),
+        created_at=fields.time("createdAt"),
+        updated_at=fields.time("updatedAt"),
+        key_id=fields.hexadecimal("keyId"),
+        digest=fields.hexadecimal("digest"),
+        history=tuple(_version(earlier) for earlier in fields.items("history")),
+    )
+    fields.end()
+    return entry
+
+
+def _version(fields: Fields) -> SecretVersion:
+    version = fields.whole("version", least=1)
+    return SecretVersion(version, fields.time("createdAt"), fields.hexadecimal("keyId"), _sealed(fields))
+
+
+def _check_name(name: str) -> None:
     if NAME_PATTERN.fullmatch(name) is None:
         raise ValueError(f"{name!r} is not the name of a secret")
+
+
+def _sealed_text(name: str, value: object) -> SealedSecret:
+    _check_name(name)
     if not isinstance(value, str):
         raise ValueError(f"{name} is not a text")
     document = parse(value.encode())

@@ -41,7 +41,8 @@ def recover(layout: Layout, index: Index, removal: Removal, keys: KeyFiles) -> N
     for project_id in index.key_changes():
         _settle_keys(keys, project_id)
     for project_id in filter(is_id, files.names_in(layout.root)):
-        for path in (layout.metadata(project_id), layout.secrets(project_id), layout.key_uses(project_id)):
+        written = (layout.metadata, layout.secrets, layout.manifest, layout.key_uses)
+        for path in (of(project_id) for of in written):
             files.temporary_path(path).unlink(missing_ok=True)
 
 

@@ -152,6 +152,21 @@ class Fields:
             self._fail(name, "holds something that is not an object")
         return [Fields(value, f"{self._path}{name}[{number}].") for number, value in enumerate(values)]
 
+    def names(self) -> Sequence[str]:
+        """The names of the fields that were not read yet."""
+        return list(self._rest)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a field, not read yet."""
+        return name in self._rest
+
+    def nullable(self, read: Callable[[str], T], name: str) -> T | None:
+        """What `read` makes of the field; None if it is null."""
+        if name in self._rest and self._rest[name] is None:
+            del self._rest[name]
+            return None
+        return read(name)
+
     def optional(self, read: Callable[[str], T], name: str) -> T | None:
         """What `read` makes of the field; None if it is absent."""
         return read(name) if name in self._rest else None

@@ -1,25 +1,44 @@
-"""Sealed secrets on disk: one file for each project."""
+"""Sealed secrets on disk: for each project a file of values and the manifest beside it, which change as one.
+
+A change writes the manifest first, together with the one it replaces; then the values; then the manifest alone.
+Wherever a crash cuts that short, the values are those of one of the two manifests in the file, so it is known which
+of the two states holds. The next change starts from that state.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
+from typing import Final
 
-from cloutagent_server.domain.errors import ProjectNotFound
+import structlog
+
+from cloutagent_server.domain.errors import CloutAgentError, ProjectNotFound, StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
-from cloutagent_server.domain.secret import SealedSecret
+from cloutagent_server.domain.secret import SealedSecret, SecretManifest, SecretRecord
+from cloutagent_server.storage.changes import check_revision
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.locks import Locks
 from cloutagent_server.storage.filesystem.offload import off_loop
 from cloutagent_server.storage.filesystem.records import (
+    ManifestRecord,
     dump,
     key_check_from_json,
     key_check_to_json,
     load,
+    manifest_record_from_json,
+    manifest_record_to_json,
     secrets_from_json,
     secrets_to_json,
 )
+
+# How often a reader tries to find the two files in agreement before it excludes the writers.
+_TRIES: Final = 3
+
+_log = structlog.get_logger(__name__)
 
 
 class FileSystemSecrets:
@@ -29,51 +48,122 @@ class FileSystemSecrets:
         self._layout = layout
         self._locks = locks
 
-    async def read(self, project_id: str) -> Mapping[str, SealedSecret]:
+    async def read(self, project_id: str) -> SecretRecord:
         """See `SecretStorage.read`."""
-        return await off_loop(partial(self._load, project_id)) if is_id(project_id) else {}
+        if not is_id(project_id):
+            return SecretRecord()
+        record = await off_loop(partial(self._load_beside_writers, project_id))
+        if record.mismatches():
+            # Somebody else wrote one of the files, unless changes keep coming: a reader that excludes them knows.
+            record = await self._locks.run_for_project(project_id, partial(self._load, project_id))
+        return record
 
-    async def put(self, project_id: str, name: str, sealed: SealedSecret) -> None:
-        """See `SecretStorage.put`."""
+    async def update(self, project_id: str, change: Callable[[SecretRecord], SecretRecord | None]) -> SecretRecord:
+        """See `SecretStorage.update`."""
         if not is_id(project_id):
             raise ProjectNotFound(project_id)
-        await self._locks.run_for_project(project_id, partial(self._put, project_id, name, sealed))
+        return await self._locks.run_for_project(project_id, partial(self._update, project_id, change))
 
-    async def remove(self, project_id: str, name: str) -> bool:
-        """See `SecretStorage.remove`."""
-        if not is_id(project_id):
-            return False
-        return await self._locks.run_for_project(project_id, partial(self._remove, project_id, name))
+    async def list_owners(self) -> Sequence[str]:
+        """See `SecretStorage.list_owners`."""
+        return await off_loop(self._list_owners)
 
     async def read_key_check(self) -> SealedSecret | None:
         """See `SecretStorage.read_key_check`."""
-        return await off_loop(partial(load, self._layout.key_check, key_check_from_json))
+        return await off_loop(self._load_key_check)
 
-    async def put_key_check(self, sealed: SealedSecret) -> None:
+    async def put_key_check(self, sealed: SealedSecret, replaces: SealedSecret | None = None) -> None:
         """See `SecretStorage.put_key_check`."""
-        await off_loop(partial(self._put_key_check, sealed))
+        await off_loop(partial(self._put_key_check, sealed, replaces))
 
-    def _put_key_check(self, sealed: SealedSecret) -> None:
+    def _load_key_check(self) -> SealedSecret | None:
+        return load(self._layout.key_check, key_check_from_json)
+
+    def _put_key_check(self, sealed: SealedSecret, replaces: SealedSecret | None) -> None:
         with self._locks.alone():
-            if not self._layout.key_check.exists():
+            if self._load_key_check() == replaces:
                 files.write(self._layout.key_check, dump(key_check_to_json(sealed)))
 
-    def _load(self, project_id: str) -> Mapping[str, SealedSecret]:
-        return load(self._layout.secrets(project_id), secrets_from_json) or {}
+    def _list_owners(self) -> Sequence[str]:
+        return [
+            project_id
+            for project_id in filter(is_id, files.names_in(self._layout.root))
+            if self._layout.secrets(project_id).exists() or self._layout.manifest(project_id).exists()
+        ]
 
-    def _save(self, project_id: str, secrets: Mapping[str, SealedSecret]) -> None:
-        path = self._layout.secrets(project_id)
-        files.make_directory(path.parent)
-        files.write(path, dump(secrets_to_json(secrets)))
+    def _load_beside_writers(self, project_id: str) -> SecretRecord:
+        """Load again when a change came between the reading of the two files."""
+        for _ in range(_TRIES - 1):
+            record = self._load(project_id)
+            if not record.mismatches():
+                return record
+        return self._load(project_id)
 
-    def _put(self, project_id: str, name: str, sealed: SealedSecret) -> None:
+    def _load(self, project_id: str) -> SecretRecord:
+        """The state that holds: of a change that was cut short, the one whose manifest fits the values better."""
+        stored = load(self._layout.manifest(project_id), manifest_record_from_json)
+        values = load(self._layout.secrets(project_id), secrets_from_json) or {}
+        if stored is None:
+            return SecretRecord(values)
+        if stored.manifest.project_id != project_id:
+            raise StoredDataDamaged(str(self._layout.manifest(project_id)), "projectId is another project's")
+        new = SecretRecord(values, stored.manifest)
+        if not stored.pending:
+            return new
+        return min(new, SecretRecord(values, stored.replaces), key=SecretRecord.mismatches)
+
+    def _update(self, project_id: str, change: Callable[[SecretRecord], SecretRecord | None]) -> SecretRecord:
         if not self._layout.metadata(project_id).exists():
             raise ProjectNotFound(project_id)
-        self._save(project_id, {**self._load(project_id), name: sealed})
+        old = self._load(project_id)
+        new = change(old)
+        if new is None:
+            self._settle(project_id, old)
+            return old
+        check_revision(old, new)
+        self._replace(project_id, old, new)
+        return new
 
-    def _remove(self, project_id: str, name: str) -> bool:
-        secrets = dict(self._load(project_id))
-        if secrets.pop(name, None) is None:
-            return False
-        self._save(project_id, secrets)
-        return True
+    def _settle(self, project_id: str, record: SecretRecord) -> None:
+        """Let the manifest of the state that holds stand alone, after a change that was cut short."""
+        path = self._layout.manifest(project_id)
+        stored = load(path, manifest_record_from_json)
+        if stored is not None and stored.pending:
+            _put_back(path, None if record.manifest is None else _settled(record.manifest))
+
+    def _replace(self, project_id: str, old: SecretRecord, new: SecretRecord) -> None:
+        """Let `new` take the place of `old`. When the values are in place, the change is made."""
+        assert new.manifest is not None
+        path, values_path = self._layout.manifest(project_id), self._layout.secrets(project_id)
+        files.make_directory(path.parent)
+        settled = _settled(new.manifest)
+        if new.values == old.values:
+            files.write(path, settled)
+            return
+        manifest_before, values_before = files.read(path), files.read(values_path)
+        pending = ManifestRecord(new.manifest, True, old.manifest)
+        files.write(path, dump(manifest_record_to_json(pending)))
+        try:
+            files.write(values_path, dump(secrets_to_json(new.values)))
+        except BaseException:
+            # Only beside the old values may the old manifest stand alone again.
+            with suppress(OSError, CloutAgentError):
+                if files.read(values_path) == values_before:
+                    _put_back(path, manifest_before)
+            raise
+        try:
+            files.write(path, settled)
+        except OSError as fault:
+            _log.warning("manifest_not_settled", location=str(path), fault=files.describe(fault))
+
+
+def _settled(manifest: SecretManifest) -> bytes:
+    return dump(manifest_record_to_json(ManifestRecord(manifest)))
+
+
+def _put_back(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+        files.sync_directory(path.parent)
+    else:
+        files.write(path, content)

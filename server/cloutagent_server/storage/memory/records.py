@@ -10,7 +10,7 @@ from cloutagent_server.domain.api_key import ApiKeys
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import Project
-from cloutagent_server.domain.secret import SealedSecret
+from cloutagent_server.domain.secret import SealedSecret, SecretRecord
 from cloutagent_server.storage.watchers import Watchers
 
 
@@ -21,7 +21,7 @@ class ProjectRecord:
     project: Project
     keys: ApiKeys
     key_uses: Mapping[str, datetime] = field(default_factory=dict)
-    secrets: dict[str, SealedSecret] = field(default_factory=dict)
+    secrets: SecretRecord = field(default_factory=SecretRecord)
     execution_ids: set[str] = field(default_factory=set)
     idempotency: dict[str, str] = field(default_factory=dict)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 
 from cloutagent_server.domain.errors import ProjectNotFound
-from cloutagent_server.domain.secret import SealedSecret
+from cloutagent_server.domain.secret import SealedSecret, SecretRecord
+from cloutagent_server.storage.changes import check_revision
 from cloutagent_server.storage.memory.records import Records
 
 
@@ -15,28 +16,31 @@ class MemorySecrets:
     def __init__(self, records: Records) -> None:
         self._records = records
 
-    async def read(self, project_id: str) -> Mapping[str, SealedSecret]:
+    async def read(self, project_id: str) -> SecretRecord:
         """See `SecretStorage.read`."""
         record = self._records.projects.get(project_id)
-        return {} if record is None else dict(record.secrets)
+        return SecretRecord() if record is None else record.secrets
 
-    async def put(self, project_id: str, name: str, sealed: SealedSecret) -> None:
-        """See `SecretStorage.put`."""
+    async def update(self, project_id: str, change: Callable[[SecretRecord], SecretRecord | None]) -> SecretRecord:
+        """See `SecretStorage.update`."""
         record = self._records.projects.get(project_id)
         if record is None:
             raise ProjectNotFound(project_id)
-        record.secrets[name] = sealed
+        new = change(record.secrets)
+        if new is not None:
+            check_revision(record.secrets, new)
+            record.secrets = new
+        return record.secrets
 
-    async def remove(self, project_id: str, name: str) -> bool:
-        """See `SecretStorage.remove`."""
-        record = self._records.projects.get(project_id)
-        return record is not None and record.secrets.pop(name, None) is not None
+    async def list_owners(self) -> Sequence[str]:
+        """See `SecretStorage.list_owners`."""
+        return [project_id for project_id, record in self._records.projects.items() if record.secrets != SecretRecord()]
 
     async def read_key_check(self) -> SealedSecret | None:
         """See `SecretStorage.read_key_check`."""
         return self._records.key_check
 
-    async def put_key_check(self, sealed: SealedSecret) -> None:
+    async def put_key_check(self, sealed: SealedSecret, replaces: SealedSecret | None = None) -> None:
         """See `SecretStorage.put_key_check`."""
-        if self._records.key_check is None:
+        if self._records.key_check == replaces:
             self._records.key_check = sealed
