@@ -83,6 +83,10 @@ test-all: check ## Check, then run every test at full size, with the coverage ga
 test-unit: setup ## Run the unit and conformance tests alone
 	$(PYTEST) -m 'not full' tests/unit tests/conformance
 
+.PHONY: test-faults
+test-faults: setup ## Kill, refuse, cut the power and race at full size; says how much was tried and lost
+	$(PYTEST) tests/faults
+
 .PHONY: demo
 demo: setup ## Show the whole product at work, with no account (LIVE=1: against the vendor)
 	$(PY) -m scripts.demo $(if $(LIVE),--live)

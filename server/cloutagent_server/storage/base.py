@@ -179,7 +179,8 @@ class ExecutionStorage(Protocol):
     async def append(self, events: Sequence[Event]) -> Execution:
         """Add events of one execution to its log, all or none, and return the execution after them.
 
-        When the last event is terminal, the log is durable when this returns. Watchers are woken; none is waited for.
+        The log is durable when this returns, unless all the events are text deltas; of those that came last, a loss of
+        power (never the death of the process) may take some, the last ones. Watchers are woken; none is waited for.
         Only a crash in the middle of it may leave the first of the events without the others.
 
         Raises:

@@ -56,7 +56,9 @@ class FileSystemStorage:
         await self._executions.stop()
 
     def _start(self) -> None:
-        for directory in (self._layout.root, self._layout.trash, self._layout.locks):
+        if not self._layout.root.is_dir():
+            files.make_directory(self._layout.root)
+        for directory in (self._layout.trash, self._layout.locks):
             files.make_directory(directory)
         with self._locks.alone():
             recover(self._layout, self._index, self._removal, self._keys)

@@ -61,7 +61,7 @@ class FileSystemExecutions:
             raise ValueError("there are no events to append")
         execution_id = events[0].execution_id
         try:
-            return await self._with_log(execution_id, lambda log: self._append(log, events))
+            return await self._with_log(execution_id, lambda log: self._append(log, events), waits=True)
         finally:
             self._watch.wake(execution_id)
 
@@ -110,7 +110,7 @@ class FileSystemExecutions:
         await self._watch.stop()
         await off_loop(self._logs.drop_all)
 
-    async def _with_log(self, execution_id: str, work: Callable[[ExecutionLog], T]) -> T:
+    async def _with_log(self, execution_id: str, work: Callable[[ExecutionLog], T], *, waits: bool = False) -> T:
         def use() -> T:
             with self._logs.use(execution_id) as log:
                 if log is None:
@@ -119,7 +119,7 @@ class FileSystemExecutions:
 
         if not is_id(execution_id):
             raise ExecutionNotFound(execution_id)
-        return await off_loop(use)
+        return await off_loop(use, waits=waits)
 
     def _locate(self, execution_id: str) -> Path | None:
         entry = self._index.find_execution(execution_id)

@@ -119,12 +119,15 @@ def write_all(descriptor: int, content: bytes) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory that only this user may enter, with its parents, durably. One that exists is no error."""
-    if path.is_dir():
-        return
-    make_directory(path.parent)
-    with suppress(FileExistsError):
-        path.mkdir(DIRECTORY_MODE)
+    """Make a directory that only this user may enter, with its parents, durably.
+
+    One that exists is no error. It is made durable too: whoever made it may have died before, or not have come so far.
+    """
+    if not path.is_dir():
+        if not path.parent.is_dir():
+            make_directory(path.parent)
+        with suppress(FileExistsError):
+            path.mkdir(DIRECTORY_MODE)
     sync_directory(path.parent)
 
 

@@ -64,7 +64,10 @@ class Index:
             files.make_directory(directory)
 
     def clear(self) -> None:
-        """Remove all entries."""
+        """Remove all entries; first the note that they are complete, so that a crash leaves none that seem to be."""
+        if self._version.exists():
+            self._version.unlink()
+            files.sync_directory(self._directory)
         files.remove_tree(self._directory)
 
     def complete(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 PATIENCE: Final = 30.0
 _RETRY: Final = 0.01
+_FLOCK: Final = struct.Struct("@hhqqi4x")
 
 
 class Locks:
@@ -52,7 +54,7 @@ class Locks:
                 return work()
 
         async with self._in_process[_stripe(project_id)]:
-            return await off_loop(locked_work)
+            return await off_loop(locked_work, waits=True)
 
     @contextmanager
     def holding_project(self, project_id: str) -> Iterator[None]:
@@ -102,15 +104,7 @@ def holding(descriptor: int, kind: int, path: Path) -> Iterator[None]:
     Raises:
         StorageUnavailable: Another process kept it for 30 seconds. `path` names it.
     """
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise StorageUnavailable(f"another process keeps {path}") from None
-            time.sleep(_RETRY)
+    _insist(lambda: fcntl.flock(descriptor, kind | fcntl.LOCK_NB), path)
     try:
         yield
     finally:
@@ -131,3 +125,55 @@ def sharing_file(path: Path) -> Iterator[int]:
             yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def uncommitted(descriptor: int, start: int, path: Path) -> Iterator[None]:
+    """Mark a file, open for writing, as not yet committed from the offset `start` on. Blocks for moments only.
+
+    The mark is a lock on that range, so it goes with its process.
+
+    Raises:
+        StorageUnavailable: A process that asked how far the file is committed was stopped in the middle of it.
+    """
+    _insist(lambda: _range(descriptor, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, start), path)
+    try:
+        yield
+    finally:
+        _range(descriptor, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, start)
+
+
+def committed_size(descriptor: int) -> int:
+    """Up to which offset an open file is committed: its size, or less while somebody writes. Waits for nobody."""
+    while True:
+        try:
+            _range(descriptor, fcntl.F_OFD_SETLK, fcntl.F_RDLCK, 0)
+        except BlockingIOError:
+            kind, start = _range(descriptor, fcntl.F_OFD_GETLK, fcntl.F_RDLCK, 0)
+            if kind == fcntl.F_WRLCK:
+                return start
+        else:
+            try:
+                return os.fstat(descriptor).st_size
+            finally:
+                _range(descriptor, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, 0)
+
+
+def _range(descriptor: int, command: int, kind: int, start: int) -> tuple[int, int]:
+    """Set or look at a lock from `start` to the end of a file. Gives the kind and the start of the one met."""
+    answer = fcntl.fcntl(descriptor, command, _FLOCK.pack(kind, os.SEEK_SET, start, 0, 0))
+    met, _, met_start, _, _ = _FLOCK.unpack(answer)
+    return met, met_start
+
+
+def _insist(take: Callable[[], object], path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            take()
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StorageUnavailable(f"another process keeps {path}") from None
+            time.sleep(_RETRY)
+        else:
+            return

@@ -20,12 +20,12 @@ import structlog
 
 from cloutagent_server.domain import event_json
 from cloutagent_server.domain.errors import ExecutionNotFound, StorageUnavailable, StoredDataDamaged
-from cloutagent_server.domain.events import Event, StoredEvent
+from cloutagent_server.domain.events import Event, StoredEvent, TextDelta
 from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.storage.changes import appended, folded
 from cloutagent_server.storage.filesystem import files, layout
 from cloutagent_server.storage.filesystem.lines import LineIndex, line_ending_at, lines_between
-from cloutagent_server.storage.filesystem.locks import holding
+from cloutagent_server.storage.filesystem.locks import committed_size, holding, uncommitted
 from cloutagent_server.storage.filesystem.records import (
     Snapshot,
     dump,
@@ -95,8 +95,8 @@ def is_event(execution_id: str, sequence: int, line: bytes) -> bool:
 class ExecutionLog:
     """An open log. Methods block and may be called from any thread.
 
-    Appending and reading exclude each other only for as long as it takes to look at the file's size, so a writer does
-    not wait while somebody reads. Other processes are kept out by a lock on the file.
+    Writers exclude each other by a lock on the file. Readers wait for none: a writer marks the end of the file as not
+    yet committed while it may still take it back, and whoever reads meanwhile reads what stands in front of that.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -109,6 +109,7 @@ class ExecutionLog:
         self._directory = directory
         self._path = directory / layout.LOG
         self._state_path = directory / layout.STATE
+        self._appending = threading.Lock()
         self._changing = threading.Lock()
         self._reading = threading.Lock()
         self._recent: tuple[StoredEvent, ...] = ()
@@ -127,11 +128,8 @@ class ExecutionLog:
             self._start = self._size
             self._lines = LineIndex(self._start)
             self._execution = self._created
-            with holding(self._reader, fcntl.LOCK_SH, self._path):
-                saved = self._resume()
-            if saved is not self._execution.status:
-                with holding(self._reader, fcntl.LOCK_EX, self._path):
-                    self._save_snapshot()
+            if self._resume(committed_size(self._reader)) is not self._execution.status:
+                self._refresh_snapshot()
         except BaseException:
             os.close(self._reader)
             raise
@@ -172,14 +170,17 @@ class ExecutionLog:
             if status is None:
                 return False
             if status.st_size != self._size:
-                with holding(self._reader, fcntl.LOCK_SH, self._path):
-                    self._catch_up(os.fstat(self._reader).st_size)
+                before = self._execution.status
+                self._catch_up(committed_size(self._reader))
+                if self._execution.status is not before:
+                    os.fsync(self._reader)
             return True
 
     def append(self, events: Sequence[Event]) -> Execution:
         """Add events, all or none, and return the execution after them.
 
-        A change of status is made durable together with everything before it.
+        Made durable together with everything before, unless all the events are text deltas: these come often, and the
+        message that follows them holds their text.
 
         Raises:
             ExecutionNotFound: The log was removed.
@@ -187,18 +188,24 @@ class ExecutionLog:
             ValueError: An event cannot follow the state it meets.
             OSError: The medium refused; nothing was added.
         """
-        with self._changing, holding(self._reader, fcntl.LOCK_EX, self._path):
-            status = self._status()
-            if status is None:
-                raise ExecutionNotFound(self._created.id)
-            if status.st_size != self._size:
-                self._catch_up(status.st_size)
-            before = self._execution
+        with self._appending, holding(self._reader, fcntl.LOCK_EX, self._path):
+            with self._changing:
+                status = self._status()
+                if status is None:
+                    raise ExecutionNotFound(self._created.id)
+                if status.st_size != self._size:
+                    self._catch_up(status.st_size)
+                before, end = self._execution, self._size
             after, lines = appended(before, events)
             content = b"".join(line.data + b"\n" for line in lines)
-            self._write(content, torn=status.st_size > self._size, durable=after.status is not before.status)
-            self._size += len(content)
-            self._publish(after, lines)
+            if self._writer is None:
+                self._writer = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            with uncommitted(self._writer, end, self._path):
+                durable = any(not isinstance(event.payload, TextDelta) for event in events)
+                self._write(self._writer, content, torn=status.st_size > end, durable=durable)
+                with self._changing:
+                    self._size = end + len(content)
+                    self._publish(after, lines)
             if after.status is not before.status:
                 self._save_snapshot()
             return after
@@ -259,9 +266,8 @@ class ExecutionLog:
             raise self._damaged("was replaced or cut while it was open")
         return status
 
-    def _resume(self) -> Status | None:
+    def _resume(self, size: int) -> Status | None:
         """Fold the log from the snapshot on, or from the beginning where none fits. Returns the snapshot's status."""
-        size = os.fstat(self._reader).st_size
         snapshot = self._load_snapshot(size)
         if snapshot is not None:
             try:
@@ -289,7 +295,7 @@ class ExecutionLog:
         return snapshot if last_line is not None and self._is_event(sequence, last_line) else None
 
     def _catch_up(self, size: int) -> None:
-        """Take in the whole lines between what is known and `size`. The lock on the file is held."""
+        """Take in the whole lines between what is known and `size`, up to which the file is committed."""
         recent: deque[StoredEvent] = deque(maxlen=_RECENT_EVENTS)
         end = self._size
         sequence = self._execution.last_sequence
@@ -321,19 +327,29 @@ class ExecutionLog:
         self._recent = recent[first:]
         self._execution = execution
 
-    def _write(self, content: bytes, *, torn: bool, durable: bool) -> None:
-        if self._writer is None:
-            self._writer = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    def _write(self, writer: int, content: bytes, *, torn: bool, durable: bool) -> None:
         if torn:
-            os.ftruncate(self._writer, self._size)
+            os.ftruncate(writer, self._size)
         try:
-            files.write_all(self._writer, content)
+            files.write_all(writer, content)
             if durable:
-                os.fsync(self._writer)
+                os.fsync(writer)
         except BaseException:
             with suppress(OSError):
-                os.ftruncate(self._writer, self._size)
+                os.ftruncate(writer, self._size)
             raise
+
+    def _refresh_snapshot(self) -> None:
+        """Save what was read, after making it durable. Whoever writes now does it in our place."""
+        os.fsync(self._reader)
+        try:
+            fcntl.flock(self._reader, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        try:
+            self._save_snapshot()
+        finally:
+            fcntl.flock(self._reader, fcntl.LOCK_UN)
 
     def _save_snapshot(self) -> None:
         snapshot = Snapshot(self._size, self._execution)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import structlog
 
 from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.keys import KeyFiles
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.log import read_execution
+from cloutagent_server.storage.filesystem.lost_tail import cut_lost_tail
 from cloutagent_server.storage.filesystem.pages import readable
 from cloutagent_server.storage.filesystem.records import ProjectRecord, load_project
 from cloutagent_server.storage.filesystem.removal import Removal
@@ -62,7 +65,7 @@ def rebuild_index(layout: Layout, index: Index) -> None:
 def _index_execution(layout: Layout, index: Index, project_id: str, execution_id: str) -> None:
     directory = layout.execution(project_id, execution_id)
     try:
-        execution = read_execution(directory)
+        execution = _read_after_crash(directory)
     except StoredDataDamaged as fault:
         _log.error("damaged_record_indexed", location=fault.location, fault=fault.fault)
         changed_at = datetime.fromtimestamp(directory.stat().st_mtime, UTC)
@@ -86,7 +89,7 @@ def _check_unfinished(layout: Layout, index: Index, removal: Removal, execution_
     """Undo a creation that was cut short, and take the mark from an execution that has ended."""
     try:
         entry = index.find_execution(execution_id)
-        execution = None if entry is None else read_execution(layout.execution(entry.project_id, execution_id))
+        execution = None if entry is None else _read_after_crash(layout.execution(entry.project_id, execution_id))
     except StoredDataDamaged as fault:
         _log.error("damaged_record_left_out", location=fault.location, fault=fault.fault)
         return
@@ -95,6 +98,15 @@ def _check_unfinished(layout: Layout, index: Index, removal: Removal, execution_
         removal.undo_execution(execution_id, unborn)
     elif execution.status.terminal:
         index.set_finished(execution_id)
+
+
+def _read_after_crash(directory: Path) -> Execution | None:
+    try:
+        return read_execution(directory)
+    except StoredDataDamaged:
+        if not cut_lost_tail(directory):
+            raise
+        return read_execution(directory)
 
 
 def _project(layout: Layout, project_id: str) -> ProjectRecord | None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.index import Index
@@ -50,16 +50,16 @@ class Removal:
 
     def undo_project(self, record: ProjectRecord, directories: Iterable[Path]) -> None:
         """Take back the creation of a project, as far as it came."""
-        with suppress(OSError):
+        with suppress(OSError, StorageUnavailable):
             for key in record.keys:
                 self._index.remove_key(key.credential.digest, record.project.id)
-        with suppress(OSError):
+        with suppress(OSError, StorageUnavailable):
             self._index.remove_project(record.project.id, record.project.created_at)
         _remove_all(directories)
 
     def undo_execution(self, execution_id: str, directories: Iterable[Path]) -> None:
         """Take back the creation of an execution, as far as it came."""
-        with suppress(OSError):
+        with suppress(OSError, StorageUnavailable):
             self._index.remove_execution(execution_id)
         _remove_all(directories)
 
@@ -89,8 +89,9 @@ class Removal:
             elif name.startswith(_EXECUTION) and is_id(name.removeprefix(_EXECUTION)):
                 self._index.remove_execution(name.removeprefix(_EXECUTION))
             files.remove_tree(aside)
-        except OSError as fault:
-            _log.warning("removal_not_finished", location=str(aside), fault=files.describe(fault))
+        except (OSError, StorageUnavailable) as fault:
+            cause = fault.cause if isinstance(fault, StorageUnavailable) else files.describe(fault)
+            _log.warning("removal_not_finished", location=str(aside), fault=cause)
 
     def _forget_project(self, directory: Path, project_id: str) -> None:
         if not is_id(project_id):

@@ -153,8 +153,9 @@ class FileSystemSecrets:
             raise
         try:
             files.write(path, settled)
-        except OSError as fault:
-            _log.warning("manifest_not_settled", location=str(path), fault=files.describe(fault))
+        except (OSError, CloutAgentError) as fault:
+            # The change is made: it must not be reported as refused. The next change settles the manifest.
+            _log.warning("manifest_not_settled", location=str(path), fault=repr(fault))
 
 
 def _settled(manifest: SecretManifest) -> bytes:

@@ -1,0 +1,189 @@
+"""Eight servers on one folder: nothing is lost, nothing torn, nobody waits for ever, and readers do not wait at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloutagent_server.domain.project import ProjectChanges
+from cloutagent_server.storage.filesystem import FileSystemStorage
+from tests.faults.conftest import Count
+from tests.support import builders
+from tests.support.secret_changes import put_secret, secrets_of
+
+REPOSITORY = Path(__file__).parents[2]
+DEADLINE = 60
+PROMPT = 2.0
+
+
+class Worker:
+    """A process of its own on the folder."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def line(self) -> str:
+        assert self._process.stdout is not None
+        return (await asyncio.wait_for(self._process.stdout.readline(), DEADLINE)).decode().strip()
+
+    def go(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"go\n")
+
+    async def result(self) -> Any:
+        text = await self.line()
+        assert await asyncio.wait_for(self._process.wait(), DEADLINE) == 0
+        return json.loads(text)
+
+    async def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
+Start = Callable[..., Awaitable[Worker]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "projects"
+
+
+@pytest.fixture
+async def storage(root: Path) -> AsyncIterator[FileSystemStorage]:
+    opened = FileSystemStorage(root)
+    await opened.start()
+    yield opened
+    await opened.stop()
+
+
+@pytest.fixture
+async def start(root: Path) -> AsyncIterator[Start]:
+    workers = []
+
+    async def start_one(*arguments: str) -> Worker:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "tests.support.faults.worker", str(root), *arguments),
+            cwd=REPOSITORY,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        workers.append(Worker(process))
+        assert await workers[-1].line() == "ready"
+        return workers[-1]
+
+    yield start_one
+    for worker in workers:
+        await worker.kill()
+
+
+async def race(storage: FileSystemStorage, start: Start, seconds: float, secrets: int) -> tuple[int, list[str]]:
+    """Let eight processes write and read the same records. Gives how many writes were tried, and what went wrong."""
+    project = await storage.projects.create(builders.project_draft(description="0"), builders.credential())
+    execution = await storage.executions.create(builders.execution(project.id))
+    counters = [await start("count", project.id, str(seconds)) for _ in range(3)]
+    putters = [await start("put", project.id, f"WRITER_{each}", str(secrets)) for each in range(2)]
+    appenders = [await start("append", execution.id, str(seconds)) for _ in range(2)]
+    victim = await start("count", project.id, str(10 * seconds))
+    for worker in (*counters, *putters, *appenders, victim):
+        worker.go()
+    began = time.monotonic()
+    reads = 0
+    while time.monotonic() - began < seconds / 2:
+        reads += 1
+        seen = await storage.executions.read(execution.id)
+        assert seen is not None
+        events = await storage.executions.read_events(execution.id, 0, 10_000)
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        assert await storage.projects.read(project.id) is not None
+    killed_at = await storage.projects.read(project.id)
+    await victim.kill()
+    counted = [await worker.result() for worker in counters]
+    put = [await worker.result() for worker in putters]
+    appended = [await worker.result() for worker in appenders]
+
+    lost = []
+    last = await storage.projects.read(project.id)
+    assert killed_at is not None
+    assert last is not None
+    total = int(last.description or "")
+    if total != last.revision - 1:
+        lost.append(f"{total} increments in {last.revision - 1} updates")
+    survivors = sum(done for done, _ in counted)
+    if total < survivors or sum(conflicts for _, conflicts in counted) == 0:
+        lost.append(f"{survivors} increments were acknowledged, {total} are there, conflicts {counted}")
+    names = set(await secrets_of(storage, project.id))
+    if names != {f"WRITER_{each}_{number}" for each in range(2) for number in range(secrets)}:
+        lost.append(f"of {sum(put)} secrets {len(names)} are there")
+    taken = sorted(number for numbers, _ in appended for number in numbers)
+    events = await storage.executions.read_events(execution.id, 0, 100_000)
+    while more := await storage.executions.read_events(execution.id, len(events), 100_000):
+        events = (*events, *more)
+    if taken != [event.sequence for event in events] or taken != list(range(1, len(taken) + 1)):
+        lost.append(f"{len(taken)} events were acknowledged, {len(events)} are there")
+    return total + sum(put) + len(taken) + reads, lost
+
+
+async def test_eight_processes_on_one_folder(storage: FileSystemStorage, start: Start, count: Count) -> None:
+    count("racing operations", *await race(storage, start, seconds=1.0, secrets=20))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("run", range(3))
+async def test_eight_processes_on_one_folder_for_long(
+    storage: FileSystemStorage, start: Start, count: Count, run: int
+) -> None:
+    count("racing operations", *await race(storage, start, seconds=10.0, secrets=200))
+
+
+async def test_readers_wait_for_nobody_and_writers_for_no_dead(
+    storage: FileSystemStorage, root: Path, start: Start, count: Count
+) -> None:
+    credentials = [builders.credential() for _ in range(12)]
+    projects = [await storage.projects.create(builders.project_draft(), one) for one in credentials]
+    execution = await storage.executions.create(builders.execution(projects[0].id))
+    before = await storage.executions.append(builders.texts(execution.id, 3))
+    for project in projects:
+        await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
+    log = root / projects[0].id / "executions" / execution.id / "events.jsonl"
+    fresh = FileSystemStorage(root)
+    holder = await start("hold", str(root), str(log))
+    holder.go()
+    assert await holder.line() == "held"
+
+    changes = ProjectChanges(name="new")
+    updating = [asyncio.create_task(storage.projects.update(project.id, changes)) for project in projects]
+    appending = asyncio.create_task(storage.executions.append(builders.texts(execution.id, 1, 3)))
+    slowest = 0.0
+    for reader in (storage, fresh):
+        for project, credential in zip(projects, credentials, strict=True):
+            began = time.monotonic()
+            assert await reader.projects.read(project.id) == project
+            assert await reader.projects.find_key(credential.digest) is not None
+            assert set(await secrets_of(reader, project.id)) == {"TOKEN"}
+            assert await reader.executions.read(execution.id) == before
+            assert len(await reader.executions.read_events(execution.id, 0, 10)) == 3
+            assert len((await reader.projects.list(20)).items) == len(projects)
+            assert (await reader.executions.list(projects[0].id, 20)).items == (before,)
+            assert await reader.executions.list_unfinished() == (before,)
+            slowest = max(slowest, time.monotonic() - began)
+    assert slowest < PROMPT
+    assert not any(task.done() for task in (*updating, appending))
+
+    with log.open("rb+") as file:
+        file.truncate(file.seek(0, 2) - len(b'{"executionId":"not committed"}\n'))
+    await holder.kill()
+    async with asyncio.timeout(DEADLINE):
+        assert [(await task).revision for task in updating] == [2] * len(projects)
+        assert (await appending).last_sequence == 4
+    await fresh.stop()
+    count("racing operations", len(projects) * 2)

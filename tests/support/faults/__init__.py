@@ -1,0 +1,1 @@
+"""What the fault suite is made of."""

@@ -1,0 +1,100 @@
+"""Processes that tell the story and are killed by SIGKILL at one of their calls.
+
+Started as `python -m tests.support.faults.killed`. Reads orders from its input, one JSON object a line, and carries
+each out in a child of its own: `root` (the folder), `number` (of the call, from 1; 0 for none) and `moment`: "before"
+the call, "half" way through it, for a write, or "after" it. With `recover` the child only starts the storage. Answers
+with a JSON object: whether the child was `killed`, `acknowledged`: how many steps it had written into a pipe as
+returned, and, when it came to its end, how many `calls` it made and which of them were `writes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cloutagent_server.storage.filesystem import FileSystemStorage
+from tests.support.faults.story import STEPS
+from tests.support.faults.syscalls import Call, intercepted, without_syncing
+
+_write = os.write
+
+
+class _Killer:
+    """Counts calls and kills this process at one of them."""
+
+    def __init__(self, number: int, moment: str) -> None:
+        self._number = number
+        self._moment = moment
+        self._guard = threading.Lock()
+        self.calls = 0
+        self.writes: list[int] = []
+
+    def __call__(self, call: Call) -> Any:
+        if not call.changes:
+            return call.complete()
+        with self._guard:
+            self.calls += 1
+            if call.name == "write":
+                self.writes.append(self.calls)
+            if self.calls != self._number:
+                return without_syncing(call)
+            if self._moment == "after":
+                with suppress(OSError):
+                    call.complete()
+            elif self._moment == "half":
+                call.write_half()
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise AssertionError("the process outlived SIGKILL")
+
+
+async def _tell(root: Path, killer: _Killer, acknowledgements: int, *, recover: bool) -> None:
+    storage = FileSystemStorage(root)
+    with intercepted(root.parent, killer):
+        await storage.start()
+        for step in () if recover else STEPS.values():
+            await step(storage)
+            _write(acknowledgements, b"returned\n")
+    _write(acknowledgements, json.dumps([killer.calls, killer.writes]).encode())
+
+
+def _child(order: dict[str, Any], acknowledgements: int) -> int:
+    try:
+        killer = _Killer(order["number"], order["moment"])
+        asyncio.run(_tell(Path(order["root"]), killer, acknowledgements, recover=order.get("recover", False)))
+    except BaseException as fault:
+        print(f"{order}: {fault!r}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _carry_out(order: dict[str, Any]) -> dict[str, Any]:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os._exit(_child(order, writing))
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        lines = pipe.read().splitlines()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code not in (0, -signal.SIGKILL):
+        raise SystemExit(f"the child failed: {order}")
+    killed = code != 0
+    calls, writes = (0, []) if killed else json.loads(lines[-1])
+    return {"killed": killed, "acknowledged": lines.count(b"returned"), "calls": calls, "writes": writes}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        print(json.dumps(_carry_out(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

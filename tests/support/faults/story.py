@@ -1,0 +1,270 @@
+"""A sequence of operations that uses every way to change a folder, and what a storage shows after each of them.
+
+The same steps run on the memory backend, which is the model. Projects are named by a label, and found by the key that
+belongs to it, since a backend chooses their identifiers itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from cloutagent_server.domain import event_json
+from cloutagent_server.domain.events import Event, Payload, StoredEvent
+from cloutagent_server.domain.execution import Execution, Idempotency
+from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
+from cloutagent_server.domain.secret import SealedSecret
+from cloutagent_server.storage.base import Storage
+from cloutagent_server.storage.changes import folded
+from cloutagent_server.storage.memory import MemoryStorage
+from tests.support import builders
+from tests.support.secret_changes import put_secret, remove_secret, secrets_of
+
+Step = Callable[[Storage], Awaitable[object]]
+
+LABELS: Final = ("first", "second", "third")
+EXECUTIONS: Final = tuple(
+    f"{number:08x}-0000-4000-8000-000000000000" for number in (0xAA000001, 0xAA000002, 0xBB000003)
+)
+_AGENT: Final = builders.agent_config(id="0a000000-0000-4000-8000-000000000000")
+
+
+def credential(label: str) -> KeyCredential:
+    """The key of the project with this label."""
+    digest = hashlib.sha256(label.encode()).hexdigest()
+    return builders.credential(digest=digest, hash="$2b$10$" + digest[:53])
+
+
+def draft(label: str) -> ProjectDraft:
+    """The project with this label, as it is created."""
+    return builders.project_draft(name=label, agent=_AGENT)
+
+
+def sealed(seed: str) -> SealedSecret:
+    """A sealed secret, always the same for a seed."""
+    text = hashlib.sha256(seed.encode()).hexdigest()
+    return SealedSecret(iv=text[:32], auth_tag=text[32:], encrypted=text[:22])
+
+
+def new_execution(execution_id: str, project_id: str, idempotency_key: str | None = None) -> Execution:
+    """An execution as it is created, always the same for an identifier."""
+    idempotency = None if idempotency_key is None else Idempotency(idempotency_key, "ab" * 32)
+    return builders.execution(project_id, id=execution_id, agent=_AGENT, idempotency=idempotency)
+
+
+async def project_id(storage: Storage, label: str) -> str | None:
+    """The identifier of the project with this label, None if there is none."""
+    owner = await storage.projects.find_key(credential(label).digest)
+    return None if owner is None else owner.project_id
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that a storage shows. `records` is what does not come out of a log; identifiers of projects are labels."""
+
+    records: Mapping[str, Any]
+    created: Mapping[str, Execution]
+    executions: Mapping[str, Execution]
+    logs: Mapping[str, Sequence[StoredEvent]]
+    unfinished: Sequence[str]
+
+
+async def shown(storage: Storage) -> State:
+    """What a storage shows now."""
+    names = await _labels(storage)
+    records: dict[str, Any] = {"projects": sorted(names.values()), "key check": await storage.secrets.read_key_check()}
+    executions, logs = {}, {}
+    for label in LABELS:
+        owner = await storage.projects.find_key(credential(label).digest)
+        if owner is None:
+            continue
+        listed = (await storage.executions.list(owner.project_id, 10)).items
+        records[label] = (
+            _without_chance(await storage.projects.read(owner.project_id)),
+            await storage.projects.exists(owner.project_id),
+            owner.key.credential,
+            dict(await secrets_of(storage, owner.project_id)),
+            sorted(execution.id for execution in listed),
+        )
+    for execution_id in EXECUTIONS:
+        execution = await storage.executions.read(execution_id)
+        if execution is not None:
+            label = names.get(execution.project_id, execution.project_id)
+            executions[execution_id] = replace(execution, project_id=label)
+            logs[execution_id] = await storage.executions.read_events(execution_id, 0, 1000)
+    unfinished = sorted(execution.id for execution in await storage.executions.list_unfinished())
+    created = {key: _as_created(execution) for key, execution in executions.items()}
+    return State(records, created, executions, logs, unfinished)
+
+
+def misfit(seen: State, wanted: State, least: Mapping[str, int]) -> str | None:
+    """What distinguishes `seen` from `wanted`, apart from the ends of logs behind the first `least` events; or None."""
+    if seen.records != wanted.records:
+        return f"records {_difference(seen.records, wanted.records)}"
+    if seen.created != wanted.created:
+        return f"executions {_difference(seen.created, wanted.created)}"
+    for execution_id, log in seen.logs.items():
+        if tuple(log) != tuple(wanted.logs[execution_id][: len(log)]):
+            return f"log of {execution_id} is no beginning of what was appended"
+        if len(log) < least.get(execution_id, 0):
+            return f"log of {execution_id} has {len(log)} events, not {least[execution_id]}"
+        made = folded(seen.created[execution_id], map(decoded, log))
+        if seen.executions[execution_id] != made:
+            return f"{execution_id} is not what its log makes of it"
+    running = sorted(key for key, execution in seen.executions.items() if not execution.status.terminal)
+    return None if running == list(seen.unfinished) else f"unfinished are {seen.unfinished}, not {running}"
+
+
+def lengths(state: State) -> Mapping[str, int]:
+    """How many events each log has."""
+    return {execution_id: len(log) for execution_id, log in state.logs.items()}
+
+
+def durable_lengths(state: State) -> Mapping[str, int]:
+    """How many events of each log are promised to outlive a loss of power: all but the text that came last."""
+    found = {}
+    for execution_id, log in state.logs.items():
+        found[execution_id] = max((event.sequence for event in log if event.kind != "text_delta"), default=0)
+    return found
+
+
+def decoded(line: StoredEvent) -> Event:
+    """The event of a line."""
+    return event_json.decode(line.data)
+
+
+async def states(steps: Sequence[Step]) -> Sequence[State]:
+    """What the model shows before the first step and after each."""
+    model = MemoryStorage()
+    found = [await shown(model)]
+    for step in steps:
+        await step(model)
+        found.append(await shown(model))
+    return found
+
+
+def create(label: str) -> Step:
+    """Create a project."""
+
+    async def step(storage: Storage) -> None:
+        if await project_id(storage, label) is None:
+            await storage.projects.create(draft(label), credential(label))
+
+    return step
+
+
+def with_project(label: str, work: Callable[[Storage, str], Awaitable[object]]) -> Step:
+    """Do something with the project of this label; nothing if it is gone."""
+
+    async def step(storage: Storage) -> None:
+        found = await project_id(storage, label)
+        if found is not None:
+            await work(storage, found)
+
+    return step
+
+
+def rename(label: str, description: str) -> Step:
+    """Change a project."""
+    return with_project(
+        label, lambda storage, found: storage.projects.update(found, ProjectChanges(description=description))
+    )
+
+
+def put(label: str, name: str, seed: str) -> Step:
+    """Set a secret."""
+    return with_project(label, lambda storage, found: put_secret(storage, found, name, sealed(seed)))
+
+
+def execute(label: str, execution_id: str, idempotency_key: str | None = None) -> Step:
+    """Create an execution."""
+
+    async def work(storage: Storage, found: str) -> None:
+        if idempotency_key is not None or await storage.executions.read(execution_id) is None:
+            await storage.executions.create(new_execution(execution_id, found, idempotency_key))
+
+    return with_project(label, work)
+
+
+def append(execution_id: str, payloads: Sequence[Payload]) -> Step:
+    """Append what the log of an execution lacks of these payloads, in one call."""
+
+    async def step(storage: Storage) -> None:
+        execution = await storage.executions.read(execution_id)
+        if execution is not None and len(payloads) > execution.last_sequence:
+            events = builders.events(execution_id, payloads)
+            await storage.executions.append(events[execution.last_sequence :])
+
+    return step
+
+
+_RUN: Final = (
+    builders.queued(),
+    builders.started(),
+    builders.text_delta("one"),
+    builders.text_delta("two"),
+    builders.message("one two"),
+    builders.token_used(),
+    builders.text_delta("last"),
+    builders.completed(),
+)
+_ONE, _TWO, _THREE = EXECUTIONS
+
+STEPS: Final[Mapping[str, Step]] = {
+    "put the key check": lambda storage: storage.secrets.put_key_check(sealed("check")),
+    "create the first project": create("first"),
+    "create the second project": create("second"),
+    "update the first project": rename("first", "changed"),
+    "set a secret": put("first", "TOKEN", "one"),
+    "set another secret": put("first", "OTHER", "two"),
+    "replace a secret": put("first", "TOKEN", "three"),
+    "remove a secret": with_project("first", lambda storage, found: remove_secret(storage, found, "OTHER")),
+    "create an execution": execute("first", _ONE, "order"),
+    "queue and start it": append(_ONE, _RUN[:2]),
+    "append a text": append(_ONE, _RUN[:3]),
+    "append another text": append(_ONE, _RUN[:4]),
+    "append a message and a bill": append(_ONE, _RUN[:6]),
+    "create a second execution": execute("first", _TWO),
+    "append texts to it": append(_TWO, (_RUN[1], _RUN[2], _RUN[3])),
+    "finish the first execution": append(_ONE, _RUN),
+    "delete the first execution": with_project("first", lambda storage, _: storage.executions.delete(_ONE)),
+    "create a third execution": execute("second", _THREE, "order"),
+    "append to it": append(_THREE, (_RUN[1], _RUN[2])),
+    "delete the first project": with_project("first", lambda storage, found: storage.projects.delete(found)),
+    "update the second project": rename("second", "changed too"),
+    "set a secret of the second project": put("second", "TOKEN", "four"),
+    "finish the third execution": append(_THREE, (_RUN[1], _RUN[2], builders.cancelled())),
+    "create the third project": create("third"),
+}
+
+
+async def _labels(storage: Storage) -> Mapping[str, str]:
+    found = {}
+    token = None
+    while True:
+        page = await storage.projects.list(2, token)
+        found.update({project.id: project.name for project in page.items})
+        token = page.next_page_token
+        if token is None:
+            return found
+
+
+def _without_chance(project: Project | None) -> Project | None:
+    """The project without what a backend chooses itself."""
+    if project is None:
+        return None
+    return replace(project, id=project.name, created_at=builders.START, updated_at=builders.START)
+
+
+def _as_created(execution: Execution) -> Execution:
+    idempotency = None if execution.idempotency is None else execution.idempotency.key
+    created = new_execution(execution.id, execution.project_id, idempotency)
+    same = ("prompt", "agent", "limits", "variables", "created_at", "idempotency")
+    return replace(created, **{name: getattr(execution, name) for name in same})
+
+
+def _difference(seen: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    keys = sorted(key for key in {*seen, *wanted} if seen.get(key) != wanted.get(key))
+    return "; ".join(f"{key}: {seen.get(key)!r}, not {wanted.get(key)!r}" for key in keys)

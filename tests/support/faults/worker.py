@@ -1,0 +1,108 @@
+"""One of several servers on a folder. Started as `python -m tests.support.faults.worker ROOT TASK ARGUMENTS…`.
+
+It prints "ready", waits for a line, does its task, and prints what came of it as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from cloutagent_server.domain.errors import RevisionConflict
+from cloutagent_server.domain.project import ProjectChanges
+from cloutagent_server.storage.filesystem import FileSystemStorage, locks
+from tests.support import builders
+from tests.support.secret_changes import put_secret
+
+Task = Callable[..., Awaitable[object]]
+
+
+async def _count(storage: FileSystemStorage, project_id: str, seconds: str) -> object:
+    """Add one to the number in a project's description, again and again. Gives how often, and how many conflicts."""
+    done = conflicts = 0
+    deadline = time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        project = await storage.projects.read(project_id)
+        assert project is not None
+        changes = ProjectChanges(description=str(int(project.description or "0") + 1))
+        try:
+            await storage.projects.update(project_id, changes, project.revision)
+            done += 1
+        except RevisionConflict:
+            conflicts += 1
+    return [done, conflicts]
+
+
+async def _put(storage: FileSystemStorage, project_id: str, prefix: str, number: str) -> object:
+    """Set secrets, each under a name of its own."""
+    for each in range(int(number)):
+        await put_secret(storage, project_id, f"{prefix}_{each}", builders.sealed_secret())
+    return int(number)
+
+
+async def _append(storage: FileSystemStorage, execution_id: str, seconds: str) -> object:
+    """Append events against competition. Gives the sequence numbers that were taken here, and how many conflicts."""
+    taken: list[int] = []
+    conflicts = 0
+    deadline = time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        execution = await storage.executions.read(execution_id)
+        assert execution is not None
+        after = execution.last_sequence
+        try:
+            await storage.executions.append(builders.texts(execution_id, 2, after))
+            taken += [after + 1, after + 2]
+        except RevisionConflict:
+            conflicts += 1
+    return [taken, conflicts]
+
+
+async def _read(storage: FileSystemStorage, project_id: str, execution_id: str, seconds: str) -> object:
+    """Read everything that the others write, strictly. Gives how often."""
+    times = 0
+    deadline = time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        assert await storage.projects.read(project_id) is not None
+        await storage.secrets.read(project_id)
+        execution = await storage.executions.read(execution_id)
+        assert execution is not None
+        events = await storage.executions.read_events(execution_id, max(0, execution.last_sequence - 50), 50)
+        numbers = [event.sequence for event in events]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+        times += 1
+    return times
+
+
+async def _hold(storage: FileSystemStorage, root: str, log: str) -> object:
+    """Take every lock of the folder and of a log, with half an append in it, and keep them until killed."""
+    for path in sorted((Path(root) / ".locks").iterdir()):
+        fcntl.flock(os.open(path, os.O_RDWR), fcntl.LOCK_EX)
+    writer = os.open(log, os.O_WRONLY | os.O_APPEND)
+    fcntl.flock(writer, fcntl.LOCK_EX)
+    with locks.uncommitted(writer, Path(log).stat().st_size, Path(log)):
+        os.write(writer, b'{"executionId":"not committed"}\n')
+        os.write(sys.stdout.fileno(), b"held\n")
+        await asyncio.Event().wait()
+    return None
+
+
+TASKS: dict[str, Task] = {"count": _count, "put": _put, "append": _append, "read": _read, "hold": _hold}
+
+
+async def _work(root: str, task: str, *arguments: str) -> None:
+    storage = FileSystemStorage(Path(root))
+    await storage.start()
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    print(json.dumps(await TASKS[task](storage, *arguments)), flush=True)
+    await storage.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(_work(*sys.argv[1:]))
