@@ -13,6 +13,18 @@ class FolderInUse(Exception):
     """Another server holds the folder."""
 
 
+def check_apart(projects: Path, runs: Path) -> None:
+    """Make sure that the folder of runs, which is swept at every start, holds no projects.
+
+    Raises:
+        FolderInUse: It is a folder of projects, or lies in one, or one lies in it.
+    """
+    if any((folder / ".index").exists() or (folder / ".key-check.json").exists() for folder in (runs, *runs.parents)):
+        raise FolderInUse(f"RUN_ROOT: {runs} is or lies in a folder of projects; it needs a folder of its own")
+    if projects == runs or runs in projects.parents:
+        raise FolderInUse(f"RUN_ROOT: {runs} holds PROJECT_ROOT; it needs a folder of its own")
+
+
 @contextmanager
 def held(folder: Path, setting: str) -> Iterator[None]:
     """Hold `folder`, which the setting of this name gives. When the process dies, however it dies, it is free again.

@@ -8,12 +8,12 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from cloutagent_server.app import App
 from cloutagent_server.engine.local_model import LocalModel
 from cloutagent_server.envoy_process import EnvoyProcess
-from cloutagent_server.folder_lock import held
+from cloutagent_server.folder_lock import check_apart, held
 from cloutagent_server.settings import Settings
 
 log: Final = logging.getLogger(__name__)
@@ -34,9 +34,10 @@ class Stack:
 
 async def serve(settings: Settings, started: Callable[[Stack], None]) -> None:
     """Run the server alone until SIGINT or SIGTERM; `started` is called once it takes calls."""
+    stopped = _on_stop_signal()
     async with _server(settings) as (_, port):
         started(Stack(port))
-        await _stop_signal()
+        await stopped.wait()
 
 
 async def serve_stack(settings: Settings, local_model: bool, started: Callable[[Stack], None]) -> None:
@@ -46,6 +47,7 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
         EnvoyFailed: Envoy did not start.
         ComponentDied: Envoy ended by itself; the rest was stopped.
     """
+    stopped = _on_stop_signal()
     async with AsyncExitStack() as stack:
         model_url = None
         if local_model:
@@ -54,24 +56,26 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
         app, grpc_port = await stack.enter_async_context(_server(settings))
         envoy = await stack.enter_async_context(_envoy(settings, grpc_port))
         started(Stack(grpc_port, envoy.port, model_url))
-        await _first_of(_stop_signal(), _death_of(envoy))
+        await _first_of(stopped.wait(), _death_of(envoy))
         # Watchers get the ends of their runs while Envoy still carries them; then it has nothing to wait for.
         await app.finish_runs()
 
 
 async def serve_local_model(port: int, started: Callable[[str], None]) -> None:
     """Run the scripted local model alone until SIGINT or SIGTERM; `started` gets its base URL."""
+    stopped = _on_stop_signal()
     model = LocalModel()
     await model.start("127.0.0.1", port)
     try:
         started(model.base_url)
-        await _stop_signal()
+        await stopped.wait()
     finally:
         await model.stop()
 
 
 @asynccontextmanager
 async def _server(settings: Settings) -> AsyncIterator[tuple[App, int]]:
+    check_apart(settings.project_root, settings.run_root)
     with held(settings.project_root, "PROJECT_ROOT"), held(settings.run_root, "RUN_ROOT"):
         app = App.from_settings(settings)
         try:
@@ -106,11 +110,12 @@ async def _envoy(settings: Settings, grpc_port: int) -> AsyncIterator[EnvoyProce
         await envoy.stop()
 
 
-async def _stop_signal() -> None:
+def _on_stop_signal() -> asyncio.Event:
+    """Set by SIGINT and SIGTERM from now on: one that comes during the start ends the start in order."""
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    return stopped
 
 
 async def _death_of(envoy: EnvoyProcess) -> None:
@@ -118,7 +123,7 @@ async def _death_of(envoy: EnvoyProcess) -> None:
     raise ComponentDied(f"Envoy ended by itself with exit code {code}")
 
 
-async def _first_of(*waits: Coroutine[None, None, None]) -> None:
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -89,6 +89,7 @@ class AgentExecutor(Protocol):
         """Prepare a run with this configuration; `execute` must follow, to release what this took.
 
         Raises:
+            AccessDenied: A tool is enabled that this machine cannot isolate.
             OSError: The machine cannot give what the run needs.
         """
         ...

@@ -29,6 +29,7 @@ from claude_agent_sdk import (
 from claude_agent_sdk import Message as SdkMessage
 
 from cloutagent_server.domain.cost import TokenUsage, Usage
+from cloutagent_server.domain.errors import AccessDenied
 from cloutagent_server.domain.events import Failure, FailureReason, Message, TextDelta, ToolResult, ToolUse
 from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
 from cloutagent_server.domain.project import AgentConfig
@@ -163,10 +164,14 @@ class ClaudeExecutor:
         """Make the run's directory, its access to the gateway and the SDK client with this configuration.
 
         Raises:
+            AccessDenied: A tool is enabled that this machine cannot isolate, whoever let it into the configuration.
             OSError: The directory cannot be made.
         """
         if self._prepared is not None:
             raise RuntimeError("initialize comes once")
+        refused = [name for name in config.enabled_tools if name not in HARMLESS_TOOLS]
+        if refused:
+            raise AccessDenied(f"the tool {refused[0]} is not available on this server")
         workspace = Workspace.create(self._root, self._id)
         try:
             system_prompt = workspace.write_system_prompt(config.system_prompt)

@@ -134,18 +134,21 @@ class ExecutionService:
         if execution_id not in self._live:
             return await self._cancel_idle(execution)
         self._cancelling.add(execution_id)
-        try:
-            run = self._runs.get(execution_id)
-            if run is not None:
-                run.cancel()
-            return await self.finished(execution_id)
-        finally:
-            self._cancelling.discard(execution_id)
+        run = self._runs.get(execution_id)
+        if run is not None:
+            run.cancel()
+        return await self.finished(execution_id)
 
     async def cancel_all(self, project_id: str) -> None:
         """End all executions of a project that this server has queued or runs."""
         unfinished = [e.id for e in await self._executions.list_unfinished() if e.project_id == project_id]
         await asyncio.gather(*(self.cancel(execution_id) for execution_id in unfinished))
+
+    def abandon(self, project_id: str) -> None:
+        """End the runs of a project that is gone. Nothing of them is kept."""
+        for run in list(self._runs.values()):
+            if run.project_id == project_id:
+                run.cancel()
 
     async def delete(self, execution_id: str) -> None:
         """Remove an execution that has ended. Raises ExecutionNotFound, ExecutionNotFinished."""
@@ -232,6 +235,7 @@ class ExecutionService:
             await self._run(execution)
         finally:
             self._live.discard(execution.id)
+            self._cancelling.discard(execution.id)
 
     async def _run(self, execution: Execution) -> None:
         try:

@@ -81,6 +81,8 @@ class ProjectService:
             raise ProjectNotFound(project_id)
         await self._executions.cancel_all(project_id)
         await self._storage.delete(project_id)
+        # One that was started since, in the moment before the project was gone.
+        self._executions.abandon(project_id)
 
     async def exists(self, project_id: str) -> bool:
         """Whether there is such a project."""

@@ -10,7 +10,7 @@ from cloutagent_server.domain.errors import FieldViolation, InvalidRequest
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import AgentConfig, Project
 from cloutagent_server.service.secrets import SecretManager
-from cloutagent_server.service.template import RESERVED, Template, parse
+from cloutagent_server.service.template import MAX_FILLED_CHARACTERS, RESERVED, Template, TooLong, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,7 @@ async def fill(execution: Execution, project: Project, secrets: SecretManager) -
         "execution_id": execution.id,
         "project_name": project.name,
     }
-    values: dict[str, str] = {}
-    for name in sorted(prompt.secrets | system_prompt.secrets):
-        value = await secrets.get_secret(project.id, name)
-        if value is not None:
-            values[name] = value
+    values = await secrets.get_secrets(project.id, prompt.secrets | system_prompt.secrets)
     faults = [
         FieldViolation(f"options.variables.{name}", "this name is reserved")
         for name in RESERVED
@@ -56,8 +52,17 @@ async def fill(execution: Execution, project: Project, secrets: SecretManager) -
     faults += _unknown(system_prompt, "agent.systemPrompt", variables, values)
     if faults:
         raise InvalidRequest(faults)
-    agent = replace(execution.agent, system_prompt=system_prompt.fill(variables, values))
-    return FilledPrompts(prompt.fill(variables, values), agent, values)
+    filled = _filled(prompt, "prompt", variables, values)
+    system = _filled(system_prompt, "agent.systemPrompt", variables, values)
+    return FilledPrompts(filled, replace(execution.agent, system_prompt=system), values)
+
+
+def _filled(template: Template, field_name: str, variables: Mapping[str, str], secrets: Mapping[str, str]) -> str:
+    try:
+        return template.fill(variables, secrets)
+    except TooLong:
+        fault = f"has more than {MAX_FILLED_CHARACTERS} characters once it is filled in"
+        raise InvalidRequest.of(field_name, fault) from None
 
 
 def _unknown(

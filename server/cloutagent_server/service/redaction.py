@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 REDACTED: Final = "[REDACTED]"
+TOO_DEEP: Final = "[…]"
+MAX_DEPTH: Final = 30
+_TELLING_CHARACTERS: Final = 8
 
 
 class Redactor:
@@ -20,8 +23,18 @@ class Redactor:
         """`text` without the values."""
         return text if self._pattern is None else self._pattern.sub(REDACTED, text)
 
-    def document(self, value: object) -> object:
-        """A JSON value whose texts, keys included, are without the values; a number that spells one becomes a text."""
+    def whole(self, text: str) -> str:
+        """`text`, with nothing to follow it, without the values; nor does it end with the beginning of one."""
+        stream = self.stream()
+        return stream.push(text) + stream.flush()
+
+    def document(self, value: object, depth: int = 0) -> object:
+        """A JSON value whose texts, keys included, are without the values; a number that spells one becomes a text.
+
+        What is nested deeper than 30 levels is left out, since not every reader of events takes it.
+        """
+        if depth > MAX_DEPTH:
+            return TOO_DEEP
         match value:
             case str():
                 return self.text(value)
@@ -30,15 +43,19 @@ class Redactor:
                 shown = self.text(spelled)
                 return value if shown == spelled else shown
             case Mapping():
-                return {self.text(str(key)): self.document(item) for key, item in value.items()}
+                return {self.text(str(key)): self.document(item, depth + 1) for key, item in value.items()}
             case list() | tuple():
-                return [self.document(item) for item in value]
+                return [self.document(item, depth + 1) for item in value]
             case _:
                 return value
 
     def stream(self) -> RedactedStream:
         """A stream of text that comes in pieces."""
         return RedactedStream(self)
+
+    def begins_value(self, text: str) -> bool:
+        """Whether a value begins with `text`."""
+        return any(value.startswith(text) for value in self._values)
 
     def settled(self, text: str) -> int:
         """How much of the start of `text` can be redacted now, whatever follows it."""
@@ -69,6 +86,12 @@ class RedactedStream:
         return self._redactor.text(text[:cut])
 
     def flush(self) -> str:
-        """End the stream; returns what was held back."""
+        """End the stream; returns what was held back.
+
+        What was held back may be the beginning of a value that was cut off. From 8 characters on it is redacted;
+        less tells little, and is more likely to be ordinary text.
+        """
         text, self._held = self._held, ""
+        if len(text) >= _TELLING_CHARACTERS and self._redactor.begins_value(text):
+            return REDACTED
         return self._redactor.text(text)

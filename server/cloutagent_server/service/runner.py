@@ -77,6 +77,11 @@ class Run:
         self._stopping: asyncio.Task[None] | None = None
         self._executor: AgentExecutor = engine.executor(execution.id, self)
 
+    @property
+    def project_id(self) -> str:
+        """The project that it runs for."""
+        return self._execution.project_id
+
     async def drive(self) -> None:
         """Run the agent and write every event, the terminal one last. Raises nothing but cancellation."""
         named = {"execution_id": self._execution.id, "project_id": self._execution.project_id}
@@ -109,13 +114,13 @@ class Run:
                 await self._emit_text(self._text.push(text))
             case Message(text=text):
                 await self._emit_text(self._text.flush())
-                await self._emit(Message(self._redactor.text(text)))
+                await self._emit(Message(self._redactor.whole(text)))
             case ToolUse():
                 arguments = self._redactor.document(output.input)
                 shown = arguments if isinstance(arguments, Mapping) else {}
-                await self._emit(ToolUse(output.tool_use_id, output.name, shown))
+                await self._emit(ToolUse(output.tool_use_id, self._redactor.text(output.name), shown))
             case ToolResult():
-                content = self._redactor.text(output.content)
+                content = self._redactor.whole(output.content)
                 await self._emit(ToolResult(output.tool_use_id, content, output.is_error))
 
     async def on_usage(self, call_id: str, usage: TokenUsage) -> None:
@@ -179,7 +184,7 @@ class Run:
         if self._exceeded is not None:
             return Failed(self._exceeded, usage, duration)
         if result.status is Status.COMPLETED:
-            return Completed(self._redactor.text(result.result or ""), usage, duration)
+            return Completed(self._redactor.whole(result.result or ""), usage, duration)
         if self._cancelled:
             return Cancelled(usage, duration)
         if self._interrupted:
@@ -191,8 +196,10 @@ class Run:
         return Failed(failure, usage, duration)
 
     async def _finish(self, end: TerminalPayload) -> None:
-        await self._emit_text(self._text.flush())
-        await self._emit(end)
+        rest = self._text.flush()
+        if rest:
+            await self._insist(TextDelta(rest))
+        await self._insist(end)
 
     async def _give_up(self, fault: Exception) -> None:
         try:
@@ -204,12 +211,16 @@ class Run:
         shown = fault.message if isinstance(fault, CloutAgentError) else "a fault of the server; its log names it"
         failure = Failure(FailureReason.AGENT_ERROR, f"the run was given up: {shown}")
         end = Failed(failure, self._tracker.get_usage(self._execution.id), self._duration())
+        await self._insist(end)
+
+    async def _insist(self, payload: Payload) -> None:
+        """Write what must not be lost, again and again for a while if the storage refuses it."""
         for seconds in END_RETRY_SECONDS:
             with contextlib.suppress(StorageUnavailable):
-                await self._emit(end)
+                await self._emit(payload)
                 return
             await asyncio.sleep(seconds)
-        await self._emit(end)
+        await self._emit(payload)
 
     def _duration(self) -> int:
         """Milliseconds since the run started; 0 before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 from cloutagent_server.domain import timestamps
@@ -139,6 +139,22 @@ class SecretManager:
         record = await self._read(project_id)
         entry = self._entry(project_id, name, record)
         return None if entry is None else self._open(project_id, name, record, entry, version)
+
+    async def get_secrets(self, project_id: str, names: Collection[str]) -> dict[str, str]:
+        """The plain current values of those of `names` that the project has; reads what is stored once.
+
+        Raises:
+            StoredDataDamaged: As for `get_secret`.
+        """
+        if not names:
+            return {}
+        record = await self._read(project_id)
+        entries = {name: self._entry(project_id, name, record) for name in sorted(names)}
+        return {
+            name: self._open(project_id, name, record, entry, None)
+            for name, entry in entries.items()
+            if entry is not None
+        }
 
     async def get_metadata(self, project_id: str, name: str) -> SecretMetadata | None:
         """What may be told of a secret; None if the project has none of this name.

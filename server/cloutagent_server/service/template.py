@@ -9,11 +9,16 @@ from typing import Final
 
 from cloutagent_server.domain.errors import FieldViolation, InvalidRequest
 
+MAX_FILLED_CHARACTERS: Final = 4 * 1024 * 1024
 RESERVED: Final = ("timestamp", "execution_id", "project_name")
 _MARK: Final = re.compile(r"\{\{\{\{|\{\{((?:(?!\{\{|\}\}).)*)(\}\})?", re.DOTALL)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _SEALED: Final = "secret:"
 _MAX_FAULTS: Final = 10
+
+
+class TooLong(Exception):
+    """A text would be too long once its references are filled in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,16 @@ class Template:
 
         Raises:
             KeyError: A value is missing.
+            TooLong: It would have more than 4,194,304 characters.
         """
         filled = list(self.parts)
+        length = sum(map(len, filled[::2]))
         for index in range(1, len(filled), 2):
             name = filled[index]
             filled[index] = secrets[name.removeprefix(_SEALED)] if name.startswith(_SEALED) else variables[name]
+            length += len(filled[index])
+            if length > MAX_FILLED_CHARACTERS:
+                raise TooLong
         return "".join(filled)
 
 

@@ -88,7 +88,7 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
         error_details_pb2.ErrorInfo(
             reason=ErrorReason.Name(entry.reason),
             domain=ERROR_DOMAIN,
-            metadata=dict(error.metadata) if isinstance(error, errors.CloutAgentError) and public else {},
+            metadata=_metadata(error) if isinstance(error, errors.CloutAgentError) and public else {},
         )
     ]
     if isinstance(error, errors.InvalidRequest):
@@ -117,6 +117,11 @@ def to_status(error: BaseException, request_id: str) -> status_pb2.Status:
 def _cut(text: str, most: int) -> str:
     data = text.encode("utf-8", "replace")
     return text if len(data) <= most else data[:most].decode("utf-8", "ignore") + "…"
+
+
+def _metadata(error: errors.CloutAgentError) -> dict[str, str]:
+    """What the error names, cut: it may be an id that nobody has looked at yet, as long as the caller liked."""
+    return {name: _cut(value, _MAX_VIOLATION_BYTES) for name, value in error.metadata.items()}
 
 
 def _packed(detail: Message) -> any_pb2.Any:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import protovalidate
 from google.protobuf.message import Message
 
 from cloutagent_server.domain.errors import FieldViolation, InvalidRequest
 
+_LARGE_BYTES: Final = 65_536
 _validator = protovalidate.Validator()
 
 
 def check(request: Message) -> None:
-    """Raises InvalidRequest with a violation for each rule that `request` breaks."""
-    violations = _validator.collect_violations(request)
+    """Raises InvalidRequest with a violation for each rule that `request` breaks; of a large request with the first.
+
+    A large request could break a rule hundreds of thousands of times, and telling all of them would take minutes.
+    """
+    violations = _validator.collect_violations(request, fail_fast=request.ByteSize() > _LARGE_BYTES)
     if violations:
         raise InvalidRequest([_violation(v.proto) for v in violations])
 

@@ -103,3 +103,9 @@ async def test_a_malformed_template_is_refused(world: World, project: Project) -
 
 async def test_a_variable_that_nothing_uses_is_no_fault(world: World, project: Project) -> None:
     assert (await filled(world, project, "plain", unused="value")).prompt == "plain"
+
+
+async def test_a_prompt_that_would_grow_without_bound_is_refused(world: World, project: Project) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await filled(world, project, "{{a}}" * 6000, a="x" * 262_144)
+    assert [violation.field for violation in caught.value.violations] == ["prompt"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloutagent_server.service.redaction import REDACTED, Redactor
+from cloutagent_server.service.redaction import MAX_DEPTH, REDACTED, TOO_DEEP, Redactor
 
 # Letters that the mark does not have, few of them, so that secrets overlap each other and themselves.
 VALUES = st.lists(st.text(alphabet="abc", max_size=5), max_size=4)
@@ -108,3 +108,22 @@ def test_no_secret_survives(values: list[str], text: str) -> None:
         assert value not in redactor.text(text)
         assert value not in shown
         assert value not in json.dumps(redactor.document({text: [text]}))
+
+
+def test_the_beginning_of_a_value_that_was_cut_off_is_redacted() -> None:
+    redactor = Redactor(["a-long-secret-value"])
+    assert redactor.whole("the token is a-long-secret-va") == "the token is [REDACTED]"
+    stream = redactor.stream()
+    assert stream.push("the token is a-long-sec") + stream.flush() == "the token is [REDACTED]"
+    assert redactor.whole("the token is a-lon") == "the token is a-lon", "so little tells nothing"
+
+
+def test_what_is_nested_too_deep_is_left_out() -> None:
+    document: object = "leaf"
+    for _ in range(100):
+        document = {"in": document}
+    shown = Redactor([]).document(document)
+    depth = 0
+    while isinstance(shown, dict):
+        shown, depth = shown["in"], depth + 1
+    assert (shown, depth) == (TOO_DEEP, MAX_DEPTH + 1)

@@ -502,7 +502,23 @@ async def test_a_model_without_a_price_ends_the_run() -> None:
     assert (await made.failure())[0] is FailureReason.AGENT_ERROR
 
 
-@pytest.mark.parametrize("kind", ["started", "text_delta", "token_usage", "completed"])
+async def test_an_end_whose_write_is_refused_is_written_again() -> None:
+    made = await driven(fake.report(10, 1), fake.answer("done"))
+    refused: list[str] = []
+
+    async def refuse_once(events: Sequence[Event]) -> None:
+        if events[0].payload.kind == "completed" and not refused:
+            refused.append("completed")
+            raise StorageUnavailable("disk full at /some/path")
+
+    made.storage.executions.before_append = refuse_once
+    end = (await made.drive())[-1]
+    assert refused
+    assert isinstance(end, Completed)
+    assert end.result == "done"
+
+
+@pytest.mark.parametrize("kind", ["started", "text_delta", "token_usage"])
 async def test_a_write_that_fails_once_ends_the_run_as_failed(kind: str) -> None:
     made = await driven(fake.report(10, 1), fake.write("text"), fake.answer("done"))
     refused: list[str] = []

@@ -199,3 +199,8 @@ def test_an_entry_is_a_code_a_reason_and_a_delay() -> None:
     assert entry_for(errors.QueueFull(1)) == Entry(
         grpc.StatusCode.RESOURCE_EXHAUSTED, error_reason_pb2.ErrorReason.QUEUE_FULL, 5
     )
+
+
+def test_an_id_that_nobody_looked_at_is_cut() -> None:
+    status = to_status(errors.ProjectNotFound("x" * 1_000_000), "r")
+    assert status.ByteSize() < 4096

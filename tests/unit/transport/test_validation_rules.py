@@ -150,3 +150,20 @@ def test_a_violation_does_not_show_the_value() -> None:
 @pytest.mark.parametrize(("name", "spelled"), [("id", "id"), ("max_tokens", "maxTokens"), ("a_b_c", "aBC")])
 def test_camel(name: str, spelled: str) -> None:
     assert validation.camel(name) == spelled
+
+
+def test_of_a_large_request_the_first_fault_is_told() -> None:
+    agent = project_pb2.AgentConfig(name="a", system_prompt="s", model="m", enabled_tools=["!"] * 100_000)
+    with pytest.raises(InvalidRequest) as caught:
+        validation.check(project_pb2.CreateProjectRequest(name="p", agent=agent))
+    assert len(caught.value.violations) == 1
+
+
+def test_a_mask_names_at_most_64_paths() -> None:
+    request = project_pb2.UpdateProjectRequest(project=project_pb2.Project(id="6d0f2c1e-0000-4000-8000-000000000000"))
+    request.update_mask.paths.extend(["name"] * 64)
+    validation.check(request)
+    request.update_mask.paths.append("name")
+    with pytest.raises(InvalidRequest) as caught:
+        validation.check(request)
+    assert [violation.field for violation in caught.value.violations] == ["updateMask"]

@@ -169,7 +169,9 @@ class Limits(_message.Message):
     MAX_COST_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """Prompt and completion tokens of all model calls together, cached input included. Default 100,000."""
+    """Prompt and completion tokens of all model calls together, cached input included, at most 1,000,000,000. Default
+    100,000.
+    """
     max_cost: _builtins.float
     """Cost of all model calls together, in US dollars. Default 10.0."""
     timeout: _builtins.int
