@@ -55,7 +55,7 @@ TAKEN: list[tuple[str, Any]] = [
     ("agent.maxTokens", 200_000),
     ("agent.enabledTools", [f"Tool{number}" for number in range(64)]),
     ("limits.maxTokens", 1),
-    ("limits.maxTokens", 2_147_483_647),
+    ("limits.maxTokens", 1_000_000_000),
     ("limits.maxCost", 0.000001),
     ("limits.timeout", 1000),
 ]
