@@ -87,6 +87,10 @@ test-unit: setup ## Run the unit and conformance tests alone
 test-faults: setup ## Kill, refuse, cut the power and race at full size; says how much was tried and lost
 	$(PYTEST) tests/faults
 
+.PHONY: bench-storage
+bench-storage: setup ## Measure the store with 10, 1,000 and 100,000 projects (some minutes); fails when a target is missed
+	$(PY) -m benchmarks
+
 .PHONY: demo
 demo: setup ## Show the whole product at work, with no account (LIVE=1: against the vendor)
 	$(PY) -m scripts.demo $(if $(LIVE),--live)

@@ -268,12 +268,12 @@ async def test_a_replacement_that_a_crash_interrupts_is_completed_at_the_next_st
     for number in range(1, 20):
         calls = 0
 
-        def write(path: Path, content: bytes, number: int = number) -> None:
+        def write(path: Path, content: bytes, staging: Path | None = None, number: int = number) -> None:
             nonlocal calls
             calls += 1
             if calls == number:
                 raise Crash
-            real(path, content)
+            real(path, content, staging)
 
         copy = root.parent / f"copy-{number}"
         shutil.copytree(root, copy)

@@ -371,6 +371,6 @@ async def test_a_damaged_index_entry_is_reported(
 
 
 async def test_an_index_of_a_newer_server_is_refused(root: Path, storage: FileSystemStorage) -> None:
-    (root / ".index" / "version.json").write_bytes(b'{"schemaVersion":2}')
+    (root / ".index" / "version.json").write_bytes(b'{"schemaVersion":3}')
     with pytest.raises(StoredDataDamaged):
         await FileSystemStorage(root).start()

@@ -186,7 +186,7 @@ async def test_damage_is_told_by_path_and_reason(
     found = [(where, fault) for where, fault in look(root) if where == str(path.relative_to(root))]
     assert found, "the doctor names the file"
     if kind == "newer schema" and file != "secrets":
-        newest = 2 if file == "metadata" else 1
+        newest = 2 if file in ("metadata", "index") else 1
         assert f"schemaVersion 7 is newer than {newest}, the newest that this server reads" in found[0][1]
     assert path.read_bytes() == content
     if file == "state":
@@ -383,6 +383,27 @@ async def test_damaged_entries_are_written_again(root: Path, ended: Execution) -
     assert mend(root) == []
 
 
+async def test_what_is_no_place_in_the_list_of_projects_is_removed(root: Path, project: Project) -> None:
+    directory = root / ".index" / "projects"
+    [place] = [path for path in directory.rglob("*") if path.is_file()]
+    strays = [directory / place.name, place.parent.parent / "note", place.parent / "note", directory / "0" / "1" / "x"]
+    strays[-1].parent.mkdir(parents=True, mode=0o700)
+    for path in strays:
+        path.touch(0o600)
+    found = [where for where, fault in look(root) if fault == "is no place in the list of projects"]
+    assert sorted(found) == sorted(str(path.relative_to(root)) for path in strays)
+    mend(root)
+    assert [path for path in directory.rglob("*") if path.is_file()] == [place]
+
+
+async def test_an_index_of_an_earlier_version_is_built_anew(root: Path, ended: Execution) -> None:
+    before = tree(root / ".index")
+    (root / ".index" / "version.json").write_text('{"schemaVersion":1}')
+    assert look(root) == [(".index", "is of an earlier version")]
+    assert mend(root) == []
+    assert tree(root / ".index") == before
+
+
 async def test_an_index_that_was_not_built_to_its_end(root: Path, ended: Execution) -> None:
     before = tree(root / ".index")
     (root / ".index" / "version.json").unlink()
@@ -399,6 +420,8 @@ async def test_leftovers_are_removed(root: Path, project: Project, ended: Execut
     left = [
         root / f".tmp-{new_id()}",
         root / ".tmp-.key-check.json",
+        root / ".staging" / f".tmp-{new_id()}",
+        root / ".staging" / f".tmp-{project.id}-metadata.json",
         root / ".trash" / f"project-{new_id()}",
         root / ".trash" / f"execution-{new_id()}",
         home / ".tmp-metadata.json",

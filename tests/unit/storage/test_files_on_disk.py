@@ -54,7 +54,7 @@ async def test_every_file_is_json_with_a_schema_version(storage: FileSystemStora
         if path.is_dir() or path.name == "secrets.enc" or path.suffix == ".lock" or path.stat().st_size == 0:
             continue
         first = path.read_bytes().splitlines()[0] if path.suffix == ".jsonl" else path.read_bytes()
-        assert json.loads(first)["schemaVersion"] == (2 if path.name == "metadata.json" else 1), path
+        assert json.loads(first)["schemaVersion"] == (2 if path.name in ("metadata.json", "version.json") else 1), path
         seen.add(path.name)
     assert {"metadata.json", "events.jsonl", "state.json", "version.json", ".key-check.json"} <= seen
     assert {"last-used.json", "manifest.json"} <= seen

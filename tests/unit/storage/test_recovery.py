@@ -12,6 +12,7 @@ from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Project
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support import builders
+from tests.support.faults.syscalls import Call, intercepted
 from tests.support.folders import leftovers, tree
 from tests.support.key_owner import owner_of
 from tests.unit.storage.conftest import OpenStorage
@@ -29,9 +30,9 @@ async def test_a_project_that_was_being_created_is_undone(
 ) -> None:
     credential = builders.credential()
     project = await storage.projects.create(builders.project_draft(), credential)
-    (root / project.id).rename(root / f".tmp-{project.id}")
-    (root / ".tmp-").mkdir()
-    (root / ".tmp-file").write_text("x")
+    (root / project.id).rename(root / ".staging" / f".tmp-{project.id}")
+    (root / ".staging" / ".tmp-").mkdir()
+    (root / ".staging" / ".tmp-file").write_text("x")
     other = await open_storage()
     assert leftovers(root) == []
     assert await other.projects.find_key(credential.digest) is None
@@ -94,11 +95,30 @@ async def test_a_deletion_that_was_interrupted_is_finished(
 async def test_temporary_files_of_interrupted_writes_are_removed(
     storage: FileSystemStorage, open_storage: OpenStorage, project: Project, root: Path
 ) -> None:
-    (root / project.id / ".tmp-metadata.json").write_text("{")
-    (root / project.id / ".secrets" / ".tmp-secrets.enc").write_text("{")
+    (root / ".staging" / f".tmp-{project.id}-metadata.json").write_text("{")
+    (root / ".staging" / f".tmp-{project.id}-.secrets-secrets.enc").write_text("{")
     other = await open_storage()
     assert leftovers(root) == []
     assert await other.projects.read(project.id) == project
+
+
+async def test_a_start_looks_at_no_project_when_nothing_is_half_done(
+    storage: FileSystemStorage, open_storage: OpenStorage, project: Project, execution: Execution, root: Path
+) -> None:
+    """Only at the marks of what may be half done, and at the one unfinished execution."""
+    other = await storage.projects.create(builders.project_draft(), builders.credential())
+    met = set()
+
+    def note(call: Call) -> object:
+        met.add(call.path)
+        return call.complete()
+
+    with intercepted(root, note):
+        await open_storage()
+    assert not [path for path in met if other.id in path]
+    assert str(root / project.id) not in met
+    assert not any(call.startswith(str(root / ".index" / "projects")) for call in met if Path(call).is_file())
+    assert str(root / ".staging") in met
 
 
 async def test_a_missing_index_is_built_from_the_records(
@@ -160,4 +180,4 @@ async def test_foreign_files_in_the_folder_are_left_alone(
     other = await open_storage()
     assert (await other.projects.list(10)).items == (project,)
     assert (root / "README.txt").read_text() == "mine"
-    assert json.loads((root / ".index" / "version.json").read_bytes()) == {"schemaVersion": 1}
+    assert json.loads((root / ".index" / "version.json").read_bytes()) == {"schemaVersion": 2}

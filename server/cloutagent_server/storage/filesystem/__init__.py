@@ -58,7 +58,7 @@ class FileSystemStorage:
     def _start(self) -> None:
         if not self._layout.root.is_dir():
             files.make_directory(self._layout.root)
-        for directory in (self._layout.trash, self._layout.locks):
+        for directory in (self._layout.staging, self._layout.trash, self._layout.locks):
             files.make_directory(directory)
         with self._locks.alone():
             recover(self._layout, self._index, self._removal, self._keys)

@@ -65,14 +65,15 @@ def describe(fault: OSError) -> str:
     return f"{fault.strerror or type(fault).__name__}: {fault.filename}" if fault.filename else str(fault)
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, staging: Path | None = None) -> None:
     """Replace or create a file, atomically and durably.
 
     Two writers of one path must exclude each other. A temporary file that a crash left is taken over by the next
-    write to the same path.
+    write to the same path. It lies beside the file; or in `staging`, a directory in one above the file: so all that
+    crashes left of such writes lies in one place.
     """
     previous = read(path)
-    temporary = temporary_path(path)
+    temporary = temporary_path(path, staging)
     try:
         _write_new(temporary, content)
         temporary.rename(path)
@@ -84,7 +85,7 @@ def write(path: Path, content: bytes) -> None:
         sync_directory(path.parent)
     except BaseException:
         with suppress(OSError):
-            _put_back(path, previous)
+            _put_back(path, previous, temporary)
         raise
 
 
@@ -100,9 +101,11 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> None:
     sync_directory(path.parent)
 
 
-def temporary_path(path: Path) -> Path:
-    """Where the next content of `path` is prepared: beside it, in the same directory."""
-    return path.with_name(TEMPORARY_PREFIX + path.name)
+def temporary_path(path: Path, staging: Path | None = None) -> Path:
+    """Where the next content of `path` is prepared: beside it, or in `staging`."""
+    if staging is None:
+        return path.with_name(TEMPORARY_PREFIX + path.name)
+    return staging / (TEMPORARY_PREFIX + "-".join(path.relative_to(staging.parent).parts))
 
 
 def create_marker(path: Path) -> None:
@@ -169,10 +172,9 @@ def _write_new(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _put_back(path: Path, previous: bytes | None) -> None:
+def _put_back(path: Path, previous: bytes | None, temporary: Path) -> None:
     if previous is None:
         path.unlink()
         return
-    temporary = temporary_path(path)
     _write_new(temporary, previous)
     temporary.rename(path)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from heapq import nlargest, nsmallest
+from heapq import nlargest
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +19,13 @@ from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.order import ProjectOrder
 from cloutagent_server.storage.filesystem.records import DIGEST, dump, load
 from cloutagent_server.storage.filesystem.schema import Schema
 
 _ENTRY: Final = Schema(1)
-_INDEX: Final = Schema(1)
+# Version 1 had the markers of projects side by side.
+_INDEX: Final = Schema(2, {1: lambda fields: {**fields, "outdated": True}})
 _KEY_CHANGE: Final = Schema(1)
 
 
@@ -44,6 +46,7 @@ class Index:
         self._version = directory / "version.json"
         self._keys = directory / "keys"
         self._projects = directory / "projects"
+        self._order = ProjectOrder(self._projects)
         self._executions = directory / "executions"
         self._unfinished = directory / "unfinished"
         self._places = directory / "executions-by-project"
@@ -71,8 +74,16 @@ class Index:
         files.remove_tree(self._directory)
 
     def complete(self) -> bool:
-        """Whether the index was built to its end. Raises StoredDataDamaged if a newer server wrote it."""
-        return load(self._version, _complete) or False
+        """Whether the index was built to its end and has today's form. Raises StoredDataDamaged if a newer one."""
+        return load(self._version, _current) or False
+
+    def outdated(self) -> bool:
+        """Whether an earlier version of the server built the index to its end, in its form."""
+        return load(self._version, _current) is False
+
+    def upgrade(self) -> None:
+        """Bring an outdated index into today's form, except for the note of it: `set_complete` comes last."""
+        self._order.upgrade()
 
     def set_complete(self) -> None:
         """Note that the index leads to every record."""
@@ -119,23 +130,22 @@ class Index:
 
     def put_project(self, created_at: datetime, project_id: str) -> None:
         """Give a project its place in the list."""
-        files.create_marker(self._projects / paging.position(created_at, project_id))
+        self._order.put(paging.position(created_at, project_id))
 
     def remove_project(self, project_id: str, created_at: datetime | None) -> None:
         """Take a project, and its executions as a group, out of the lists. It takes longer without `created_at`."""
         if created_at is not None:
-            _remove(self._projects / paging.position(created_at, project_id))
+            self._order.remove(paging.position(created_at, project_id))
         else:
-            for name in files.names_in(self._projects):
-                if name.endswith(project_id):
-                    _remove(self._projects / name)
+            for place in self._order.all():
+                if place.endswith(project_id):
+                    self._order.remove(place)
         files.remove_tree(self._places / project_id)
         files.remove_tree(self._idempotency / project_id)
 
     def oldest_projects(self, after: str | None, count: int) -> Sequence[str]:
         """The first `count` places of projects, only those behind `after` if it is given."""
-        names = files.names_in(self._projects)
-        return nsmallest(count, (name for name in names if after is None or name > after))
+        return self._order.oldest(after, count)
 
     def put_execution(
         self, project_id: str, execution_id: str, created_at: datetime, idempotency_key: str | None
@@ -191,15 +201,19 @@ class Index:
 
     def has_project(self, created_at: datetime, project_id: str) -> bool:
         """Whether a project stands at its place in the list."""
-        return (self._projects / paging.position(created_at, project_id)).exists()
+        return self._order.has(paging.position(created_at, project_id))
 
-    def places(self) -> Sequence[str]:
-        """The places of all projects, in no order."""
-        return files.names_in(self._projects)
+    def places(self) -> Iterator[str]:
+        """The places of all projects, first to last."""
+        return self._order.all()
+
+    def stray_places(self) -> Iterator[Path]:
+        """What lies among the places of projects and is none."""
+        return self._order.strays()
 
     def has_place(self, place: str) -> bool:
         """Whether there is such a place in the list of projects."""
-        return (self._projects / place).exists()
+        return self._order.has(place)
 
     def is_unfinished(self, execution_id: str) -> bool:
         """Whether an execution is marked as unfinished."""
@@ -235,7 +249,7 @@ class Index:
 
     def remove_place(self, place: str) -> None:
         """Take a place out of the list of projects."""
-        _remove(self._projects / place)
+        self._order.remove(place)
 
     def remove_execution_place(self, project_id: str, place: str) -> None:
         """Take a place out of the list of a project's executions."""
@@ -256,9 +270,11 @@ class Index:
         files.write(path, dump(_ENTRY.stamp(document)))
 
 
-def _complete(document: object) -> bool:
-    _INDEX.open(document).end()
-    return True
+def _current(document: object) -> bool:
+    fields = _INDEX.open(document)
+    outdated = fields.optional(fields.truth, "outdated") or False
+    fields.end()
+    return not outdated
 
 
 def _execution_entry(document: object) -> ExecutionEntry:

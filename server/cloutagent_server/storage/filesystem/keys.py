@@ -46,8 +46,8 @@ class KeyFiles:
             self._index.put_key_change(project_id, stored ^ wanted)
             for digest in wanted - stored:
                 self._index.put_key(digest, project_id)
-            changed = ProjectRecord(record.project, keys)
-            files.write(self._layout.metadata(project_id), dump(project_to_json(changed)))
+            content = dump(project_to_json(ProjectRecord(record.project, keys)))
+            files.write(self._layout.metadata(project_id), content, self._layout.staging)
         except BaseException:
             self._try_to_settle(project_id)
             raise
@@ -80,7 +80,7 @@ class KeyFiles:
         known = used(noted, uses, record.keys)
         if known != noted:
             files.make_directory(path.parent)
-            files.write(path, dump(key_uses_to_json(known)))
+            files.write(path, dump(key_uses_to_json(known)), self._layout.staging)
 
     def _try_to_settle(self, project_id: str) -> None:
         try:

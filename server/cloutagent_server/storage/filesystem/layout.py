@@ -16,7 +16,7 @@ MANIFEST: Final = "manifest.json"
 EXECUTIONS: Final = "executions"
 KEYS: Final = ".keys"
 
-ROOT_NAMES: Final = frozenset({".index", ".trash", ".locks", ".restore", ".key-check.json", ".server.lock"})
+ROOT_NAMES: Final = frozenset({".index", ".staging", ".trash", ".locks", ".restore", ".key-check.json", ".server.lock"})
 PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS, KEYS})
 SECRETS_NAMES: Final = frozenset({SEALED, MANIFEST})
 EXECUTION_NAMES: Final = frozenset({LOG, STATE})
@@ -27,14 +27,16 @@ class Layout:
 
     `{project id}/metadata.json`, `{project id}/.secrets/secrets.enc` with its `manifest.json`, and
     `{project id}/executions/{execution id}/events.jsonl` are the truth. `state.json` beside a log and all of `.index`
-    are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.trash` holds what
-    is being removed, `.restore` what a restore is about to put in a project's place, `.locks` the lock files. The sets
-    of names above tell everything that may stand beside the projects, in a project, in its secrets, in an execution.
+    are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.staging` holds
+    what is being written, `.trash` what is being removed, `.restore` what a restore is about to put in a project's
+    place, `.locks` the lock files. The sets of names above tell everything that may stand beside the projects, in a
+    project, in its secrets, in an execution.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.index = root / ".index"
+        self.staging = root / ".staging"
         self.trash = root / ".trash"
         self.locks = root / ".locks"
         self.restores = root / ".restore"
@@ -46,7 +48,7 @@ class Layout:
 
     def unborn_project(self, project_id: str) -> Path:
         """Where a project is prepared before it exists."""
-        return self.root / (TEMPORARY_PREFIX + project_id)
+        return self.staging / (TEMPORARY_PREFIX + project_id)
 
     def metadata(self, project_id: str) -> Path:
         """A project's record."""

@@ -144,7 +144,8 @@ class FileSystemProjects:
         if expected_revision not in (None, record.project.revision):
             raise RevisionConflict("the project changed since it was read")
         project = changed(record.project, changes, timestamps.now())
-        files.write(self._layout.metadata(project_id), dump(project_to_json(ProjectRecord(project, record.keys))))
+        content = dump(project_to_json(ProjectRecord(project, record.keys)))
+        files.write(self._layout.metadata(project_id), content, self._layout.staging)
         return project
 
     def _delete(self, project_id: str) -> tuple[str, ...]:

@@ -28,25 +28,40 @@ _log = structlog.get_logger(__name__)
 def recover(layout: Layout, index: Index, removal: Removal, keys: KeyFiles) -> None:
     """Clean up after a crash. Nobody else may change the folder meanwhile.
 
-    The index is built anew when it is missing or was never completed, for example in a folder that was put back from
-    a copy of the projects alone.
+    Whatever may be half done has a mark in a directory that holds such marks only, so this takes time for what is half
+    done, not for what there is. The index is built anew when it is missing or was never completed, for example in a
+    folder that was put back from a copy of the projects alone; one of an earlier version is brought into today's form.
     """
-    for name in files.names_in(layout.root):
-        if name.startswith(files.TEMPORARY_PREFIX):
-            removal.undo_unborn_project(layout.root / name)
-    removal.empty_trash()
     if not index.complete():
-        rebuild_index(layout, index)
+        _make_current(layout, index, removal)
+    for name in files.names_in(layout.staging):
+        removal.undo_unborn_project(layout.staging / name)
+    removal.empty_trash()
     complete_replacements(layout, index, removal)
     for execution_id in filter(is_id, index.unfinished()):
         _check_unfinished(layout, index, removal, execution_id)
     index.remove_unwritten_key_changes()
     for project_id in index.key_changes():
         _settle_keys(keys, project_id)
-    for project_id in filter(is_id, files.names_in(layout.root)):
-        written = (layout.metadata, layout.secrets, layout.manifest, layout.key_uses)
-        for path in (of(project_id) for of in written):
-            files.temporary_path(path).unlink(missing_ok=True)
+
+
+def _make_current(layout: Layout, index: Index, removal: Removal) -> None:
+    """Bring the folder into today's form, whatever server it comes from. The one time that everything is walked.
+
+    Earlier versions prepared new projects beside the others, and new contents of files beside the old ones.
+    """
+    if index.outdated():
+        index.upgrade()
+    for name in files.names_in(layout.root):
+        if name.startswith(files.TEMPORARY_PREFIX):
+            removal.undo_unborn_project(layout.root / name)
+        elif is_id(name):
+            for path in (layout.metadata(name), layout.secrets(name), layout.manifest(name), layout.key_uses(name)):
+                files.temporary_path(path).unlink(missing_ok=True)
+    if index.outdated():
+        index.set_complete()
+    else:
+        rebuild_index(layout, index)
 
 
 def rebuild_index(layout: Layout, index: Index) -> None:

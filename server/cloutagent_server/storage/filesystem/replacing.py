@@ -47,7 +47,7 @@ def complete_replacement(layout: Layout, index: Index, removal: Removal, project
     files.make_directory(home / EXECUTIONS)
     wanted = files.names_in(ready / SECRETS)
     for name in wanted:
-        files.write(home / SECRETS / name, files.read(ready / SECRETS / name) or b"")
+        files.write(home / SECRETS / name, files.read(ready / SECRETS / name) or b"", layout.staging)
     for name in files.names_in(home / SECRETS):
         if name not in wanted:
             (home / SECRETS / name).unlink(missing_ok=True)
@@ -57,7 +57,7 @@ def complete_replacement(layout: Layout, index: Index, removal: Removal, project
             index_execution(index, ready, execution_id)
             (ready / EXECUTIONS / execution_id).rename(home / EXECUTIONS / execution_id)
     files.sync_directory(home / EXECUTIONS)
-    files.write(home / METADATA, files.read(ready / METADATA) or b"")
+    files.write(home / METADATA, files.read(ready / METADATA) or b"", layout.staging)
     for digest in () if before is None else before.digests:
         if digest not in record.digests:
             index.remove_key(digest, project_id)

@@ -82,7 +82,7 @@ class FileSystemSecrets:
     def _put_key_check(self, sealed: SealedSecret, replaces: SealedSecret | None) -> None:
         with self._locks.alone():
             if self._load_key_check() == replaces:
-                files.write(self._layout.key_check, dump(key_check_to_json(sealed)))
+                self._write(self._layout.key_check, dump(key_check_to_json(sealed)))
 
     def _list_owners(self) -> Sequence[str]:
         return [
@@ -129,7 +129,7 @@ class FileSystemSecrets:
         path = self._layout.manifest(project_id)
         stored = load(path, manifest_record_from_json)
         if stored is not None and stored.pending:
-            _put_back(path, None if record.manifest is None else _settled(record.manifest))
+            self._put_back(path, None if record.manifest is None else _settled(record.manifest))
 
     def _replace(self, project_id: str, old: SecretRecord, new: SecretRecord) -> None:
         """Let `new` take the place of `old`. When the values are in place, the change is made."""
@@ -138,33 +138,35 @@ class FileSystemSecrets:
         files.make_directory(path.parent)
         settled = _settled(new.manifest)
         if new.values == old.values:
-            files.write(path, settled)
+            self._write(path, settled)
             return
         manifest_before, values_before = files.read(path), files.read(values_path)
         pending = ManifestRecord(new.manifest, True, old.manifest)
-        files.write(path, dump(manifest_record_to_json(pending)))
+        self._write(path, dump(manifest_record_to_json(pending)))
         try:
-            files.write(values_path, dump(secrets_to_json(new.values)))
+            self._write(values_path, dump(secrets_to_json(new.values)))
         except BaseException:
             # Only beside the old values may the old manifest stand alone again.
             with suppress(OSError, CloutAgentError):
                 if files.read(values_path) == values_before:
-                    _put_back(path, manifest_before)
+                    self._put_back(path, manifest_before)
             raise
         try:
-            files.write(path, settled)
+            self._write(path, settled)
         except (OSError, CloutAgentError) as fault:
             # The change is made: it must not be reported as refused. The next change settles the manifest.
             _log.warning("manifest_not_settled", location=str(path), fault=repr(fault))
 
+    def _put_back(self, path: Path, content: bytes | None) -> None:
+        if content is None:
+            path.unlink(missing_ok=True)
+            files.sync_directory(path.parent)
+        else:
+            self._write(path, content)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        files.write(path, content, self._layout.staging)
+
 
 def _settled(manifest: SecretManifest) -> bytes:
     return dump(manifest_record_to_json(ManifestRecord(manifest)))
-
-
-def _put_back(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink(missing_ok=True)
-        files.sync_directory(path.parent)
-    else:
-        files.write(path, content)

@@ -185,7 +185,7 @@ class _Restore:
     def _key_check(self, content: bytes) -> None:
         with self._locks.alone():
             if not self._layout.key_check.exists():
-                files.write(self._layout.key_check, content)
+                files.write(self._layout.key_check, content, self._layout.staging)
 
     def _project(self, project_id: str, group: Iterator[tuple[File, Parts]]) -> str:
         """Carry out the plan for a project, unless others created or deleted it since: then it stays as it is."""

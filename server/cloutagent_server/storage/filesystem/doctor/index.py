@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -33,7 +34,7 @@ def check_index(folder: Folder) -> Iterable[Finding]:
             yield Finding(
                 Severity.WARNING,
                 ".index",
-                "was not built to its end",
+                "is of an earlier version" if folder.index.outdated() else "was not built to its end",
                 BY_REPAIR,
                 still=lambda: not folder.index.complete(),
                 repair=rebuild,
@@ -113,8 +114,11 @@ def _stale_places(folder: Folder) -> Iterator[Finding]:
     for place in folder.index.places():
         stale = partial(_place_stale, folder, place)
         if stale():
-            path = f"{_PROJECTS}/{place}"
+            path = f"{_PROJECTS}/{place[:7]}/{place[7:10]}/{place}"
             yield _finding(path, "leads to no project", stale, partial(folder.index.remove_place, place))
+    for stray in folder.index.stray_places():
+        lies_about = partial(os.path.lexists, stray)
+        yield _finding(folder.relative(stray), "is no place in the list of projects", lies_about, stray.unlink)
 
 
 def _place_stale(folder: Folder, place: str) -> bool:

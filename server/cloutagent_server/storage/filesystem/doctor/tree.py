@@ -100,7 +100,7 @@ def _lies_about(path: Path) -> bool:
 def _removal_of(folder: Folder, path: Path, parts: tuple[str, ...]) -> Callable[[], None]:
     record_id = path.name.removeprefix(files.TEMPORARY_PREFIX)
     match parts:
-        case (_,) if is_id(record_id):
+        case (_,) | (".staging", _) if is_id(record_id):
             return partial(folder.removal.undo_unborn_project, path)
         case (_, layout.EXECUTIONS, _) if is_id(record_id):
             return partial(folder.removal.undo_execution, record_id, [path])
