@@ -319,6 +319,7 @@ def _key_to_json(key: ApiKey) -> dict[str, Any]:
         "hash": key.credential.hash,
         "createdAt": timestamps.to_text(key.created_at),
         **({} if key.expires_at is None else {"expiresAt": timestamps.to_text(key.expires_at)}),
+        **({"inGrace": True} if key.in_grace else {}),
     }
 
 
@@ -329,6 +330,7 @@ def _key(fields: Fields) -> ApiKey:
         credential=KeyCredential(fields.matching("digest", DIGEST), fields.text("hash")),
         created_at=fields.time("createdAt"),
         expires_at=fields.optional(fields.time, "expiresAt"),
+        in_grace=fields.optional(fields.truth, "inGrace") or False,
     )
     fields.end()
     return key
