@@ -319,7 +319,7 @@ async def test_a_log_cut_at_the_end_of_a_line_is_damage_and_nothing_is_written_o
     storage: FileSystemStorage, open_storage: OpenStorage, execution: Execution, log_path: Path, ended: bool
 ) -> None:
     payloads = builders.payloads_of_a_run()
-    await storage.executions.append(builders.events(execution.id, payloads if ended else payloads[:2]))
+    await storage.executions.append(builders.events(execution.id, payloads if ended else payloads[:3]))
     untouched = await storage.executions.create(builders.execution(execution.project_id))
     await storage.stop()
     lines = log_path.read_bytes().splitlines(keepends=True)
