@@ -10,12 +10,13 @@ import pytest
 from cloutagent_server.domain.errors import InvalidRequest, ProjectNotFound, StoredDataDamaged
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.secret import MAX_VALUE_BYTES, SealedSecret
+from cloutagent_server.service import manifest
 from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secret_care import WrongEncryptionKey
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support.secret_changes import secrets_of
-from tests.support.service_world import World, make_world
+from tests.support.service_world import World, draft, make_world
 
 OTHER_KEY = "ff" * 32
 
@@ -208,3 +209,43 @@ async def test_of_two_servers_that_start_at_once_the_first_key_wins(world: World
     await secrets.check_key()
     with pytest.raises(WrongEncryptionKey):
         await SecretManager(Late(), Keyring(OTHER_KEY)).check_key()  # type: ignore[arg-type]
+
+
+async def test_a_secret_that_is_set_again_after_its_deletion_goes_on_counting(tmp_path: Path) -> None:
+    storage = FileSystemStorage(tmp_path / "projects")
+    await storage.start()
+    world = make_world(storage=storage)
+    project, _ = await world.projects.create(draft())
+    for value in "abc":
+        await world.secrets.set_secret(project.id, "TOKEN", value)
+    assert await world.secrets.delete_secret(project.id, "TOKEN")
+    await world.secrets.set_secret(project.id, "OTHER", "between")
+    assert await world.secrets.list_secrets(project.id) == ["OTHER"]
+    assert await world.secrets.get_metadata(project.id, "TOKEN") is None
+    again = await world.secrets.set_secret(project.id, "TOKEN", "d", expected_version=0)
+    assert again.version == 4
+    versions = await world.secrets.list_versions(project.id, "TOKEN")
+    assert versions is not None and [version.version for version in versions] == [4], "the values are gone"
+    assert (await storage.secrets.read(project.id)).deleted == {}
+    path = tmp_path / "projects" / project.id / ".secrets" / "manifest.json"
+    await world.secrets.delete_secret(project.id, "TOKEN")
+    document = json.loads(path.read_bytes())
+    assert document["deleted"] == [{"name": "TOKEN", "version": 4}]
+    path.write_text(json.dumps(document | {"deleted": [{"name": "TOKEN", "version": 1}]}))
+    with pytest.raises(StoredDataDamaged, match="damaged") as caught:
+        await world.secrets.set_secret(project.id, "TOKEN", "e")
+    assert "altered" in caught.value.fault
+    world.authenticator.close()
+    await storage.stop()
+
+
+async def test_of_too_many_deleted_names_the_first_deleted_are_forgotten(
+    world: World, secrets: SecretManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "KEPT_DELETIONS", 2)
+    project, _ = await world.projects.create(draft())
+    for name in "CBA":
+        await secrets.set_secret(project.id, name, "x")
+        await secrets.delete_secret(project.id, name)
+    assert list((await world.storage.secrets.read(project.id)).deleted.items()) == [("B", 1), ("A", 1)]
+    assert [(await secrets.set_secret(project.id, name, "y")).version for name in "ABC"] == [2, 2, 1]

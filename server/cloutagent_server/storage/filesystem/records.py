@@ -430,10 +430,17 @@ def _manifest(fields: Fields) -> SecretManifest:
         revision=fields.whole("revision", least=1),
         key_id=fields.hexadecimal("keyId"),
         entries={name: _entry(name, secrets.fields(name)) for name in secrets.names()},
+        deleted=dict(map(_deletion, fields.items("deleted") if fields.has("deleted") else ())),
         mac=fields.hexadecimal("mac"),
     )
     fields.end()
     return manifest
+
+
+def _deletion(fields: Fields) -> tuple[str, int]:
+    name, last = fields.text("name"), fields.whole("version", least=1)
+    fields.end()
+    return name, last
 
 
 def _entry(name: str, fields: Fields) -> SecretEntry:
