@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -249,3 +253,60 @@ async def test_of_too_many_deleted_names_the_first_deleted_are_forgotten(
         await secrets.delete_secret(project.id, name)
     assert list((await world.storage.secrets.read(project.id)).deleted.items()) == [("B", 1), ("A", 1)]
     assert [(await secrets.set_secret(project.id, name, "y")).version for name in "ABC"] == [2, 2, 1]
+
+
+def _texts_reachable_from(*roots: object) -> set[str]:
+    """Every text that these objects keep alive; code and modules are left out."""
+    seen: set[int] = set()
+    texts: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen or isinstance(found, (type, ModuleType, FunctionType)):
+            continue
+        seen.add(id(found))
+        if isinstance(found, (str, bytes)):
+            texts.add(found if isinstance(found, str) else found.decode(errors="replace"))
+        waiting.extend(gc.get_referents(found))
+    return texts
+
+
+async def test_no_plain_value_is_kept_once_a_call_is_over(world: World, secrets: SecretManager) -> None:
+    project, _ = await world.projects.create(draft())
+    plain = [f"plain-{number}-{new_id()}" for number in range(3)]
+    await secrets.set_secret(project.id, "TOKEN", plain[0])
+    await secrets.set_secret(project.id, "TOKEN", plain[1])
+    assert await secrets.get_secret(project.id, "TOKEN") == plain[1]
+    assert await secrets.get_secrets(project.id, ["TOKEN"]) == {"TOKEN": plain[1]}
+    await secrets.restore_version(project.id, "TOKEN", 1)
+    assert await secrets.decrypt(await secrets.encrypt(plain[2])) == plain[2]
+    kept = _texts_reachable_from(secrets, world.storage, world.executions)
+    assert project.id in kept, "the walk sees what is kept"
+    for value in plain:
+        assert not any(value in text for text in kept)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda sealed: replace(sealed, encrypted="00" * (len(sealed.encrypted) // 2)), "was altered"),
+        (lambda sealed: replace(sealed, encrypted=sealed.encrypted[:-2]), "was altered"),
+        (None, "neither ENCRYPTION_KEY nor in ENCRYPTION_KEYS_RETIRED"),
+    ],
+    ids=["altered", "truncated", "wrong key"],
+)
+async def test_what_was_done_to_a_stored_value_is_named(
+    world: World, secrets: SecretManager, damage: Callable[[SealedSecret], SealedSecret] | None, fault: str
+) -> None:
+    project, _ = await world.projects.create(draft())
+    await secrets.set_secret(project.id, "TOKEN", "plain")
+    reader = secrets
+    if damage is None:
+        reader = SecretManager(world.storage.secrets, Keyring(OTHER_KEY))
+    else:
+        stored = world.storage.secrets._records.projects[project.id]  # type: ignore[attr-defined]
+        stored.secrets = replace(stored.secrets, values={"TOKEN": damage(stored.secrets.values["TOKEN"])})
+    with pytest.raises(StoredDataDamaged) as caught:
+        await reader.get_secret(project.id, "TOKEN")
+    assert fault in caught.value.fault
+    assert "plain" not in caught.value.fault
