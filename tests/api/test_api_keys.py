@@ -62,6 +62,37 @@ async def test_a_project_has_several_named_keys(api: Api, projects: Projects) ->
 
 
 @pytest.mark.depths(*DEPTHS)
+async def test_a_key_that_ends_cannot_outlive_itself(api: Api, projects: Projects) -> None:
+    project = await projects()
+    (first,) = await listed(project)
+    end = later(HOUR)
+    short = await project.call("CreateApiKey", name="short", expiresAt=end, http=201)
+    refused: list[tuple[str, Json]] = [
+        ("CreateApiKey", {"name": "for ever"}),
+        ("CreateApiKey", {"name": "longer", "expiresAt": later(2 * HOUR)}),
+        ("RotateApiKey", {"keyId": first["id"]}),
+        ("RevokeApiKey", {"keyId": first["id"]}),
+    ]
+    for rpc, body in refused:
+        with failing("PERMISSION_DENIED", 403, "ACCESS_DENIED"):
+            await api.call(rpc, {"projectId": project.id, **body}, short["apiKey"])
+    body = {"projectId": project.id, "name": "as long", "expiresAt": end}
+    assert (await api.call("CreateApiKey", body, short["apiKey"], http=201))["key"]["expiresAt"] == end
+    rotated = await api.call("RotateApiKey", {"projectId": project.id, "gracePeriod": 60_000}, short["apiKey"])
+    assert rotated["key"]["expiresAt"] == end
+    refused = [
+        ("CreateApiKey", {"name": "shorter", "expiresAt": later(1000)}),
+        ("RotateApiKey", {}),
+        ("RevokeApiKey", {"keyId": short["key"]["id"]}),
+    ]
+    for rpc, body in refused:
+        with failing("PERMISSION_DENIED", 403, "ACCESS_DENIED"):
+            await api.call(rpc, {"projectId": project.id, **body}, short["apiKey"])
+    assert await opens(api, short["apiKey"]), "for everything else it works until its grace is over"
+    assert [key["name"] for key in await listed(project)] == ["default", "short", "as long", "short"]
+
+
+@pytest.mark.depths(*DEPTHS)
 async def test_a_rotated_key_works_until_its_grace_is_over(api: Api, projects: Projects) -> None:
     project = await projects()
     (old,) = await listed(project)
@@ -71,7 +102,7 @@ async def test_a_rotated_key_works_until_its_grace_is_over(api: Api, projects: P
     new, retiring = await listed(project)
     assert (new["id"], retiring["id"]) == (rotated["key"]["id"], old["id"])
     assert "expiresAt" in retiring
-    await project.call("RevokeApiKey", keyId=retiring["id"], http=204)
+    await api.call("RevokeApiKey", {"projectId": project.id, "keyId": retiring["id"]}, rotated["apiKey"], http=204)
     assert not await opens(api, project.key)
     at_once = await api.call("RotateApiKey", {"projectId": project.id}, rotated["apiKey"])
     assert not await opens(api, rotated["apiKey"])

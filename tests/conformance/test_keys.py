@@ -34,7 +34,7 @@ async def test_keys_change_in_one_step(storage: Storage, project: Project) -> No
     second, third = builders.api_key(), builders.api_key(name="漢", expires_at=builders.at(5))
     assert await storage.projects.change_keys(project.id, lambda keys: (third, *keys, second)) == (third, first, second)
     assert await storage.projects.read_keys(project.id) == (third, first, second)
-    retiring = replace(second, expires_at=builders.at(1))
+    retiring = replace(second, expires_at=builders.at(1), in_grace=True)
     await storage.projects.change_keys(project.id, lambda _: (retiring,))
     assert await storage.projects.find_key(first.credential.digest) is None
     assert await storage.projects.find_key(third.credential.digest) is None

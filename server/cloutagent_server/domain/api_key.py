@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from cloutagent_server.domain.errors import ApiKeyLimitReached, ApiKeyNotFound, LastApiKey
+from cloutagent_server.domain.errors import AccessDenied, ApiKeyInvalid, ApiKeyLimitReached, ApiKeyNotFound, LastApiKey
 from cloutagent_server.domain.project import KeyCredential
 
 DEFAULT_KEY_NAME: Final = "default"
@@ -29,6 +29,7 @@ class ApiKey:
         credential: What the key is found by and checked against.
         created_at: When it was created.
         expires_at: From when on it does not work; None if it does not expire.
+        in_grace: Whether another key has replaced it, so that it works only until its grace is over.
     """
 
     id: str
@@ -36,6 +37,7 @@ class ApiKey:
     credential: KeyCredential
     created_at: datetime
     expires_at: datetime | None = None
+    in_grace: bool = False
 
     def works_at(self, time: datetime) -> bool:
         """Whether the key has not expired at this time."""
@@ -45,6 +47,29 @@ class ApiKey:
 def working(keys: Sequence[ApiKey], now: datetime) -> ApiKeys:
     """The keys that have not expired."""
     return tuple(key for key in keys if key.works_at(now))
+
+
+def check_may_create(keys: Sequence[ApiKey], actor_id: str, expires_at: datetime | None, now: datetime) -> None:
+    """Make sure that the key `actor_id` may create one with this expiry: none that outlives it.
+
+    Raises:
+        AccessDenied: It may not.
+        ApiKeyInvalid: It is gone since the call came.
+    """
+    actor = _actor(keys, actor_id, now)
+    if actor.expires_at is not None and (expires_at is None or expires_at > actor.expires_at):
+        raise AccessDenied("the API key expires, so a key that it creates must expire no later than itself")
+
+
+def check_may_end(keys: Sequence[ApiKey], actor_id: str, key_id: str | None, now: datetime) -> None:
+    """Make sure that the key `actor_id` may rotate or revoke `key_id`: if it expires, itself alone.
+
+    Raises:
+        AccessDenied: It may not.
+        ApiKeyInvalid: It is gone since the call came.
+    """
+    if _actor(keys, actor_id, now).expires_at is not None and key_id != actor_id:
+        raise AccessDenied("the API key expires, so it can rotate and revoke no key but itself")
 
 
 def added(keys: Sequence[ApiKey], key: ApiKey, now: datetime) -> ApiKeys:
@@ -71,7 +96,8 @@ def rotated(
     if not grace:
         return kept
     end = now + grace
-    return _limited((*kept, replace(old, expires_at=end if old.expires_at is None else min(end, old.expires_at))))
+    end = end if old.expires_at is None else min(end, old.expires_at)
+    return _limited((*kept, replace(old, expires_at=end, in_grace=True)))
 
 
 def revoked(keys: Sequence[ApiKey], key_id: str, may_be_last: bool, now: datetime) -> ApiKeys:
@@ -86,6 +112,16 @@ def revoked(keys: Sequence[ApiKey], key_id: str, may_be_last: bool, now: datetim
     if len(standing) == 1 and not may_be_last:
         raise LastApiKey(key_id)
     return tuple(key for key in standing if key is not old)
+
+
+def _actor(keys: Sequence[ApiKey], actor_id: str, now: datetime) -> ApiKey:
+    """The key that manages keys, as it stands when they change: later than when the call came."""
+    actor = next((key for key in working(keys, now) if key.id == actor_id), None)
+    if actor is None:
+        raise ApiKeyInvalid
+    if actor.in_grace:
+        raise AccessDenied("the API key was replaced and is in its grace period: use the new key to manage keys")
+    return actor
 
 
 def _found(keys: Sequence[ApiKey], key_id: str) -> ApiKey:

@@ -15,6 +15,7 @@ from cloutagent_server.domain import timestamps
 MAX_VALUE_BYTES: Final = 65_536
 NAME_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 KEPT_VERSIONS: Final = 10
+KEPT_DELETIONS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ class SecretManifest:
         revision: Rises by one with every change, from 1.
         key_id: Which key the MAC was made with.
         entries: What there is, by name.
+        deleted: The last version of names that are no more, the one that was deleted last at the end, up to
+            `KEPT_DELETIONS` of them. Whoever sets such a name again goes on counting there.
         mac: HMAC-SHA-256 of `content`, in hex.
     """
 
@@ -77,6 +80,7 @@ class SecretManifest:
     revision: int
     key_id: str
     entries: Mapping[str, SecretEntry]
+    deleted: Mapping[str, int] = field(default_factory=dict)
     mac: str = ""
 
     @property
@@ -120,6 +124,11 @@ class SecretRecord:
         """The manifest's entries."""
         return {} if self.manifest is None else self.manifest.entries
 
+    @property
+    def deleted(self) -> Mapping[str, int]:
+        """The last version of names that are no more."""
+        return {} if self.manifest is None else self.manifest.deleted
+
     def mismatches(self) -> int:
         """How many names have a value that is not the manifest's, no value, or no entry. Needs no key."""
         digests = {name: entry.digest for name, entry in self.entries.items()}
@@ -154,11 +163,13 @@ def sealed_to_json(sealed: SealedSecret) -> dict[str, Any]:
 
 def manifest_to_json(manifest: SecretManifest) -> dict[str, Any]:
     """The JSON form of a manifest without its MAC."""
+    deleted = manifest.deleted
     return {
         "projectId": manifest.project_id,
         "revision": manifest.revision,
         "keyId": manifest.key_id,
         "secrets": {name: _entry_to_json(entry) for name, entry in manifest.entries.items()},
+        **({"deleted": [{"name": name, "version": last} for name, last in deleted.items()]} if deleted else {}),
     }
 
 

@@ -19,9 +19,10 @@ _ROUNDING: Final = 1e-6
 class FailedAttempts:
     """A token bucket for each source: `per_minute` failures at once, and as many again spread over a minute.
 
-    A valid key is never counted and passes from a source whose bucket is empty too: many callers may share an address,
-    a look-up costs next to nothing, and no key is found by trying, for it has 122 random bits. Memory is bounded: of
-    more than 10,000 sources the one that failed longest ago is forgotten.
+    A valid key is never counted. A project's passes from a source whose bucket is empty too: many callers may share an
+    address, a look-up costs next to nothing, and no key is found by trying, for it has 122 random bits. The admin key
+    is what its operator made it, so it passes only while `refusal` gives none: a guess beyond the limit tells nothing,
+    right or wrong. Memory is bounded: of more than 10,000 sources the one that failed longest ago is forgotten.
     """
 
     def __init__(
@@ -35,9 +36,17 @@ class FailedAttempts:
     def failure(self, source: str) -> ApiKeyInvalid | AuthenticationRateLimited:
         """Count a failed attempt; returns what to answer it with: the latter when the bucket is empty."""
         now = self._clock()
+        refusal = self._refusal(source, now)
         full_at = max(self._full_at.pop(source, now), now)
-        wait = full_at - self._burst_seconds - now - _ROUNDING
-        self._full_at[source] = full_at if wait > 0 else full_at + self._seconds_each
+        self._full_at[source] = full_at if refusal is not None else full_at + self._seconds_each
         if len(self._full_at) > SOURCES:
             self._full_at.popitem(last=False)
-        return AuthenticationRateLimited(math.ceil(wait)) if wait > 0 else ApiKeyInvalid()
+        return ApiKeyInvalid() if refusal is None else refusal
+
+    def refusal(self, source: str) -> AuthenticationRateLimited | None:
+        """What a failure would be answered with because the bucket is empty, None if it is not. Counts nothing."""
+        return self._refusal(source, self._clock())
+
+    def _refusal(self, source: str, now: float) -> AuthenticationRateLimited | None:
+        wait = self._full_at.get(source, now) - self._burst_seconds - now - _ROUNDING
+        return AuthenticationRateLimited(math.ceil(wait)) if wait > 0 else None

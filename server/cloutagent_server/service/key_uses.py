@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from cloutagent_server.domain.errors import CloutAgentError
+from cloutagent_server.domain.errors import CloutAgentError, StoredDataDamaged
 from cloutagent_server.storage.base import ProjectStorage
 
 FLUSH_SECONDS: Final = 60.0
@@ -36,8 +36,15 @@ class KeyUses:
             self._flushing = asyncio.get_running_loop().create_task(self._flush_later())
 
     async def read(self, project_id: str) -> Mapping[str, datetime]:
-        """When each key of a project was last used, by key id, what is not stored yet included."""
-        stored = await self._projects.read_key_uses(project_id)
+        """When each key of a project was last used, by key id, what is not stored yet included.
+
+        If what is stored is damaged, only the latter: the times are not worth refusing the keys for.
+        """
+        try:
+            stored = await self._projects.read_key_uses(project_id)
+        except StoredDataDamaged as fault:
+            _log.error("key_uses_damaged", project_id=project_id, location=fault.location, fault=fault.fault)
+            stored = {}
         return {**stored, **self._pending.get(project_id, {})}
 
     async def stop(self) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.secret import (
+    KEPT_DELETIONS,
     KEPT_VERSIONS,
     SealedSecret,
     SecretEntry,
@@ -51,7 +52,7 @@ def signed(
     cipher: Cipher,
 ) -> SecretRecord:
     """The record that follows `old`, with these values and the signed manifest of these entries."""
-    manifest = SecretManifest(project_id, old.revision + 1, cipher.key_id, dict(entries))
+    manifest = SecretManifest(project_id, old.revision + 1, cipher.key_id, dict(entries), _deleted(old, entries))
     return SecretRecord(dict(values), replace(manifest, mac=cipher.mac(manifest.content)))
 
 
@@ -92,9 +93,9 @@ def open_sealed(sealed: SealedSecret, key_id: str, keyring: Keyring) -> str:
     return cipher.open(sealed)
 
 
-def first_entry(sealed: SealedSecret, key_id: str, now: datetime) -> SecretEntry:
-    """The entry of a secret that is new."""
-    return SecretEntry(1, now, now, key_id, sealed.digest)
+def first_entry(record: SecretRecord, name: str, sealed: SealedSecret, key_id: str, now: datetime) -> SecretEntry:
+    """The entry of a secret that is new: version 1, or the next one of a secret of this name that was deleted."""
+    return SecretEntry(record.deleted.get(name, 0) + 1, now, now, key_id, sealed.digest)
 
 
 def next_entry(
@@ -112,6 +113,13 @@ def next_entry(
         digest=sealed.digest,
         history=history[: KEPT_VERSIONS - 1],
     )
+
+
+def _deleted(old: SecretRecord, entries: Mapping[str, SecretEntry]) -> dict[str, int]:
+    """The names that are no more once these entries stand; of too many, those deleted longest ago are forgotten."""
+    known = [(name, last) for name, last in old.deleted.items() if name not in entries]
+    known += [(name, entry.version) for name, entry in old.entries.items() if name not in entries]
+    return dict(known[-KEPT_DELETIONS:])
 
 
 def _unknown_key(key_id: str) -> str:

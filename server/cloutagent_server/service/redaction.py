@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
+
+from cloutagent_server.service.occurrences import Automaton, Search
 
 REDACTED: Final = "[REDACTED]"
 TOO_DEEP: Final = "[…]"
 MAX_DEPTH: Final = 30
-_TELLING_CHARACTERS: Final = 8
+TELLING_CHARACTERS: Final = 8
+# Bytes of a value that is looked for in base64: what is shorter is found by chance, what is longer costs too much.
+BASE64_BYTES: Final = range(12, 1025)
 
 
 class Redactor:
-    """Replaces every occurrence of some values by `[REDACTED]`. Empty values are not replaced."""
+    """Replaces every occurrence of some values by `[REDACTED]`, those that overlap by one. Empty ones are not replaced.
+
+    A value is found as it is, as JSON writes it into a text (short escapes or hexadecimal ones, non-ASCII escaped or
+    not) and, from 12 bytes up to 1,024, inside of base64 at any offset. It takes time in proportion to the text,
+    whatever the values.
+    """
 
     def __init__(self, values: Iterable[str]) -> None:
-        self._values = sorted({value for value in values if value}, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, self._values))) if self._values else None
+        forms = {form for value in values if value for form in forms_of(value)}
+        self._automaton = Automaton(forms) if forms else None
 
     def text(self, text: str) -> str:
         """`text` without the values."""
-        return text if self._pattern is None else self._pattern.sub(REDACTED, text)
+        if self._automaton is None:
+            return text
+        stream = self.stream()
+        return stream.push(text) + stream.end()
 
     def whole(self, text: str) -> str:
         """`text`, with nothing to follow it, without the values; nor does it end with the beginning of one."""
@@ -51,47 +64,86 @@ class Redactor:
 
     def stream(self) -> RedactedStream:
         """A stream of text that comes in pieces."""
-        return RedactedStream(self)
-
-    def begins_value(self, text: str) -> bool:
-        """Whether a value begins with `text`."""
-        return any(value.startswith(text) for value in self._values)
-
-    def settled(self, text: str) -> int:
-        """How much of the start of `text` can be redacted now, whatever follows it."""
-        longest = len(self._values[0]) - 1 if self._values else 0
-        cut = len(text)
-        for start in range(max(0, len(text) - longest), len(text)):
-            if any(value.startswith(text[start:]) for value in self._values):
-                cut = start
-                break
-        for match in self._pattern.finditer(text) if self._pattern is not None else ():
-            if match.start() < cut < match.end():
-                return match.start()
-        return cut
+        return RedactedStream(self._automaton)
 
 
 class RedactedStream:
-    """Text in pieces, also where a value is split over several of them: what could become a value is held back."""
+    """Text in pieces, also where a value is split over several of them: what could become a value is held back.
 
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
+    That is never more than the longest form of a value. Of overlapping values the mark is shown as soon as it is known
+    where they begin.
+    """
+
+    def __init__(self, automaton: Automaton | None) -> None:
+        """`automaton` finds what is to be replaced; None if there is nothing."""
+        self._search = None if automaton is None else Search(automaton)
         self._held = ""
+        self._marked = False  # whether the mark of the first span has been shown
 
     def push(self, piece: str) -> str:
         """Add a piece; returns what can be shown now, possibly nothing."""
-        text = self._held + piece
-        cut = self._redactor.settled(text)
-        self._held = text[cut:]
-        return self._redactor.text(text[:cut])
+        if self._search is None:
+            return piece
+        self._search.push(piece)
+        self._held += piece
+        return self._show(self._search, self._search.read - self._search.open)
 
     def flush(self) -> str:
-        """End the stream; returns what was held back.
+        """End the stream; returns what was held back. A new one may begin.
 
         What was held back may be the beginning of a value that was cut off. From 8 characters on it is redacted;
         less tells little, and is more likely to be ordinary text.
         """
-        text, self._held = self._held, ""
-        if len(text) >= _TELLING_CHARACTERS and self._redactor.begins_value(text):
-            return REDACTED
-        return self._redactor.text(text)
+        if self._search is not None and self._search.open >= TELLING_CHARACTERS:
+            self._search.mark(self._search.read - self._search.open, self._search.read)
+        return self.end()
+
+    def end(self) -> str:
+        """End the stream as `flush` does, but show the beginning of a value."""
+        if self._search is None:
+            return ""
+        self._search.reset()
+        return self._show(self._search, self._search.read)
+
+    def _show(self, search: Search, until: int) -> str:
+        """What to show of the held text up to this place in the stream, before which no further value can begin."""
+        shown, at = [], search.read - len(self._held)
+        before = at
+        while search.spans and search.spans[0][0] < until:
+            start, end = search.spans[0]
+            if not self._marked:
+                shown += [self._held[at - before : start - before], REDACTED]
+            self._marked = end > until
+            at = min(end, until)
+            if self._marked:
+                break
+            search.spans.popleft()
+        shown.append(self._held[at - before : until - before])
+        self._held = self._held[until - before :]
+        return "".join(shown)
+
+
+def forms_of(value: str) -> Iterator[str]:
+    """A value as it is, and as it looks inside of JSON texts and base64."""
+    yield value
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
+    for digits in ("04x", "04X"):
+        for short in (True, False):
+            yield "".join(_escaped(character, digits, short=short) for character in value)
+    content = value.encode()
+    if len(content) in BASE64_BYTES:
+        for offset in range(3):
+            # Of the characters at both ends, some bits are those of what stands before and after the value.
+            encoded = base64.b64encode(bytes(offset) + content).decode()
+            whole = encoded[(0, 2, 3)[offset] : (offset + len(content)) * 8 // 6]
+            yield whole
+            yield whole.replace("+", "-").replace("/", "_")
+
+
+def _escaped(character: str, digits: str, *, short: bool) -> str:
+    """A character inside of a JSON text, non-ASCII escaped, with short escapes such as that of a newline or without."""
+    escaped = json.dumps(character)[1:-1]
+    if escaped == character or (short and len(escaped) == 2):
+        return escaped
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{int.from_bytes(units[at : at + 2]):{digits}}" for at in range(0, len(units), 2))

@@ -90,7 +90,7 @@ async def adopt(storage: SecretStorage, keyring: Keyring, project_id: str) -> Se
             verify(project_id, record.manifest, keyring)
         now = timestamps.now()
         entries = {
-            name: first_entry(sealed, key_id, now)
+            name: first_entry(record, name, sealed, key_id, now)
             for name, sealed in record.values.items()
             if name not in record.entries and (key_id := _key_id_of(sealed, keyring)) is not None
         }

@@ -241,7 +241,7 @@ class SecretManager:
             entry = self._entry(project_id, name, record)
             sealed, now, cipher = choose(record, entry), timestamps.now(), self._keyring.current
             if entry is None:
-                entry = first_entry(sealed, cipher.key_id, now)
+                entry = first_entry(record, name, sealed, cipher.key_id, now)
             else:
                 replaced = record.values.get(name)
                 if replaced is None or replaced.digest != entry.digest:
@@ -260,7 +260,7 @@ class SecretManager:
             raise StoredDataDamaged(f"secrets.enc of project {project_id}", NOT_ADOPTED)
 
     def _entry(self, project_id: str, name: str, record: SecretRecord) -> SecretEntry | None:
-        """The manifest's entry of a secret, or one made up as version 1 for a value that another program added."""
+        """The manifest's entry of a secret, or one made up for a value that another program added."""
         sealed = record.values.get(name)
         if name in record.entries or sealed is None:
             return record.entries.get(name)
@@ -268,7 +268,7 @@ class SecretManager:
             raise damaged(project_id, name, NOT_ADOPTED)
         log.warning("secret_not_adopted", extra={"project_id": project_id, "secret": name, "fault": NOT_ADOPTED})
         try:
-            return first_entry(sealed, self._keyring.key_id_of(sealed), timestamps.now())
+            return first_entry(record, name, sealed, self._keyring.key_id_of(sealed), timestamps.now())
         except CannotOpen as fault:
             raise damaged(project_id, name, str(fault)) from None
 

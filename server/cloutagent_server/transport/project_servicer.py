@@ -71,7 +71,7 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
         self, request: project_pb2.CreateApiKeyRequest, context: Context
     ) -> project_pb2.CreateApiKeyResponse:
         """Create a further key; a REST caller gets 201."""
-        key, api_key = await self._keys.create(request.project_id, request.name, expiry_from_proto(request))
+        key, api_key = await self._keys.create(request.project_id, request.name, expiry_from_proto(request), caller())
         await answer_with(context, 201)
         return project_pb2.CreateApiKeyResponse(api_key=api_key, key=key_to_proto(key))
 

@@ -149,3 +149,20 @@ def test_a_key_is_64_hex_digits(key: str) -> None:
 def test_text_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(CannotOpen):
         from_json(text)
+
+
+def test_tampering_truncation_and_another_form_each_have_their_own_error(cipher: Cipher) -> None:
+    sealed = cipher.seal("text")
+    faults = {}
+    for name, altered in {
+        "altered": replace(sealed, encrypted=flipped(sealed.encrypted)),
+        "cut off": replace(sealed, auth_tag=sealed.auth_tag[:-2]),
+        "must be hex": replace(sealed, iv="zz" * 16),
+    }.items():
+        with pytest.raises(CannotOpen) as caught:
+            cipher.open(altered)
+        faults[name] = str(caught.value)
+        assert name in faults[name]
+    assert len(set(faults.values())) == 3
+    with pytest.raises(CannotOpen, match="not JSON"):
+        from_json(to_json(sealed)[:-1])

@@ -56,6 +56,20 @@ def test_who_comes_back_when_told_is_within_the_limit(clock: Clock, per_minute: 
             assert limited(failed, "a") is None
 
 
+def test_a_refusal_is_what_the_next_failure_meets_and_counts_nothing(clock: Clock) -> None:
+    failed = FailedAttempts(2, clock)
+    for _ in range(2):
+        assert failed.refusal("a") is None
+        assert limited(failed, "a") is None
+    for _ in range(3):
+        refusal = failed.refusal("a")
+        assert refusal is not None and refusal.retry_seconds == 30
+    assert failed.refusal("b") is None
+    clock.now += 30
+    assert failed.refusal("a") is None
+    assert limited(failed, "a") is None
+
+
 def test_sources_do_not_count_for_each_other(clock: Clock) -> None:
     failed = FailedAttempts(1, clock)
     assert limited(failed, "a") is None

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from cloutagent_server.domain.errors import StorageUnavailable
 from cloutagent_server.domain.project import Project
+from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.key_uses import KeyUses
+from cloutagent_server.service.keys import KeyService
+from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.memory import MemoryStorage
 from cloutagent_server.storage.memory.projects import MemoryProjects
 from tests.support import builders
@@ -112,3 +116,51 @@ async def test_a_storage_that_refuses_is_logged_and_stops_nothing(
 async def test_stopping_without_any_use_writes_nothing(storage: MemoryStorage, writes: Writes) -> None:
     await KeyUses(storage.projects).stop()
     assert writes.count == 0
+
+
+async def test_keys_are_listed_without_times_while_those_are_damaged(tmp_path: Path) -> None:
+    storage = FileSystemStorage(tmp_path / "projects")
+    await storage.start()
+    authenticator = Authenticator(storage.projects)
+    keys = KeyService(storage.projects, authenticator)
+    project = await storage.projects.create(draft(), builders.credential())
+    (key,), _ = await keys.list(project.id)
+    path = tmp_path / "projects" / project.id / ".keys" / "last-used.json"
+    await storage.projects.note_key_uses(project.id, {key.id: builders.at(1)})
+    path.write_bytes(b'{"schemaVersion": 1, "lastUs')
+    with capture_logs() as logs:
+        assert await keys.list(project.id) == ((key,), {})
+        authenticator.uses.note(project.id, key.id, builders.at(2))
+        assert await keys.list(project.id) == ((key,), {key.id: builders.at(2)})
+    assert {(entry["event"], entry["log_level"], entry["location"]) for entry in logs} == {
+        ("key_uses_damaged", "error", str(path))
+    }
+    with capture_logs() as logs:
+        await authenticator.stop()
+    assert [entry["event"] for entry in logs] == ["key_uses_not_stored"]
+    assert path.read_bytes() == b'{"schemaVersion": 1, "lastUs', "it keeps its bytes"
+    await storage.stop()
+
+
+async def test_a_use_during_a_flush_is_kept_for_the_next(storage: MemoryStorage, project: Project, key_id: str) -> None:
+    """`note` is called while the write is under way: the later time is not lost with the earlier one."""
+    uses = KeyUses(storage.projects)
+    note = storage.projects.note_key_uses
+
+    class Noting:
+        async def note_key_uses(self, project_id: str, times: Mapping[str, datetime]) -> None:
+            await note(project_id, times)
+            if len(seen) == 0:
+                seen.append(dict(times))
+                uses.note(project_id, key_id, builders.at(9))
+
+    seen: list[Mapping[str, datetime]] = []
+    uses.note(project.id, key_id, builders.at(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage.projects, "note_key_uses", Noting().note_key_uses)
+        await uses.stop()
+    assert seen == [{key_id: builders.at(1)}]
+    assert await storage.projects.read_key_uses(project.id) == {key_id: builders.at(1)}
+    assert await uses.read(project.id) == {key_id: builders.at(9)}
+    await uses.stop()
+    assert await storage.projects.read_key_uses(project.id) == {key_id: builders.at(9)}

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloutagent_server.service.redaction import MAX_DEPTH, REDACTED, TOO_DEEP, Redactor
+from cloutagent_server.service.redaction import (
+    MAX_DEPTH,
+    REDACTED,
+    TELLING_CHARACTERS,
+    TOO_DEEP,
+    RedactedStream,
+    Redactor,
+    forms_of,
+)
 
 # Letters that the mark does not have, few of them, so that secrets overlap each other and themselves.
 VALUES = st.lists(st.text(alphabet="abc", max_size=5), max_size=4)
@@ -27,6 +36,12 @@ TEXTS = st.text(alphabet="abcx", max_size=40)
         (["(", "\\"], "(\\", REDACTED * 2),
         (["ü\nx"], "ü\nx ü x", f"{REDACTED} ü x"),
         (["key"], "KEY", "KEY"),
+        (["abcd", "cdef"], "abcdef", REDACTED),
+        (["cd", "abcdef"], "abcdef cd", f"{REDACTED} {REDACTED}"),
+        (["aa"], "aaaaa.a", f"{REDACTED}.a"),
+        (["abcab"], "abcabcab", REDACTED),
+        (["bcx", "abcd"], "abcx abcd", f"a{REDACTED} {REDACTED}"),
+        (["key"], "keykey", REDACTED * 2),
     ],
 )
 def test_text(values: list[str], text: str, shown: str) -> None:
@@ -127,3 +142,115 @@ def test_what_is_nested_too_deep_is_left_out() -> None:
     while isinstance(shown, dict):
         shown, depth = shown["in"], depth + 1
     assert (shown, depth) == (TOO_DEEP, MAX_DEPTH + 1)
+
+
+def redacted_naively(values: list[str], text: str, cut_off: bool) -> str:
+    """What redacting a whole text gives: every occurrence of every form, those that overlap joined."""
+    forms = {form for value in values if value for form in forms_of(value)}
+    spans = {(at, at + len(form)) for form in forms for at in range(len(text)) if text.startswith(form, at)}
+    rests = [text[at:] for at in range(len(text)) if any(form.startswith(text[at:]) for form in forms)]
+    if cut_off and rests and len(rests[0]) >= TELLING_CHARACTERS:
+        spans.add((len(text) - len(rests[0]), len(text)))
+    shown, end = "", 0
+    for start, stop in sorted(spans):
+        if start >= end or not end:
+            shown += text[end:start] + REDACTED
+        end = max(end, stop)
+    return shown + text[end:]
+
+
+NOT_OF_THE_MARK = st.text(st.characters(codec="utf-8", exclude_characters=set(REDACTED)), min_size=1, max_size=20)
+LONG_VALUES = st.lists(st.text(alphabet="ab", max_size=14), max_size=5)
+LONG_TEXTS = st.text(alphabet="abx", max_size=60)
+
+
+@settings(max_examples=300, deadline=None)
+@given(values=LONG_VALUES, text=LONG_TEXTS, data=st.data())
+def test_everything_agrees_with_the_naive_reading(values: list[str], text: str, data: st.DataObject) -> None:
+    """Texts are made of pieces of the values too, so that there is something to find."""
+    parts = [text, *(value[: data.draw(st.integers(0, 14))] for value in values), *values]
+    whole = "".join(data.draw(st.permutations(parts)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=12)))
+    redactor = Redactor(values)
+    assert redactor.text(whole) == redacted_naively(values, whole, cut_off=False)
+    assert redactor.whole(whole) == redacted_naively(values, whole, cut_off=True)
+    stream = redactor.stream()
+    for _ in range(2):  # the second time on the same stream, after a flush
+        shown = [stream.push(whole[start:end]) for start, end in itertools.pairwise([0, *cuts, len(whole)])]
+        assert "".join(shown) + stream.flush() == redactor.whole(whole)
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=NOT_OF_THE_MARK, before=st.text(max_size=3), after=st.text(max_size=3))
+def test_a_value_is_found_in_json_texts_of_every_kind(value: str, before: str, after: str) -> None:
+    redactor = Redactor([value])
+    for ascii_only in (True, False):
+        redacted = redactor.text(json.dumps({before: [value, after]}, ensure_ascii=ascii_only))
+        for form in (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]):
+            assert form not in redacted
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        r"p\"w\\\n\u00fc\ud83d\ude00",
+        r"p\"w\\\nü😀",
+        r"p\"w\\\n\u00FC\uD83D\uDE00",
+        r"p\u0022w\u005c\u000a\u00fc\ud83d\ude00",
+        r"p\u0022w\u005C\u000A\u00FC\uD83D\uDE00",
+    ],
+)
+def test_a_value_with_quotes_newlines_and_other_letters_is_found_as_json_writes_it(written: str) -> None:
+    value = 'p"w\\\nü😀'
+    assert json.loads(f'"{written}"') == value
+    tool_input = f'{{"command": "login {written}"}}'
+    assert Redactor([value]).document({"json": tool_input}) == {"json": f'{{"command": "login {REDACTED}"}}'}
+    stream = Redactor([value]).stream()
+    assert "".join(map(stream.push, tool_input)) + stream.flush() == f'{{"command": "login {REDACTED}"}}'
+
+
+@given(before=st.binary(max_size=7), value=st.text(min_size=12, max_size=40), after=st.binary(max_size=7))
+def test_no_more_than_the_ends_of_a_value_show_in_base64(before: bytes, value: str, after: bytes) -> None:
+    redactor = Redactor([value])
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        shown = redactor.text(encode(before + value.encode() + after).decode())
+        assert REDACTED in shown
+        assert len(shown) <= len(REDACTED) + 4 * (len(before) + len(after)) // 3 + 8
+
+
+def test_base64_of_short_and_of_large_values_is_left_alone() -> None:
+    for value in ("x" * 11, "x" * 1025):
+        encoded = base64.b64encode(value.encode()).decode()
+        assert Redactor([value]).text(encoded) == encoded
+
+
+def test_what_is_held_back_is_bounded_by_the_longest_value() -> None:
+    """Also where values overlap without an end: the mark is shown once, and the rest is dropped."""
+
+    def held(stream: RedactedStream) -> int:
+        return len(stream._held)
+
+    stream = Redactor(["aaaa"]).stream()
+    shown = ""
+    for _ in range(1000):
+        shown += stream.push("a")
+        assert held(stream) <= 4
+    assert shown == REDACTED
+    assert stream.push("b") + stream.flush() == "b"
+
+
+REPETITIVE = ["a" * 4096, *("a" * at + "b" + "a" * (4095 - at) for at in range(0, 3990, 210))]
+
+
+@pytest.mark.parametrize("period", ["a", "a" * 4095 + "b", "a" * 3000 + "c"])
+def test_long_repetitive_values_take_no_more_than_one_look_at_each_character(period: str) -> None:
+    """Looked for one by one, they would take thousands of times as many steps, and the test far beyond its time."""
+    assert len(REPETITIVE) == 20
+    text = period * (200_000 // len(period)) + "!"
+    redactor = Redactor(REPETITIVE)
+    shown = redactor.whole(text)
+    stream = redactor.stream()
+    pieces = [stream.push(text[at : at + 100]) for at in range(0, len(text), 100)]
+    assert "".join(pieces) + stream.flush() == shown
+    assert shown.endswith("!")
+    assert (REDACTED in shown) is ("c" not in period)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import pytest
 
 from cloutagent_server.domain.errors import InvalidRequest, ProjectNotFound, StoredDataDamaged
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.secret import MAX_VALUE_BYTES, SealedSecret
+from cloutagent_server.service import manifest
 from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secret_care import WrongEncryptionKey
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.support.secret_changes import secrets_of
-from tests.support.service_world import World, make_world
+from tests.support.service_world import World, draft, make_world
 
 OTHER_KEY = "ff" * 32
 
@@ -208,3 +213,100 @@ async def test_of_two_servers_that_start_at_once_the_first_key_wins(world: World
     await secrets.check_key()
     with pytest.raises(WrongEncryptionKey):
         await SecretManager(Late(), Keyring(OTHER_KEY)).check_key()  # type: ignore[arg-type]
+
+
+async def test_a_secret_that_is_set_again_after_its_deletion_goes_on_counting(tmp_path: Path) -> None:
+    storage = FileSystemStorage(tmp_path / "projects")
+    await storage.start()
+    world = make_world(storage=storage)
+    project, _ = await world.projects.create(draft())
+    for value in "abc":
+        await world.secrets.set_secret(project.id, "TOKEN", value)
+    assert await world.secrets.delete_secret(project.id, "TOKEN")
+    await world.secrets.set_secret(project.id, "OTHER", "between")
+    assert await world.secrets.list_secrets(project.id) == ["OTHER"]
+    assert await world.secrets.get_metadata(project.id, "TOKEN") is None
+    again = await world.secrets.set_secret(project.id, "TOKEN", "d", expected_version=0)
+    assert again.version == 4
+    versions = await world.secrets.list_versions(project.id, "TOKEN")
+    assert versions is not None and [version.version for version in versions] == [4], "the values are gone"
+    assert (await storage.secrets.read(project.id)).deleted == {}
+    path = tmp_path / "projects" / project.id / ".secrets" / "manifest.json"
+    await world.secrets.delete_secret(project.id, "TOKEN")
+    document = json.loads(path.read_bytes())
+    assert document["deleted"] == [{"name": "TOKEN", "version": 4}]
+    path.write_text(json.dumps(document | {"deleted": [{"name": "TOKEN", "version": 1}]}))
+    with pytest.raises(StoredDataDamaged, match="damaged") as caught:
+        await world.secrets.set_secret(project.id, "TOKEN", "e")
+    assert "altered" in caught.value.fault
+    world.authenticator.close()
+    await storage.stop()
+
+
+async def test_of_too_many_deleted_names_the_first_deleted_are_forgotten(
+    world: World, secrets: SecretManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "KEPT_DELETIONS", 2)
+    project, _ = await world.projects.create(draft())
+    for name in "CBA":
+        await secrets.set_secret(project.id, name, "x")
+        await secrets.delete_secret(project.id, name)
+    assert list((await world.storage.secrets.read(project.id)).deleted.items()) == [("B", 1), ("A", 1)]
+    assert [(await secrets.set_secret(project.id, name, "y")).version for name in "ABC"] == [2, 2, 1]
+
+
+def _texts_reachable_from(*roots: object) -> set[str]:
+    """Every text that these objects keep alive; code and modules are left out."""
+    seen: set[int] = set()
+    texts: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen or isinstance(found, (type, ModuleType, FunctionType)):
+            continue
+        seen.add(id(found))
+        if isinstance(found, (str, bytes)):
+            texts.add(found if isinstance(found, str) else found.decode(errors="replace"))
+        waiting.extend(gc.get_referents(found))
+    return texts
+
+
+async def test_no_plain_value_is_kept_once_a_call_is_over(world: World, secrets: SecretManager) -> None:
+    project, _ = await world.projects.create(draft())
+    plain = [f"plain-{number}-{new_id()}" for number in range(3)]
+    await secrets.set_secret(project.id, "TOKEN", plain[0])
+    await secrets.set_secret(project.id, "TOKEN", plain[1])
+    assert await secrets.get_secret(project.id, "TOKEN") == plain[1]
+    assert await secrets.get_secrets(project.id, ["TOKEN"]) == {"TOKEN": plain[1]}
+    await secrets.restore_version(project.id, "TOKEN", 1)
+    assert await secrets.decrypt(await secrets.encrypt(plain[2])) == plain[2]
+    kept = _texts_reachable_from(secrets, world.storage, world.executions)
+    assert project.id in kept, "the walk sees what is kept"
+    for value in plain:
+        assert not any(value in text for text in kept)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda sealed: replace(sealed, encrypted="00" * (len(sealed.encrypted) // 2)), "was altered"),
+        (lambda sealed: replace(sealed, encrypted=sealed.encrypted[:-2]), "was altered"),
+        (None, "neither ENCRYPTION_KEY nor in ENCRYPTION_KEYS_RETIRED"),
+    ],
+    ids=["altered", "truncated", "wrong key"],
+)
+async def test_what_was_done_to_a_stored_value_is_named(
+    world: World, secrets: SecretManager, damage: Callable[[SealedSecret], SealedSecret] | None, fault: str
+) -> None:
+    project, _ = await world.projects.create(draft())
+    await secrets.set_secret(project.id, "TOKEN", "plain")
+    reader = secrets
+    if damage is None:
+        reader = SecretManager(world.storage.secrets, Keyring(OTHER_KEY))
+    else:
+        stored = world.storage.secrets._records.projects[project.id]  # type: ignore[attr-defined]
+        stored.secrets = replace(stored.secrets, values={"TOKEN": damage(stored.secrets.values["TOKEN"])})
+    with pytest.raises(StoredDataDamaged) as caught:
+        await reader.get_secret(project.id, "TOKEN")
+    assert fault in caught.value.fault
+    assert "plain" not in caught.value.fault

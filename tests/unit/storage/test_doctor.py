@@ -473,3 +473,17 @@ async def test_a_check_of_somebody_else_plugs_in(root: Path, project: Project) -
 
     found = examine(Folder(root, fault_with(CIPHER)), (*CHECKS, check))
     assert [(one.path, one.fault) for one in found] == [(project.id, "is not to my taste")]
+
+
+async def test_damaged_times_of_use_are_found_and_left_alone(
+    root: Path, storage: FileSystemStorage, project: Project
+) -> None:
+    (key,) = await storage.projects.read_keys(project.id)
+    await storage.projects.note_key_uses(project.id, {key.id: builders.at(1)})
+    assert look(root) == []
+    path = root / project.id / ".keys" / "last-used.json"
+    path.write_bytes(b"{")
+    [(where, fault)] = mend(root)
+    assert where == f"{project.id}/.keys/last-used.json"
+    assert fault.startswith("Expecting property name")
+    assert path.read_bytes() == b"{"

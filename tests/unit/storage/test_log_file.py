@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from cloutagent_server.domain import event_json
 from cloutagent_server.domain.errors import StoredDataDamaged
@@ -75,10 +76,6 @@ def set_to(**changes: object) -> Callable[[Path], None]:
     return change
 
 
-def grown_log_size(path: Path) -> None:
-    set_to(logSize=10**9)(path)
-
-
 def log_size_inside_a_line(path: Path) -> None:
     set_to(logSize=json.loads(path.read_bytes())["logSize"] - 1)(path)
 
@@ -89,7 +86,6 @@ def log_size_inside_a_line(path: Path) -> None:
         without,
         damaged,
         newer,
-        grown_log_size,
         log_size_inside_a_line,
         set_to(lastSequence=5),
         set_to(lastSequence=0),
@@ -98,7 +94,7 @@ def log_size_inside_a_line(path: Path) -> None:
         set_to(executionId="0f0e0d0c-0b0a-4908-8706-050403020100"),
         set_to(usage={}),
     ],
-    ids=range(11),
+    ids=range(10),
 )
 async def test_the_state_is_rebuilt_from_the_log(
     storage: FileSystemStorage,
@@ -316,3 +312,32 @@ async def test_a_terminal_event_is_synced_before_append_returns(
         assert synced == []
         await storage.executions.append(builders.events(execution.id, [builders.completed()], after=2))
     assert synced[0] == ("events.jsonl", log_path.read_bytes())
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_log_cut_at_the_end_of_a_line_is_damage_and_nothing_is_written_over(
+    storage: FileSystemStorage, open_storage: OpenStorage, execution: Execution, log_path: Path, ended: bool
+) -> None:
+    payloads = builders.payloads_of_a_run()
+    await storage.executions.append(builders.events(execution.id, payloads if ended else payloads[:3]))
+    untouched = await storage.executions.create(builders.execution(execution.project_id))
+    await storage.stop()
+    lines = log_path.read_bytes().splitlines(keepends=True)
+    log_path.write_bytes(b"".join(lines[:-1]))
+    state = log_path.parent / "state.json"
+    kept = log_path.read_bytes(), state.read_bytes()
+    with capture_logs() as logs:
+        other = await open_storage()
+    reported = [entry for entry in logs if entry["event"] == "damaged_record_left_out"]
+    assert [entry["location"] for entry in reported] == ([] if ended else [str(log_path)])
+    with pytest.raises(StoredDataDamaged) as caught:
+        await other.executions.read(execution.id)
+    assert (caught.value.location, caught.value.fault) == (
+        str(log_path),
+        "is shorter than state.json tells: it was cut",
+    )
+    assert await other.executions.read(untouched.id) == untouched
+    assert (log_path.read_bytes(), state.read_bytes()) == kept
+    state.unlink()  # what the doctor advises if the log is right
+    read = await other.executions.read(execution.id)
+    assert read is not None and read.last_sequence == len(lines) - 2

@@ -222,3 +222,23 @@ async def test_rules_without_a_resource(world: World, access: AccessControl) -> 
     await access.check(admins_own, ADMIN, get(new_id()))
     with pytest.raises(AccessDenied):
         await access.check(admins_own, principal, get(new_id()))
+
+
+@pytest.mark.parametrize("guess", ["the-wrong-admin-key-1", "cla_0a000000-0000-4000-8000-00000000000f"])
+async def test_guesses_of_the_admin_key_are_limited_and_a_right_one_beyond_the_limit_tells_nothing(guess: str) -> None:
+    world = make_world(admin_key=ADMIN_KEY)
+    access = control(world)
+    project, key = await world.projects.create(draft())
+    assert await access.identify(ADMIN_KEY, SOURCE) == ADMIN
+    for _ in range(3):
+        with pytest.raises(ApiKeyInvalid):
+            await access.identify(guess, SOURCE)
+    refusals = []
+    for attempt in (guess, ADMIN_KEY):
+        with pytest.raises(AuthenticationRateLimited) as refused:
+            await access.identify(attempt, SOURCE)
+        refusals.append((refused.value.message, refused.value.metadata))
+    assert refusals[0] == refusals[1]
+    assert (await access.identify(key, SOURCE)).project == project
+    assert await access.identify(ADMIN_KEY, "203.0.113.10") == ADMIN
+    world.authenticator.close()

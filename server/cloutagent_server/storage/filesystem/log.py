@@ -2,7 +2,8 @@
 
 The first line tells what the execution was created with, every further line is an event: the event with sequence
 number n is line n of those. state.json beside it is a snapshot that spares reading the log from its beginning; it is
-never believed beyond what the log holds.
+never believed beyond what the log holds. It is never written before what it tells is durable in the log, so a log that
+is shorter was cut: that is damage, and both files stay as they are.
 """
 
 from __future__ import annotations
@@ -286,6 +287,9 @@ class ExecutionLog:
         except StoredDataDamaged as fault:
             _log.warning("snapshot_rebuilt", location=fault.location, fault=fault.fault)
             return None
+        # The size as it is now: the log may have grown since `size` was taken, and the snapshot with it.
+        if snapshot is not None and snapshot.log_size > os.fstat(self._reader).st_size:
+            raise self._damaged(f"is shorter than {layout.STATE} tells: it was cut")
         if snapshot is None or not self._start <= snapshot.log_size <= size:
             return None
         last_line = line_ending_at(self._reader, snapshot.log_size)

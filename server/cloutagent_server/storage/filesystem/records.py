@@ -319,6 +319,7 @@ def _key_to_json(key: ApiKey) -> dict[str, Any]:
         "hash": key.credential.hash,
         "createdAt": timestamps.to_text(key.created_at),
         **({} if key.expires_at is None else {"expiresAt": timestamps.to_text(key.expires_at)}),
+        **({"inGrace": True} if key.in_grace else {}),
     }
 
 
@@ -329,6 +330,7 @@ def _key(fields: Fields) -> ApiKey:
         credential=KeyCredential(fields.matching("digest", DIGEST), fields.text("hash")),
         created_at=fields.time("createdAt"),
         expires_at=fields.optional(fields.time, "expiresAt"),
+        in_grace=fields.optional(fields.truth, "inGrace") or False,
     )
     fields.end()
     return key
@@ -428,10 +430,17 @@ def _manifest(fields: Fields) -> SecretManifest:
         revision=fields.whole("revision", least=1),
         key_id=fields.hexadecimal("keyId"),
         entries={name: _entry(name, secrets.fields(name)) for name in secrets.names()},
+        deleted=dict(map(_deletion, fields.items("deleted") if fields.has("deleted") else ())),
         mac=fields.hexadecimal("mac"),
     )
     fields.end()
     return manifest
+
+
+def _deletion(fields: Fields) -> tuple[str, int]:
+    name, last = fields.text("name"), fields.whole("version", least=1)
+    fields.end()
+    return name, last
 
 
 def _entry(name: str, fields: Fields) -> SecretEntry:

@@ -10,13 +10,13 @@ from typing import Final
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.project import AgentConfig, Limits
 from cloutagent_server.storage.filesystem.doctor.findings import FROM_BACKUP, Finding, Folder, Severity
-from cloutagent_server.storage.filesystem.records import ProjectRecord, load_project
+from cloutagent_server.storage.filesystem.records import ProjectRecord, key_uses_from_json, load, load_project
 
 _BCRYPT: Final = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 
 
 def check_projects(folder: Folder) -> Iterable[Finding]:
-    """Every metadata.json: schema, identifier, agent, limits, digest and hash of the key."""
+    """Every metadata.json: schema, identifier, agent, limits, digest and hash of the key; and when keys were used."""
     for project_id in folder.project_ids():
         path = folder.layout.metadata(project_id)
         try:
@@ -30,6 +30,10 @@ def check_projects(folder: Folder) -> Iterable[Finding]:
             continue
         for fault_text in _faults(record):
             yield Finding(Severity.ERROR, folder.relative(path), fault_text, FROM_BACKUP)
+        try:
+            load(folder.layout.key_uses(project_id), key_uses_from_json)
+        except StoredDataDamaged as fault:
+            yield folder.damaged(fault, "remove it: it holds when keys were last used, and nothing else")
 
 
 def _has_no_record(folder: Folder, project_id: str) -> bool:
