@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import pytest
 
-KINDS = (
+from tests.support.faults.refusing import KINDS_OF_REFUSAL
+
+KINDS: Final = (
     "kill points",
-    "injected faults",
-    "power-loss prefixes",
+    "kill points while recovering",
+    "kill points of backup and restore",
+    *(f"injected faults: {kind}" for kind in KINDS_OF_REFUSAL),
+    "power-loss moments",
     "power-loss states",
     "random steps",
+    "race rounds",
     "racing operations",
 )
-LOSSES = "losses"
+LOSSES: Final = "losses"
+
+_MEMORY: Final = Path("/dev/shm")
+_ROOM: Final = 1 << 28
 
 Count = Callable[..., None]
 
@@ -26,6 +39,7 @@ def count(record_property: Callable[[str, object], None]) -> Count:
 
     def note(kind: str, number: int, lost: list[str] | None = None) -> None:
         assert kind in KINDS
+        assert number > 0
         record_property(kind, number)
         record_property(LOSSES, len(lost or ()))
         assert not lost, "\n".join(lost[:20])
@@ -33,8 +47,21 @@ def count(record_property: Callable[[str, object], None]) -> Count:
     return note
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder for thousands of trials: in memory, where the machine has some to give.
+
+    What a killed process, a refused call or a modelled loss of power leaves does not depend on the medium.
+    """
+    if not os.access(_MEMORY, os.W_OK) or shutil.disk_usage(_MEMORY).free < _ROOM:
+        yield tmp_path
+        return
+    with TemporaryDirectory(prefix="cloutagent-faults-", dir=_MEMORY) as directory:
+        yield Path(directory)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each kind of fault, from the reports of the tests that tried it."""
+    """One line for each kind of fault, from the reports of the tests that tried it, whichever process ran them."""
     totals: Counter[str] = Counter()
     failed = 0
     for outcome in ("passed", "failed", "error"):

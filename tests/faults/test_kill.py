@@ -103,27 +103,27 @@ async def kill_while_recovering(order: Order, folder: Path, points: Sequence[tup
     return tried, found
 
 
-async def test_killed_at_some_of_its_calls(order: Order, tmp_path: Path, count: Count) -> None:
-    points = (await kill_points(order, tmp_path))[3::41]
-    count("kill points", len(points), await kill_at(order, tmp_path, points))
+async def test_killed_at_some_of_its_calls(order: Order, folder: Path, count: Count) -> None:
+    points = (await kill_points(order, folder))[3::41]
+    count("kill points", len(points), await kill_at(order, folder, points))
 
 
-async def test_killed_again_while_recovering(order: Order, tmp_path: Path, count: Count) -> None:
-    points = (await kill_points(order, tmp_path))[60::230]
-    count("kill points", *await kill_while_recovering(order, tmp_path, points))
-
-
-@pytest.mark.full
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", range(PARTS))
-async def test_killed_at_every_call(order: Order, tmp_path: Path, count: Count, part: int) -> None:
-    points = (await kill_points(order, tmp_path))[part::PARTS]
-    count("kill points", len(points), await kill_at(order, tmp_path, points))
+async def test_killed_again_while_recovering(order: Order, folder: Path, count: Count) -> None:
+    points = (await kill_points(order, folder))[60::230]
+    count("kill points", *await kill_while_recovering(order, folder, points))
 
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
-async def test_killed_again_at_every_call_of_recovering(order: Order, tmp_path: Path, count: Count, part: int) -> None:
-    points = (await kill_points(order, tmp_path))[7 + part * 3 :: PARTS * 3]
-    count("kill points", *await kill_while_recovering(order, tmp_path, points))
+async def test_killed_at_every_call(order: Order, folder: Path, count: Count, part: int) -> None:
+    points = (await kill_points(order, folder))[part::PARTS]
+    count("kill points", len(points), await kill_at(order, folder, points))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_killed_again_at_every_call_of_recovering(order: Order, folder: Path, count: Count, part: int) -> None:
+    points = (await kill_points(order, folder))[7 + part * 3 :: PARTS * 3]
+    count("kill points", *await kill_while_recovering(order, folder, points))

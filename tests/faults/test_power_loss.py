@@ -70,11 +70,11 @@ async def lose_power(recorder: Recorder, folder: Path, prefixes: Sequence[int], 
     return len(met), found
 
 
-async def test_some_states_that_a_loss_of_power_leaves(tmp_path: Path, count: Count) -> None:
-    recorder = await recorded(tmp_path / "story")
+async def test_some_states_that_a_loss_of_power_leaves(folder: Path, count: Count) -> None:
+    recorder = await recorded(folder / "story")
     prefixes = range(5, recorder.moments + 1, 9)
-    tried, lost = await lose_power(recorder, tmp_path, prefixes, 11)
-    count("power-loss prefixes", len(prefixes))
+    tried, lost = await lose_power(recorder, folder, prefixes, 11)
+    count("power-loss moments", len(prefixes))
     count("power-loss states", tried, lost)
 
 
@@ -117,10 +117,10 @@ async def test_an_index_that_is_cleared_in_part_is_not_taken_for_whole(tmp_path:
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(PARTS))
-async def test_every_state_that_a_loss_of_power_leaves(tmp_path: Path, count: Count, part: int) -> None:
-    recorder = await recorded(tmp_path / "story")
+async def test_every_state_that_a_loss_of_power_leaves(folder: Path, count: Count, part: int) -> None:
+    recorder = await recorded(folder / "story")
     size = recorder.moments // PARTS + 1
     prefixes = range(part * size, min((part + 1) * size, recorder.moments + 1))
-    tried, lost = await lose_power(recorder, tmp_path, prefixes, 1)
-    count("power-loss prefixes", len(prefixes))
+    tried, lost = await lose_power(recorder, folder, prefixes, 1)
+    count("power-loss moments", len(prefixes))
     count("power-loss states", tried, lost)
