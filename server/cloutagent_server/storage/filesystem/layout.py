@@ -15,10 +15,12 @@ SEALED: Final = "secrets.enc"
 MANIFEST: Final = "manifest.json"
 EXECUTIONS: Final = "executions"
 KEYS: Final = ".keys"
+KEY_USES: Final = "last-used.json"
 
 ROOT_NAMES: Final = frozenset({".index", ".trash", ".locks", ".restore", ".key-check.json", ".server.lock"})
 PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS, KEYS})
 SECRETS_NAMES: Final = frozenset({SEALED, MANIFEST})
+KEYS_NAMES: Final = frozenset({KEY_USES})
 EXECUTION_NAMES: Final = frozenset({LOG, STATE})
 
 
@@ -29,7 +31,8 @@ class Layout:
     `{project id}/executions/{execution id}/events.jsonl` are the truth. `state.json` beside a log and all of `.index`
     are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.trash` holds what
     is being removed, `.restore` what a restore is about to put in a project's place, `.locks` the lock files. The sets
-    of names above tell everything that may stand beside the projects, in a project, in its secrets, in an execution.
+    of names above tell everything that may stand beside the projects, in a project, in its secrets or keys, in an
+    execution.
     """
 
     def __init__(self, root: Path) -> None:
@@ -54,7 +57,7 @@ class Layout:
 
     def key_uses(self, project_id: str) -> Path:
         """When a project's API keys were last used."""
-        return self.root / project_id / KEYS / "last-used.json"
+        return self.root / project_id / KEYS / KEY_USES
 
     def secrets(self, project_id: str) -> Path:
         """A project's sealed secrets."""
