@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -27,10 +30,14 @@ KINDS: Final = (
 )
 LOSSES: Final = "losses"
 
+REPOSITORY: Final = Path(__file__).parents[2]
+DEADLINE: Final = 60
+
 _MEMORY: Final = Path("/dev/shm")
 _ROOM: Final = 1 << 28
 
 Count = Callable[..., None]
+Order = Callable[..., Awaitable[Mapping[str, Any]]]
 
 
 @pytest.fixture
@@ -58,6 +65,33 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="cloutagent-faults-", dir=_MEMORY) as directory:
         yield Path(directory)
+
+
+@pytest.fixture
+async def order() -> AsyncIterator[Order]:
+    """Has a child do a task in a folder, and be killed. See `tests.support.faults.killed`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.support.faults.killed"),
+        cwd=REPOSITORY,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    async def give(
+        task: str, root: Path, number: int = 0, moment: str = "before", *, moving: bool = False, **more: object
+    ) -> Mapping[str, Any]:
+        told = {"task": task, "root": str(root), "number": number, "moment": moment, "moving": moving, **more}
+        stdin.write(json.dumps(told).encode() + b"\n")
+        answer: Mapping[str, Any] = json.loads(await asyncio.wait_for(stdout.readline(), DEADLINE))
+        return answer
+
+    yield give
+    stdin.close()
+    assert await asyncio.wait_for(process.wait(), DEADLINE) == 0
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cloutagent_server.storage.filesystem import FileSystemStorage
+from cloutagent_server.storage.filesystem.doctor import Finding, Folder, examine
 from tests.support.faults.story import State, Step, lengths, misfit, shown
 from tests.support.faults.syscalls import intercepted, without_syncing
 from tests.support.folders import leftovers
@@ -37,6 +38,16 @@ async def losses(
         return await _losses(root, steps, known, acknowledged, least, rebuild_first)
 
 
+def examined(root: Path) -> Sequence[Finding]:
+    """What the doctor finds in a folder, the keys of whose secrets are not there to be asked.
+
+    Entries of the index that lead nowhere are left out: taking one away need not be durable, and whoever follows one
+    looks at the record.
+    """
+    found = examine(Folder(root, lambda _: None))
+    return [finding for finding in found if not (finding.path.startswith(".index/") and "leads to no" in finding.fault)]
+
+
 async def _losses(
     root: Path,
     steps: Sequence[Step],
@@ -53,6 +64,7 @@ async def _losses(
         reached, faults = _place(seen, known, acknowledged, least)
         found += faults
         found += [f"{name} stays" for name in leftovers(root)]
+        found += [f"the doctor finds {finding.path}: {finding.fault}" for finding in examined(root)]
         if rebuild_first:
             storage, faults = await _rebuilt(storage, root, seen)
             found += faults

@@ -223,6 +223,7 @@ def write_tree(tree: Tree, folder: Path) -> None:
         if content is None:
             (folder / path).mkdir(mode=0o700)
         else:
+            (folder / path).touch(mode=0o600)
             (folder / path).write_bytes(content)
 
 

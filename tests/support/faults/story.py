@@ -223,7 +223,9 @@ def rotate_key(label: str, name: str, new: str, grace: timedelta) -> Step:
         if any(key.id == key_id(new) for key in keys):
             return keys
         old = next((key for key in keys if key.name == name), None)
-        return keys if old is None else api_key.rotated(keys, old.id, key_id(new), credential(new), grace, builders.at(0))
+        return (
+            keys if old is None else api_key.rotated(keys, old.id, key_id(new), credential(new), grace, builders.at(0))
+        )
 
     return change_keys(label, change)
 
