@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.faults.at_once import work_at_once
 from tests.support.faults.refusing import KINDS_OF_REFUSAL
 
 KINDS: Final = (
@@ -65,6 +66,12 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="cloutagent-faults-", dir=_MEMORY) as directory:
         yield Path(directory)
+
+
+@pytest.fixture
+async def at_once() -> None:
+    """No threads in this test's trials. See `work_at_once`."""
+    work_at_once(asyncio.get_running_loop())
 
 
 @pytest.fixture

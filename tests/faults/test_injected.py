@@ -18,6 +18,8 @@ from tests.support.faults.story import STEPS, State, Step, lengths, misfit, show
 from tests.support.faults.syscalls import intercepted, without_syncing
 from tests.support.folders import leftovers
 
+pytestmark = pytest.mark.usefixtures("at_once")
+
 START = "start"
 NAMES = (START, *STEPS)
 PARTS = 12

@@ -12,6 +12,8 @@ from tests.faults.conftest import Count, Order
 from tests.support.faults.check import losses
 from tests.support.faults.story import STEPS, lengths, states
 
+pytestmark = pytest.mark.usefixtures("at_once")
+
 PARTS = 8
 # Of how many moments one is followed by the whole rest of the story.
 TO_THE_END = 10
@@ -53,7 +55,7 @@ async def kill_points(order: Order, folder: Path, *, moving: bool = False) -> Se
     assert not whole["killed"]
     assert whole["acknowledged"] == len(STEPS)
     calls, writes = whole["calls"], whole["writes"]
-    assert calls > 300
+    assert calls > 250
     assert len(writes) > 30
     before = [(number, "before") for number in range(1, calls + 1)]
     return sorted([*before, *((number, "half") for number in writes), (calls, "after")])

@@ -21,6 +21,8 @@ from tests.support.faults.story import LABELS, STEPS, State, lengths, shown, sta
 from tests.support.faults.syscalls import intercepted, without_syncing
 from tests.support.folders import leftovers
 
+pytestmark = pytest.mark.usefixtures("at_once")
+
 EARLIER = list(STEPS).index("append a text") + 1
 LATER = list(STEPS).index("append to it") + 1
 KEPT = 3

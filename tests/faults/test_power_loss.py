@@ -16,6 +16,8 @@ from tests.support.faults.power import Recorder, Tree, write_tree
 from tests.support.faults.story import STEPS, credential, durable_lengths, states
 from tests.support.faults.syscalls import Call, intercepted
 
+pytestmark = pytest.mark.usefixtures("at_once")
+
 PARTS = 8
 
 

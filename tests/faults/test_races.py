@@ -20,6 +20,7 @@ from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.faults.conftest import DEADLINE, REPOSITORY, Count
 from tests.support import builders
 from tests.support.faults.check import examined
+from tests.support.faults.syscalls import Call, intercepted
 from tests.support.faults.worker import COUNTER, KEYRINGS, KEYS, KEYS_KEPT
 from tests.support.secret_changes import put_secret, secrets_of
 
@@ -273,3 +274,29 @@ async def test_readers_wait_for_nobody_and_writers_for_no_dead(
     await fresh.stop()
     count("race rounds", 1)
     count("racing operations", len(projects) * 2)
+
+
+async def test_a_reader_that_meets_changes_of_secrets_looks_again_and_waits_for_none(
+    storage: FileSystemStorage, root: Path
+) -> None:
+    project = await storage.projects.create(builders.project_draft(), builders.credential())
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
+    writer = FileSystemStorage(root)
+    values = [builders.sealed_secret() for _ in range(10)]
+    rest, locks = list(values), list[str]()
+    changing = False
+
+    def change_between(call: Call) -> object:
+        nonlocal changing
+        if not changing:
+            if ".locks" in call.path:
+                locks.append(call.path)
+            if call.name == "read" and call.path.endswith("secrets.enc") and rest:
+                changing = True
+                asyncio.run(put_secret(writer, project.id, "TOKEN", rest.pop(0)))
+                changing = False
+        return call.complete()
+
+    with intercepted(root, change_between):
+        assert await secrets_of(storage, project.id) == {"TOKEN": values[-1]}
+    assert locks == []

@@ -24,6 +24,7 @@ from typing import Any, Final
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.backup.create import back_up
 from cloutagent_server.storage.filesystem.backup.restore import restore
+from tests.support.faults.at_once import work_at_once
 from tests.support.faults.story import STEPS
 from tests.support.faults.syscalls import Call, intercepted, without_syncing
 
@@ -100,6 +101,7 @@ TASKS: Final[dict[str, Callable[[Path, dict[str, Any], Returned], Awaitable[None
 
 async def _work(order: dict[str, Any], killer: _Killer, acknowledgements: int) -> None:
     root = Path(order["root"])
+    work_at_once(asyncio.get_running_loop())
     with intercepted(root.parent, killer):
         await TASKS[order["task"]](root, order, lambda: _write(acknowledgements, b"returned\n") and None)
     _write(acknowledgements, json.dumps([killer.calls, killer.writes]).encode())
