@@ -12,10 +12,10 @@ import pytest
 from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.faults.conftest import Count
-from tests.support.faults.check import losses
+from tests.support.faults.check import REBUILDS, losses
 from tests.support.faults.refusing import FAULTS, SHORT, Refusal
 from tests.support.faults.story import STEPS, State, Step, lengths, misfit, shown, states
-from tests.support.faults.syscalls import intercepted, without_syncing
+from tests.support.faults.syscalls import intercepted, unsynced
 from tests.support.folders import leftovers
 
 pytestmark = pytest.mark.usefixtures("at_once")
@@ -34,7 +34,7 @@ class Stage:
 
     async def prepare(self) -> None:
         """Tell the story once, and keep the folder as it is before each step."""
-        with intercepted(self._folder, without_syncing):
+        with unsynced():
             storage = FileSystemStorage(self._folder / "telling" / "projects")
             self._keep("telling", 0, START)
             await storage.start()
@@ -77,7 +77,7 @@ class Stage:
         if fault is not None:
             found += _wrong_error(fault, refusal)
         before, after = self._known[number], self._known[number if name == START else number + 1]
-        with intercepted(folder, without_syncing):
+        with unsynced():
             if name != START:
                 wanted = [after] if fault is None else [before, after] if refusal.lasting else [before]
                 seen = await shown(storage)
@@ -87,7 +87,9 @@ class Stage:
             await storage.stop()
         reached = number if fault is not None or name == START else number + 1
         steps = list(STEPS.values())[: number + 1]
-        found += await losses(root, steps, self._known[: number + 2], reached, lengths(self._known[reached]))
+        rebuild = REBUILDS[refusal.number % 3]
+        least = lengths(self._known[reached])
+        found += await losses(root, steps, self._known[: number + 2], reached, least, rebuild=rebuild)
         return [f"{name}: {refusal.fault} at call {refusal.number}, {refusal.refused}: {one}" for one in found]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Count, Order
-from tests.support.faults.check import losses
+from tests.support.faults.check import REBUILDS, losses
 from tests.support.faults.story import STEPS, lengths, states
 
 pytestmark = pytest.mark.usefixtures("at_once")
@@ -37,7 +37,7 @@ async def kill_at(order: Order, folder: Path, points: Sequence[tuple[int, str]])
             known[: until + 1],
             reached,
             lengths(known[reached]),
-            rebuild_first=bool(number % 2),
+            rebuild=REBUILDS[number % 3],
         )
         found += [f"call {number}, {moment}, {reached} acknowledged: {loss}" for loss in lost]
         shutil.rmtree(root.parent)

@@ -18,7 +18,7 @@ from tests.faults.conftest import Count, Order
 from tests.support import builders
 from tests.support.faults.check import examined, losses
 from tests.support.faults.story import LABELS, STEPS, State, lengths, shown, states
-from tests.support.faults.syscalls import intercepted, without_syncing
+from tests.support.faults.syscalls import unsynced
 from tests.support.folders import leftovers
 
 pytestmark = pytest.mark.usefixtures("at_once")
@@ -32,7 +32,7 @@ Parts = Mapping[str, Any]
 
 async def told(folder: Path) -> None:
     """Tell the story up to where two projects have everything; keep the folder as it is in the middle of that too."""
-    with intercepted(folder, without_syncing):
+    with unsynced():
         storage = FileSystemStorage(folder / "later" / "projects")
         await storage.start()
         for number, step in enumerate(list(STEPS.values())[:LATER]):
@@ -56,7 +56,7 @@ def by_project(state: State) -> Parts:
 
 async def seen(root: Path) -> Parts:
     """What a server that starts now sees, by project."""
-    with intercepted(root.parent, without_syncing):
+    with unsynced():
         storage = FileSystemStorage(root)
         await storage.start()
         parts = by_project(await shown(storage))
@@ -129,7 +129,7 @@ async def kill_restore(order: Order, base: Path, archive: Path, trial: Path, tak
         found = await seen(trial / "projects")
         wrong = [f"{name} is neither" for name in found if found[name] not in (before[name], after[name])]
         wrong += strays(trial / "projects")
-        with intercepted(trial, without_syncing):
+        with unsynced():
             restore(archive, trial / "projects", replace_existing=True, dry_run=False)
         wrong += [] if await seen(trial / "projects") == after else ["it does not come to its end"]
         wrong += strays(trial / "projects")

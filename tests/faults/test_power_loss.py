@@ -11,7 +11,7 @@ import pytest
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.index import Index
 from tests.faults.conftest import Count
-from tests.support.faults.check import losses
+from tests.support.faults.check import REBUILDS, losses
 from tests.support.faults.power import Recorder, Tree, write_tree
 from tests.support.faults.story import STEPS, credential, durable_lengths, states
 from tests.support.faults.syscalls import Call, intercepted
@@ -65,7 +65,7 @@ async def lose_power(recorder: Recorder, folder: Path, prefixes: Sequence[int], 
                 known[:until],
                 reached,
                 least,
-                rebuild_first=bool(len(met) % 2),
+                rebuild=REBUILDS[len(met) % 3],
             )
             found += [f"at moment {prefix}, {reached} acknowledged, {description}: {loss}" for loss in lost]
             shutil.rmtree(folder / "after")

@@ -100,10 +100,13 @@ TASKS: Final[dict[str, Callable[[Path, dict[str, Any], Returned], Awaitable[None
 
 
 async def _work(order: dict[str, Any], killer: _Killer, acknowledgements: int) -> None:
+    def returned() -> None:
+        _write(acknowledgements, b"returned\n")
+
     root = Path(order["root"])
     work_at_once(asyncio.get_running_loop())
     with intercepted(root.parent, killer):
-        await TASKS[order["task"]](root, order, lambda: _write(acknowledgements, b"returned\n") and None)
+        await TASKS[order["task"]](root, order, returned)
     _write(acknowledgements, json.dumps([killer.calls, killer.writes]).encode())
 
 
