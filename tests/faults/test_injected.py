@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,15 +12,17 @@ import pytest
 from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.faults.conftest import Count
-from tests.support.faults.check import losses
-from tests.support.faults.refusing import REFUSALS, Refusal
+from tests.support.faults.check import REBUILDS, losses
+from tests.support.faults.refusing import FAULTS, SHORT, Refusal
 from tests.support.faults.story import STEPS, State, Step, lengths, misfit, shown, states
-from tests.support.faults.syscalls import intercepted, without_syncing
+from tests.support.faults.syscalls import intercepted, unsynced
 from tests.support.folders import leftovers
+
+pytestmark = pytest.mark.usefixtures("at_once")
 
 START = "start"
 NAMES = (START, *STEPS)
-FAULTS = (*REFUSALS, "short", "short, then ENOSPC")
+PARTS = 12
 
 
 class Stage:
@@ -31,7 +34,7 @@ class Stage:
 
     async def prepare(self) -> None:
         """Tell the story once, and keep the folder as it is before each step."""
-        with intercepted(self._folder, without_syncing):
+        with unsynced():
             storage = FileSystemStorage(self._folder / "telling" / "projects")
             self._keep("telling", 0, START)
             await storage.start()
@@ -44,8 +47,8 @@ class Stage:
         (self._folder / told).mkdir(exist_ok=True)
         shutil.copytree(self._folder / told, self._folder / f"{number} {name}")
 
-    async def refuse(self, name: str, refusal: Refusal) -> tuple[bool, list[str]]:
-        """Do a step on a medium that refuses. Gives whether a call was refused, and what is wrong after it."""
+    async def refuse(self, name: str, refusal: Refusal) -> list[str]:
+        """Do a step on a medium that refuses. Gives what is wrong after it."""
         number = 0 if name == START else list(STEPS).index(name)
         folder = self._folder / "trial"
         shutil.copytree(self._folder / f"{number} {name}", folder)
@@ -56,7 +59,7 @@ class Stage:
                 await storage.start()
             found = await self._attempt(storage, step, number, refusal, folder, name)
             await storage.stop()
-            return refusal.refused is not None, found
+            return found
         finally:
             shutil.rmtree(folder)
 
@@ -74,7 +77,7 @@ class Stage:
         if fault is not None:
             found += _wrong_error(fault, refusal)
         before, after = self._known[number], self._known[number if name == START else number + 1]
-        with intercepted(folder, without_syncing):
+        with unsynced():
             if name != START:
                 wanted = [after] if fault is None else [before, after] if refusal.lasting else [before]
                 seen = await shown(storage)
@@ -84,7 +87,9 @@ class Stage:
             await storage.stop()
         reached = number if fault is not None or name == START else number + 1
         steps = list(STEPS.values())[: number + 1]
-        found += await losses(root, steps, self._known[: number + 2], reached, lengths(self._known[reached]))
+        rebuild = REBUILDS[refusal.number % 3]
+        least = lengths(self._known[reached])
+        found += await losses(root, steps, self._known[: number + 2], reached, least, rebuild=rebuild)
         return [f"{name}: {refusal.fault} at call {refusal.number}, {refusal.refused}: {one}" for one in found]
 
 
@@ -106,51 +111,66 @@ async def known() -> Sequence[State]:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, known: Sequence[State]) -> Stage:
-    prepared = Stage(tmp_path, known)
+async def stage(folder: Path, known: Sequence[State]) -> Stage:
+    prepared = Stage(folder, known)
     await prepared.prepare()
     return prepared
 
 
-async def calls_of(stage: Stage, name: str) -> Sequence[str]:
-    counting = Refusal(0, "EIO")
-    refused, found = await stage.refuse(name, counting)
-    assert not refused
-    assert not found
-    return counting.calls
+async def refuse_each(
+    stage: Stage, name: str, faults: Sequence[str], first: int, stride: int
+) -> tuple[Counter[str], list[str]]:
+    """Refuse every stride-th call of a step, with each fault; for half of them it lasts until the end of the step.
+
+    Gives how many calls were refused with which kind of fault, and what is wrong after it.
+    """
+    tried, lost, number = Counter[str](), list[str](), first
+    while True:
+        call = None
+        for place, fault in enumerate(faults):
+            if fault in SHORT and call != "write":
+                continue
+            lasting = fault not in SHORT and (place + number) % 2 == 0
+            refusal = Refusal(number, fault, lasting)
+            found = await stage.refuse(name, refusal)
+            lost += found
+            if refusal.refused is None:
+                return tried, lost
+            call = refusal.calls[number - 1]
+            tried[refusal.kind] += 1
+        number += stride
 
 
-def fits(fault: str, call: str) -> bool:
-    """Whether a call can meet such a fault."""
-    return call == "write" if fault.startswith("short") else True
+def note(count: Count, tried: Counter[str], lost: list[str]) -> None:
+    for place, (kind, number) in enumerate(tried.items(), 1):
+        count(f"injected faults: {kind}", number, lost if place == len(tried) else None)
 
 
-async def refuse_each(stage: Stage, name: str, faults: Sequence[str], take: slice) -> tuple[int, list[str]]:
-    """Refuse the calls that `take` chooses, with each fault; for half of them it lasts until the end of the step."""
-    tried, lost = 0, []
-    calls = await calls_of(stage, name)
-    for place, fault in enumerate(faults):
-        for number in range(1, len(calls) + 1)[take]:
-            if fits(fault, calls[number - 1]):
-                lasting = not fault.startswith("short") and (place + number) % 2 == 0
-                refused, found = await stage.refuse(name, Refusal(number, fault, lasting))
-                tried += refused
-                lost += found
-    return tried, lost
+async def test_the_step_that_meets_no_fault_loses_nothing(stage: Stage) -> None:
+    for name in NAMES:
+        untouched = Refusal(0, "EIO")
+        assert await stage.refuse(name, untouched) == []
+        assert untouched.refused is None
+        assert len(untouched.calls) > 0
 
 
 async def test_some_refused_calls(stage: Stage, count: Count) -> None:
-    tried, lost = 0, []
+    tried, lost = Counter[str](), list[str]()
     for number, name in enumerate(NAMES):
-        fault = FAULTS[number % len(FAULTS)]
-        more, found = await refuse_each(stage, name, [fault], slice(number % 3, None, 7))
+        faults = (FAULTS[number % 4], SHORT[number % 2])
+        more, found = await refuse_each(stage, name, faults, number % 3 + 1, 11)
         tried += more
         lost += found
-    count("injected faults", tried, lost)
+    note(count, tried, lost)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", NAMES)
-async def test_every_refused_call(stage: Stage, count: Count, name: str) -> None:
-    count("injected faults", *await refuse_each(stage, name, FAULTS, slice(None)))
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_every_refused_call(stage: Stage, count: Count, part: int) -> None:
+    tried, lost = Counter[str](), list[str]()
+    for name in NAMES:
+        more, found = await refuse_each(stage, name, FAULTS, part + 1, PARTS)
+        tried += more
+        lost += found
+    note(count, tried, lost)

@@ -11,10 +11,12 @@ import pytest
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.index import Index
 from tests.faults.conftest import Count
-from tests.support.faults.check import losses
+from tests.support.faults.check import REBUILDS, losses
 from tests.support.faults.power import Recorder, Tree, write_tree
 from tests.support.faults.story import STEPS, credential, durable_lengths, states
 from tests.support.faults.syscalls import Call, intercepted
+
+pytestmark = pytest.mark.usefixtures("at_once")
 
 PARTS = 8
 
@@ -63,18 +65,18 @@ async def lose_power(recorder: Recorder, folder: Path, prefixes: Sequence[int], 
                 known[:until],
                 reached,
                 least,
-                rebuild_first=bool(len(met) % 2),
+                rebuild=REBUILDS[len(met) % 3],
             )
             found += [f"at moment {prefix}, {reached} acknowledged, {description}: {loss}" for loss in lost]
             shutil.rmtree(folder / "after")
     return len(met), found
 
 
-async def test_some_states_that_a_loss_of_power_leaves(tmp_path: Path, count: Count) -> None:
-    recorder = await recorded(tmp_path / "story")
+async def test_some_states_that_a_loss_of_power_leaves(folder: Path, count: Count) -> None:
+    recorder = await recorded(folder / "story")
     prefixes = range(5, recorder.moments + 1, 9)
-    tried, lost = await lose_power(recorder, tmp_path, prefixes, 11)
-    count("power-loss prefixes", len(prefixes))
+    tried, lost = await lose_power(recorder, folder, prefixes, 11)
+    count("power-loss moments", len(prefixes))
     count("power-loss states", tried, lost)
 
 
@@ -117,10 +119,10 @@ async def test_an_index_that_is_cleared_in_part_is_not_taken_for_whole(tmp_path:
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(PARTS))
-async def test_every_state_that_a_loss_of_power_leaves(tmp_path: Path, count: Count, part: int) -> None:
-    recorder = await recorded(tmp_path / "story")
+async def test_every_state_that_a_loss_of_power_leaves(folder: Path, count: Count, part: int) -> None:
+    recorder = await recorded(folder / "story")
     size = recorder.moments // PARTS + 1
     prefixes = range(part * size, min((part + 1) * size, recorder.moments + 1))
-    tried, lost = await lose_power(recorder, tmp_path, prefixes, 1)
-    count("power-loss prefixes", len(prefixes))
+    tried, lost = await lose_power(recorder, folder, prefixes, 1)
+    count("power-loss moments", len(prefixes))
     count("power-loss states", tried, lost)

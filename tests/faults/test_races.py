@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 
 from cloutagent_server.domain.project import ProjectChanges
+from cloutagent_server.service.key_rotation import rotate_encryption_key
+from cloutagent_server.service.keyring import Keyring
+from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
-from tests.faults.conftest import Count
+from tests.faults.conftest import DEADLINE, REPOSITORY, Count
 from tests.support import builders
+from tests.support.faults.check import examined
+from tests.support.faults.syscalls import Call, intercepted
+from tests.support.faults.worker import COUNTER, KEYRINGS, KEYS, KEYS_KEPT
 from tests.support.secret_changes import put_secret, secrets_of
 
-REPOSITORY = Path(__file__).parents[2]
-DEADLINE = 60
 PROMPT = 2.0
 
 
@@ -133,6 +137,7 @@ async def race(storage: FileSystemStorage, start: Start, seconds: float, secrets
 
 
 async def test_eight_processes_on_one_folder(storage: FileSystemStorage, start: Start, count: Count) -> None:
+    count("race rounds", 1)
     count("racing operations", *await race(storage, start, seconds=1.0, secrets=20))
 
 
@@ -142,7 +147,88 @@ async def test_eight_processes_on_one_folder(storage: FileSystemStorage, start: 
 async def test_eight_processes_on_one_folder_for_long(
     storage: FileSystemStorage, start: Start, count: Count, run: int
 ) -> None:
+    count("race rounds", 1)
     count("racing operations", *await race(storage, start, seconds=10.0, secrets=200))
+
+
+async def race_secrets_and_keys(
+    storage: FileSystemStorage, start: Start, seconds: float, root: Path
+) -> tuple[int, list[str]]:
+    """Let eight processes set, read and seal anew secrets and change keys; kill two. Gives how many writes, and faults.
+
+    Two seal the secrets with one key and with another against each other, and each of the others has one of them as
+    its own, so all that was sealed changes all the time.
+    """
+    credential = builders.credential()
+    project = await storage.projects.create(builders.project_draft(), credential)
+    manager = SecretManager(storage.secrets, KEYRINGS[0], adopted_only=True)
+    await manager.check_key()
+    await manager.set_secret(project.id, "CONSTANT", "constant")
+    counters = [await start("count secret", project.id, str(which), str(seconds)) for which in range(2)]
+    sealers = [await start("rotate encryption", "0", str(seconds))]
+    changers = [await start("change keys", project.id, str(seconds)) for _ in range(2)]
+    readers = [await start("read secret", project.id, "1", str(seconds))]
+    victims = [
+        await start("rotate encryption", "1", str(10 * seconds)),
+        await start("change keys", project.id, str(10 * seconds)),
+    ]
+    for worker in (*counters, *sealers, *changers, *readers, *victims):
+        worker.go()
+    began = time.monotonic()
+    reads = 0
+    while time.monotonic() - began < seconds / 2:
+        reads += 1
+        assert await manager.get_secret(project.id, "CONSTANT") == "constant"
+        assert await storage.projects.find_key(credential.digest) is not None
+    for victim in victims:
+        await victim.kill()
+    counted = [await worker.result() for worker in counters]
+    sealed = [await worker.result() for worker in sealers]
+    changed = [await worker.result() for worker in changers]
+    await asyncio.gather(*(worker.result() for worker in readers))
+
+    lost = []
+    total = int(await manager.get_secret(project.id, COUNTER) or "0")
+    metadata = await manager.get_metadata(project.id, COUNTER)
+    if metadata is None or total != metadata.version or total != sum(done for done, _ in counted):
+        lost.append(f"{counted} were acknowledged, the value is {total}, the version {metadata}")
+    digests = {key.credential.digest for key in await storage.projects.read_keys(project.id)}
+    for digest in (credential.digest, *(digest for kept, _ in changed for digest in kept)):
+        if digest not in digests or await storage.projects.find_key(digest) is None:
+            lost.append(f"the key {digest} is lost")
+    # The killed one left what it had kept, and one more at most.
+    if len(digests) > 1 + 3 * KEYS_KEPT + 1:
+        lost.append(f"there are {len(digests)} keys")
+    again = FileSystemStorage(root)
+    await again.start()
+    await rotate_encryption_key(again.secrets, KEYRINGS[1], True, lambda _: None)
+    alone = SecretManager(again.secrets, Keyring(KEYS[1]), adopted_only=True)
+    await alone.check_key()
+    if (await alone.get_secret(project.id, COUNTER), await alone.get_secret(project.id, "CONSTANT")) != (
+        str(total),
+        "constant",
+    ):
+        lost.append("the secrets do not open with the one key that is left")
+    await again.stop()
+    lost += [f"the doctor finds {finding.path}: {finding.fault}" for finding in examined(root)]
+    return total + sum(sealed) + sum(times for _, times in changed) + reads, lost
+
+
+async def test_eight_processes_change_secrets_and_keys(
+    storage: FileSystemStorage, start: Start, root: Path, count: Count
+) -> None:
+    count("race rounds", 1)
+    count("racing operations", *await race_secrets_and_keys(storage, start, 1.0, root))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("run", range(3))
+async def test_eight_processes_change_secrets_and_keys_for_long(
+    storage: FileSystemStorage, start: Start, root: Path, count: Count, run: int
+) -> None:
+    count("race rounds", 1)
+    count("racing operations", *await race_secrets_and_keys(storage, start, 10.0, root))
 
 
 async def test_readers_wait_for_nobody_and_writers_for_no_dead(
@@ -186,4 +272,31 @@ async def test_readers_wait_for_nobody_and_writers_for_no_dead(
         assert [(await task).revision for task in updating] == [2] * len(projects)
         assert (await appending).last_sequence == 4
     await fresh.stop()
+    count("race rounds", 1)
     count("racing operations", len(projects) * 2)
+
+
+async def test_a_reader_that_meets_changes_of_secrets_looks_again_and_waits_for_none(
+    storage: FileSystemStorage, root: Path
+) -> None:
+    project = await storage.projects.create(builders.project_draft(), builders.credential())
+    await put_secret(storage, project.id, "TOKEN", builders.sealed_secret())
+    writer = FileSystemStorage(root)
+    values = [builders.sealed_secret() for _ in range(10)]
+    rest, locks = list(values), list[str]()
+    changing = False
+
+    def change_between(call: Call) -> object:
+        nonlocal changing
+        if not changing:
+            if ".locks" in call.path:
+                locks.append(call.path)
+            if call.name == "read" and call.path.endswith("secrets.enc") and rest:
+                changing = True
+                asyncio.run(put_secret(writer, project.id, "TOKEN", rest.pop(0)))
+                changing = False
+        return call.complete()
+
+    with intercepted(root, change_between):
+        assert await secrets_of(storage, project.id) == {"TOKEN": values[-1]}
+    assert locks == []

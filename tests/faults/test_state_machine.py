@@ -32,8 +32,9 @@ from cloutagent_server.storage.memory import MemoryStorage
 from tests.faults.conftest import Count
 from tests.support import builders
 from tests.support.faults import story
+from tests.support.faults.at_once import work_at_once
 from tests.support.faults.story import EXECUTIONS, LABELS, Step, lengths, misfit, shown
-from tests.support.faults.syscalls import Call, intercepted, without_syncing
+from tests.support.faults.syscalls import Call, intercepted, unsynced, without_syncing
 from tests.support.folders import leftovers
 from tests.support.secret_changes import remove_secret
 
@@ -85,6 +86,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         super().__init__()
         self._folder = Path(tempfile.mkdtemp())
         self._runner = asyncio.Runner()
+        work_at_once(self._runner.get_loop())
         self._model = MemoryStorage()
         self._disk = FileSystemStorage(self._folder / "projects")
         self._crash_at = 0
@@ -169,7 +171,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         shutil.rmtree(self._folder)
 
     def _run(self, coroutine: Any) -> Any:
-        with intercepted(self._folder, without_syncing):
+        with unsynced():
             return self._runner.run(coroutine)
 
     def _reopen(self) -> None:

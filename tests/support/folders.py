@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,4 +19,8 @@ def tree(root: Path) -> Mapping[str, bytes]:
 
 def leftovers(root: Path) -> Sequence[str]:
     """What a finished write, or cleaning up, must not leave: temporary files, and anything in the trash."""
-    return [name for name in tree(root) if ".tmp-" in name or name.startswith(".trash/")]
+    found = []
+    for directory, directories, names in os.walk(root):
+        place = "" if directory == str(root) else directory.removeprefix(f"{root}/") + "/"
+        found += [place + name for name in (*directories, *names)]
+    return [name for name in found if ".tmp-" in name or name.startswith(".trash/")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from cloutagent_server.domain.errors import ProjectNotFound
@@ -11,6 +11,7 @@ from cloutagent_server.storage.base import Storage
 from tests.support import builders
 
 KEY_ID = "0123456789abcdef"
+OTHER_KEY_ID = "fedcba9876543210"
 
 
 def following(
@@ -38,6 +39,34 @@ def without_secret(record: SecretRecord, project_id: str, name: str) -> SecretRe
     return following(record, project_id, values, {other: record.entries[other] for other in values})
 
 
+def restored_secret(record: SecretRecord, project_id: str, name: str, version: int) -> SecretRecord | None:
+    """The record after an earlier version was made the current one; None if it is that already, or there is none."""
+    history = record.entries[name].history if name in record.entries else ()
+    earlier = next((kept for kept in history if kept.version == version), None)
+    if earlier is None or earlier.sealed == record.values[name]:
+        return None
+    return with_secret(record, project_id, name, earlier.sealed)
+
+
+def resealed(
+    record: SecretRecord, project_id: str, seal: Callable[[SealedSecret], SealedSecret]
+) -> SecretRecord | None:
+    """The record with all versions of all values sealed with another key; None if they are."""
+    values = {name: seal(sealed) for name, sealed in record.values.items()}
+    entries = {
+        name: replace(
+            entry,
+            digest=values[name].digest,
+            key_id=OTHER_KEY_ID,
+            history=tuple(replace(kept, sealed=seal(kept.sealed), key_id=OTHER_KEY_ID) for kept in entry.history),
+        )
+        for name, entry in record.entries.items()
+    }
+    if all(entry.key_id == OTHER_KEY_ID for entry in record.entries.values()):
+        return None
+    return following(record, project_id, values, entries)
+
+
 async def put_secret(storage: Storage, project_id: str, name: str, sealed: SealedSecret) -> None:
     """Set a secret."""
     await storage.secrets.update(project_id, lambda record: with_secret(record, project_id, name, sealed))
@@ -56,3 +85,13 @@ async def remove_secret(storage: Storage, project_id: str, name: str) -> bool:
 async def secrets_of(storage: Storage, project_id: str) -> Mapping[str, SealedSecret]:
     """The current values."""
     return (await storage.secrets.read(project_id)).values
+
+
+async def restore_secret(storage: Storage, project_id: str, name: str, version: int) -> None:
+    """Make an earlier version of a secret the current one."""
+    await storage.secrets.update(project_id, lambda record: restored_secret(record, project_id, name, version))
+
+
+async def reseal(storage: Storage, project_id: str, seal: Callable[[SealedSecret], SealedSecret]) -> None:
+    """Seal all secrets of a project with another key."""
+    await storage.secrets.update(project_id, lambda record: resealed(record, project_id, seal))

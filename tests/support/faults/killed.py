@@ -1,10 +1,11 @@
-"""Processes that tell the story and are killed by SIGKILL at one of their calls.
+"""Processes that are killed by SIGKILL at one of their calls.
 
 Started as `python -m tests.support.faults.killed`. Reads orders from its input, one JSON object a line, and carries
-each out in a child of its own: `root` (the folder), `number` (of the call, from 1; 0 for none) and `moment`: "before"
-the call, "half" way through it, for a write, or "after" it. With `recover` the child only starts the storage. Answers
-with a JSON object: whether the child was `killed`, `acknowledged`: how many steps it had written into a pipe as
-returned, and, when it came to its end, how many `calls` it made and which of them were `writes`.
+each out in a child of its own: `task` (one of `TASKS`), `root` (the folder), `number` (of the call, from 1; 0 for none)
+and `moment`: "before" the call, "half" way through it, for a write, or "after" it. Calls count that concern the folder
+or what lies beside it; with `moving` only those that change what a later process sees. Answers with a JSON object:
+whether the child was `killed`, `acknowledged`: how many steps it had written into a pipe as returned, and, when it came
+to its end, how many `calls` it made and which of them were `writes`.
 """
 
 from __future__ import annotations
@@ -15,23 +16,30 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cloutagent_server.storage.filesystem import FileSystemStorage
+from cloutagent_server.storage.filesystem.backup.create import back_up
+from cloutagent_server.storage.filesystem.backup.restore import restore
+from tests.support.faults.at_once import work_at_once
 from tests.support.faults.story import STEPS
 from tests.support.faults.syscalls import Call, intercepted, without_syncing
 
 _write = os.write
 
+Returned = Callable[[], None]
+
 
 class _Killer:
     """Counts calls and kills this process at one of them."""
 
-    def __init__(self, number: int, moment: str) -> None:
+    def __init__(self, number: int, moment: str, moving: bool) -> None:
         self._number = number
         self._moment = moment
+        self._moving = moving
         self._guard = threading.Lock()
         self.calls = 0
         self.writes: list[int] = []
@@ -40,6 +48,8 @@ class _Killer:
         if not call.changes:
             return call.complete()
         with self._guard:
+            if self._moving and not call.moves:
+                return without_syncing(call)
             self.calls += 1
             if call.name == "write":
                 self.writes.append(self.calls)
@@ -54,20 +64,55 @@ class _Killer:
             raise AssertionError("the process outlived SIGKILL")
 
 
-async def _tell(root: Path, killer: _Killer, acknowledgements: int, *, recover: bool) -> None:
+async def _tell(root: Path, _: dict[str, Any], returned: Returned) -> None:
+    """Tell the whole story in the folder."""
     storage = FileSystemStorage(root)
+    await storage.start()
+    for step in STEPS.values():
+        await step(storage)
+        returned()
+
+
+async def _start(root: Path, _: dict[str, Any], returned: Returned) -> None:
+    """Start a storage on the folder."""
+    await FileSystemStorage(root).start()
+    returned()
+
+
+async def _back_up(root: Path, order: dict[str, Any], returned: Returned) -> None:
+    """Make the backup `archive` of the folder."""
+    back_up(root, Path(order["archive"]), "1.2.3", executions=True)
+    returned()
+
+
+async def _restore(root: Path, order: dict[str, Any], returned: Returned) -> None:
+    """Put the backup `archive` in the place of what is in the folder."""
+    restore(Path(order["archive"]), root, replace_existing=True, dry_run=False)
+    returned()
+
+
+TASKS: Final[dict[str, Callable[[Path, dict[str, Any], Returned], Awaitable[None]]]] = {
+    "tell": _tell,
+    "start": _start,
+    "back up": _back_up,
+    "restore": _restore,
+}
+
+
+async def _work(order: dict[str, Any], killer: _Killer, acknowledgements: int) -> None:
+    def returned() -> None:
+        _write(acknowledgements, b"returned\n")
+
+    root = Path(order["root"])
+    work_at_once(asyncio.get_running_loop())
     with intercepted(root.parent, killer):
-        await storage.start()
-        for step in () if recover else STEPS.values():
-            await step(storage)
-            _write(acknowledgements, b"returned\n")
+        await TASKS[order["task"]](root, order, returned)
     _write(acknowledgements, json.dumps([killer.calls, killer.writes]).encode())
 
 
 def _child(order: dict[str, Any], acknowledgements: int) -> int:
     try:
-        killer = _Killer(order["number"], order["moment"])
-        asyncio.run(_tell(Path(order["root"]), killer, acknowledgements, recover=order.get("recover", False)))
+        asyncio.run(_work(order, _Killer(order["number"], order["moment"], order["moving"]), acknowledgements))
     except BaseException as fault:
         print(f"{order}: {fault!r}", file=sys.stderr)
         return 1

@@ -96,7 +96,8 @@ class Recorder:
     def states(self, moment: int) -> Iterator[tuple[str, Tree]]:
         """What may be on the medium when the power goes at this moment, each with a description.
 
-        All changes; only the durable ones; all without one; the durable ones and one more; all with one write by half.
+        All changes; only the durable ones, then with one after the other of the rest; all without one; the durable ones
+        and one more; all with one write by half.
         """
         made = [change for change in self._changes if change.made_at <= moment]
         loose = [change for change in made if change.durable_at > moment]
@@ -104,6 +105,9 @@ class Recorder:
         yield "everything", self._after(made)
         if loose:
             yield "only what is durable", self._after(durable)
+        for length in range(1, len(loose)):
+            kept = sorted([*durable, *loose[:length]], key=lambda change: change.made_at)
+            yield f"what is durable and the first {length} of the rest", self._after(kept)
         for one in loose:
             yield f"all but {one.made_at}", self._after([change for change in made if change is not one])
             yield (
@@ -223,6 +227,7 @@ def write_tree(tree: Tree, folder: Path) -> None:
         if content is None:
             (folder / path).mkdir(mode=0o700)
         else:
+            (folder / path).touch(mode=0o600)
             (folder / path).write_bytes(content)
 
 

@@ -17,6 +17,9 @@ REFUSALS: Final[Mapping[str, int]] = {
     "EACCES": errno.EACCES,
     "EMFILE": errno.EMFILE,
 }
+SHORT: Final = ("short", "short, then ENOSPC")
+FAULTS: Final = (*REFUSALS, *SHORT)
+KINDS_OF_REFUSAL: Final = (*REFUSALS, "short writes")
 
 
 @dataclass
@@ -44,13 +47,18 @@ class Refusal:
             self.calls.append(call.name)
             if len(self.calls) == self.number:
                 self.refused = f"{call.name} {call.path}"
-                if self.fault.startswith("short"):
+                if self.fault in SHORT:
                     return call.write_half()
                 raise self._error(self.fault, call)
             last_writes = self.fault == "short, then ENOSPC" and call.name == "write"
             if self.refused is not None and ((self.lasting and call.changes) or last_writes):
                 raise self._error("ENOSPC" if last_writes else self.fault, call)
             return without_syncing(call)
+
+    @property
+    def kind(self) -> str:
+        """Which of `KINDS_OF_REFUSAL` it is."""
+        return "short writes" if self.fault in SHORT else self.fault
 
     @property
     def text(self) -> str | None:

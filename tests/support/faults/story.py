@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Final
 
-from cloutagent_server.domain import event_json
+from cloutagent_server.domain import api_key, event_json
+from cloutagent_server.domain.api_key import ApiKey, ApiKeys
 from cloutagent_server.domain.events import Event, Payload, StoredEvent
 from cloutagent_server.domain.execution import Execution, Idempotency
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
@@ -20,7 +22,7 @@ from cloutagent_server.storage.base import Storage
 from cloutagent_server.storage.changes import folded
 from cloutagent_server.storage.memory import MemoryStorage
 from tests.support import builders
-from tests.support.secret_changes import put_secret, remove_secret, secrets_of
+from tests.support.secret_changes import put_secret, remove_secret, reseal, restore_secret
 
 Step = Callable[[Storage], Awaitable[object]]
 
@@ -28,13 +30,21 @@ LABELS: Final = ("first", "second", "third")
 EXECUTIONS: Final = tuple(
     f"{number:08x}-0000-4000-8000-000000000000" for number in (0xAA000001, 0xAA000002, 0xBB000003)
 )
+# Keys beside those that projects are created with, by what `credential` takes: each project has names of its own.
+MORE_KEYS: Final = tuple(f"{label} {name}" for label in LABELS for name in ("more", "rotated", "new default"))
 _AGENT: Final = builders.agent_config(id="0a000000-0000-4000-8000-000000000000")
 
 
 def credential(label: str) -> KeyCredential:
-    """The key of the project with this label."""
+    """The key that the project with this label is created with, or another key of this name."""
     digest = hashlib.sha256(label.encode()).hexdigest()
     return builders.credential(digest=digest, hash="$2b$10$" + digest[:53])
+
+
+def key_id(name: str) -> str:
+    """The identifier of one of the `MORE_KEYS`."""
+    text = hashlib.sha256(name.encode()).hexdigest()
+    return f"{text[:8]}-0000-4000-8000-{text[8:20]}"
 
 
 def draft(label: str) -> ProjectDraft:
@@ -76,16 +86,23 @@ async def shown(storage: Storage) -> State:
     names = await _labels(storage)
     records: dict[str, Any] = {"projects": sorted(names.values()), "key check": await storage.secrets.read_key_check()}
     executions, logs = {}, {}
+    for key in MORE_KEYS:
+        owner = await storage.projects.find_key(credential(key).digest)
+        records[f"owner of {key}"] = None if owner is None else names.get(owner.project_id, owner.project_id)
     for label in LABELS:
         owner = await storage.projects.find_key(credential(label).digest)
         if owner is None:
             continue
+        secrets = await storage.secrets.read(owner.project_id)
         listed = (await storage.executions.list(owner.project_id, 10)).items
         records[label] = (
             _without_chance(await storage.projects.read(owner.project_id)),
             await storage.projects.exists(owner.project_id),
             owner.key.credential,
-            dict(await secrets_of(storage, owner.project_id)),
+            await _keys(storage, owner.project_id),
+            dict(secrets.values),
+            secrets.revision,
+            dict(secrets.entries),
             sorted(execution.id for execution in listed),
         )
     for execution_id in EXECUTIONS:
@@ -178,6 +195,61 @@ def put(label: str, name: str, seed: str) -> Step:
     return with_project(label, lambda storage, found: put_secret(storage, found, name, sealed(seed)))
 
 
+def restore(label: str, name: str, version: int) -> Step:
+    """Make an earlier version of a secret the current one; nothing if that was done."""
+    return with_project(label, lambda storage, found: restore_secret(storage, found, name, version))
+
+
+def seal_anew(label: str) -> Step:
+    """Seal all versions of a project's secrets with another key."""
+    return with_project(label, lambda storage, found: reseal(storage, found, lambda old: sealed(old.encrypted)))
+
+
+def change_keys(label: str, change: Callable[[ApiKeys], ApiKeys]) -> Step:
+    """Change the keys of a project."""
+    return with_project(label, lambda storage, found: storage.projects.change_keys(found, change))
+
+
+def add_key(label: str, name: str) -> Step:
+    """Give a project one more key; nothing if it has it."""
+    key = ApiKey(key_id(name), name, credential(name), builders.at(0))
+    return change_keys(label, lambda keys: keys if key in keys else api_key.added(keys, key, builders.at(0)))
+
+
+def rotate_key(label: str, name: str, new: str, grace: timedelta) -> Step:
+    """Replace a key by a new one, the old one works on for `grace`; nothing if that was done, or there is no key."""
+
+    def change(keys: ApiKeys) -> ApiKeys:
+        if any(key.id == key_id(new) for key in keys):
+            return keys
+        old = next((key for key in keys if key.name == name), None)
+        return (
+            keys if old is None else api_key.rotated(keys, old.id, key_id(new), credential(new), grace, builders.at(0))
+        )
+
+    return change_keys(label, change)
+
+
+def revoke_key(label: str, name: str) -> Step:
+    """Take a key away that was added or came by rotation; nothing if it is gone."""
+
+    def change(keys: ApiKeys) -> ApiKeys:
+        standing = any(key.id == key_id(name) for key in keys)
+        return api_key.revoked(keys, key_id(name), False, builders.at(0)) if standing else keys
+
+    return change_keys(label, change)
+
+
+def note_key_uses(label: str) -> Step:
+    """Note that all keys of a project were used."""
+
+    async def work(storage: Storage, found: str) -> None:
+        keys = await storage.projects.read_keys(found)
+        await storage.projects.note_key_uses(found, {key.id: builders.at(1) for key in keys})
+
+    return with_project(label, work)
+
+
 def execute(label: str, execution_id: str, idempotency_key: str | None = None) -> Step:
     """Create an execution."""
 
@@ -220,7 +292,15 @@ STEPS: Final[Mapping[str, Step]] = {
     "set a secret": put("first", "TOKEN", "one"),
     "set another secret": put("first", "OTHER", "two"),
     "replace a secret": put("first", "TOKEN", "three"),
+    "restore a version of a secret": restore("first", "TOKEN", 1),
+    "seal the secrets anew": seal_anew("first"),
+    "replace the key check": lambda storage: storage.secrets.put_key_check(sealed("new check"), sealed("check")),
     "remove a secret": with_project("first", lambda storage, found: remove_secret(storage, found, "OTHER")),
+    "add a key": add_key("first", "first more"),
+    "note the use of keys": note_key_uses("first"),
+    "rotate a key": rotate_key("first", "first more", "first rotated", timedelta(days=1)),
+    "revoke the old key": revoke_key("first", "first more"),
+    "rotate the default key": rotate_key("second", "default", "second new default", timedelta(days=1)),
     "create an execution": execute("first", _ONE, "order"),
     "queue and start it": append(_ONE, _RUN[:2]),
     "append a text": append(_ONE, _RUN[:3]),
@@ -249,6 +329,13 @@ async def _labels(storage: Storage) -> Mapping[str, str]:
         token = page.next_page_token
         if token is None:
             return found
+
+
+async def _keys(storage: Storage, project_id: str) -> Sequence[Any]:
+    """The keys of a project without what a backend chooses itself, each with when it was used last."""
+    uses = await storage.projects.read_key_uses(project_id)
+    keys = await storage.projects.read_keys(project_id)
+    return [(key.name, key.credential, key.expires_at, uses.get(key.id)) for key in keys]
 
 
 def _without_chance(project: Project | None) -> Project | None:

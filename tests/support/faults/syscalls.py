@@ -53,6 +53,19 @@ class Call:
         """Whether the call may change what is stored or make it durable."""
         return self.name in CHANGES or (self.name == "open" and bool(self.args[1] & _FOR_WRITING))
 
+    @property
+    def moves(self) -> bool:
+        """Whether the call changes what a process that comes later sees, be the medium in time or not."""
+        match self.name:
+            case "fsync" | "fdatasync":
+                return False
+            case "open":
+                return self.changes and (bool(self.args[1] & os.O_TRUNC) or not os.path.lexists(self.path))
+            case "unlink" | "remove" | "rmdir":
+                return os.path.lexists(self.path)
+            case _:
+                return self.changes
+
     def complete(self) -> Any:
         """Do what was asked for."""
         return self.go_on()
@@ -92,6 +105,8 @@ def intercepted(root: Path, handler: Handler) -> Iterator[None]:
     def open_file(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         if isinstance(file, int) or not concerns(str(Path(file).absolute())):
             return real_open(file, mode, *args, **kwargs)
+        if kwargs.get("opener") is not None:
+            return real_open(file, mode, *args, **kwargs)
         if set(mode) & set("wax+"):
             raise AssertionError(f"{file} is written beside the functions that the suite knows")
         return handler(Call("read", os.fspath(file), (), lambda: real_open(file, mode, *args, **kwargs)))
@@ -113,6 +128,21 @@ def without_syncing(call: Call) -> Any:
     Killing a process loses nothing that it wrote, synced or not, so a test of that need not wait for the medium.
     """
     return None if call.name in ("fsync", "fdatasync") else call.complete()
+
+
+@contextmanager
+def unsynced() -> Iterator[None]:
+    """Leave out each fsync of this process, as `without_syncing` does, where no call has to be looked at."""
+    real = os.fsync, os.fdatasync
+
+    def nothing(_: int) -> None:
+        return None
+
+    os.fsync = os.fdatasync = nothing  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os.fsync, os.fdatasync = real
 
 
 def _path(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -12,15 +12,27 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
-from cloutagent_server.domain.errors import RevisionConflict
-from cloutagent_server.domain.project import ProjectChanges
+from cloutagent_server.domain import api_key
+from cloutagent_server.domain.api_key import ApiKeys
+from cloutagent_server.domain.errors import RevisionConflict, SecretVersionConflict
+from cloutagent_server.domain.project import KeyCredential, ProjectChanges
+from cloutagent_server.service.key_rotation import rotate_encryption_key
+from cloutagent_server.service.keyring import Keyring
+from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage, locks
 from tests.support import builders
 from tests.support.secret_changes import put_secret
 
 Task = Callable[..., Awaitable[object]]
+
+COUNTER: Final = "COUNTER"
+KEYS_KEPT: Final = 3
+KEYS: Final = ("01" * 32, "02" * 32)
+KEYRINGS: Final = (Keyring(KEYS[0], KEYS[1:]), Keyring(KEYS[1], KEYS[:1]))
 
 
 async def _count(storage: FileSystemStorage, project_id: str, seconds: str) -> object:
@@ -92,7 +104,94 @@ async def _hold(storage: FileSystemStorage, root: str, log: str) -> object:
     return None
 
 
-TASKS: dict[str, Task] = {"count": _count, "put": _put, "append": _append, "read": _read, "hold": _hold}
+async def _count_secret(storage: FileSystemStorage, project_id: str, which: str, seconds: str) -> object:
+    """Add one to the number in a secret, again and again. Gives how often, and how many conflicts."""
+    manager = SecretManager(storage.secrets, KEYRINGS[int(which)], adopted_only=True)
+    done = conflicts = 0
+    deadline = time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        metadata = await manager.get_metadata(project_id, COUNTER)
+        version = 0 if metadata is None else metadata.version
+        try:
+            await manager.set_secret(project_id, COUNTER, str(version + 1), version)
+            done += 1
+        except SecretVersionConflict:
+            conflicts += 1
+    return [done, conflicts]
+
+
+async def _read_secret(storage: FileSystemStorage, project_id: str, which: str, seconds: str) -> object:
+    """Read a secret that others count up and seal anew, strictly. Gives how often."""
+    manager = SecretManager(storage.secrets, KEYRINGS[int(which)], adopted_only=True)
+    times = last = 0
+    deadline = time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        number = int(await manager.get_secret(project_id, COUNTER) or "0")
+        assert number >= last
+        last = number
+        times += 1
+    return times
+
+
+async def _rotate_encryption(storage: FileSystemStorage, which: str, seconds: str) -> object:
+    """Seal all secrets with one of the keys, again and again while another does so with the other. Gives how often."""
+    times = 0
+    deadline = time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        done = await rotate_encryption_key(storage.secrets, KEYRINGS[int(which)], True, lambda _: None)
+        assert not done.faults
+        times += 1
+    return times
+
+
+async def _change_keys(storage: FileSystemStorage, project_id: str, seconds: str) -> object:
+    """Add a key, rotate it and revoke it, again and again. Gives the digests of those that are left, and how often."""
+    times = 0
+    kept: list[str] = []
+    deadline = time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        added, rotated = builders.api_key(), builders.credential()
+        await _change(storage, project_id, lambda keys, key=added: api_key.added(keys, key, builders.at(0)))
+        assert await _works(storage, added.credential)
+        new_id = builders.api_key().id
+        await _change(
+            storage,
+            project_id,
+            lambda keys, old=added.id, new=new_id, credential=rotated: api_key.rotated(
+                keys, old, new, credential, timedelta(), builders.at(0)
+            ),
+        )
+        assert await _works(storage, rotated)
+        assert not await _works(storage, added.credential)
+        times += 2
+        if len(kept) < KEYS_KEPT:
+            kept.append(rotated.digest)
+            continue
+        await _change(storage, project_id, lambda keys, key=new_id: api_key.revoked(keys, key, False, builders.at(0)))
+        assert not await _works(storage, rotated)
+        times += 1
+    return [kept, times]
+
+
+async def _change(storage: FileSystemStorage, project_id: str, change: Callable[..., ApiKeys]) -> None:
+    await storage.projects.change_keys(project_id, change)
+
+
+async def _works(storage: FileSystemStorage, credential: KeyCredential) -> bool:
+    return await storage.projects.find_key(credential.digest) is not None
+
+
+TASKS: dict[str, Task] = {
+    "count secret": _count_secret,
+    "read secret": _read_secret,
+    "rotate encryption": _rotate_encryption,
+    "change keys": _change_keys,
+    "count": _count,
+    "put": _put,
+    "append": _append,
+    "read": _read,
+    "hold": _hold,
+}
 
 
 async def _work(root: str, task: str, *arguments: str) -> None:

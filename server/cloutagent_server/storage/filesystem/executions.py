@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+import structlog
 
 from cloutagent_server.domain.errors import (
     ExecutionNotFound,
@@ -30,6 +33,8 @@ from cloutagent_server.storage.filesystem.removal import Removal
 from cloutagent_server.storage.filesystem.watch import LogWatch
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 
 class FileSystemExecutions:
@@ -144,7 +149,9 @@ class FileSystemExecutions:
             unborn.rename(home)
             files.sync_directory(home.parent)
         except BaseException:
-            self._removal.undo_execution(execution.id, [unborn, home])
+            with suppress(OSError):
+                home.rename(unborn)
+            self._removal.undo_execution(execution.id, [unborn])
             raise
         return execution
 
@@ -171,7 +178,11 @@ class FileSystemExecutions:
     def _append(self, log: ExecutionLog, events: Sequence[Event]) -> Execution:
         execution = log.append(events)
         if execution.status.terminal:
-            self._index.set_finished(execution.id)
+            try:
+                self._index.set_finished(execution.id)
+            except OSError as fault:
+                # The events are stored: that must not be reported as refused. The next start takes the mark away.
+                _log.warning("mark_not_removed", execution_id=execution.id, fault=files.describe(fault))
         return execution
 
     def _list_unfinished(self) -> Sequence[Execution]:

@@ -13,7 +13,7 @@ from datetime import datetime
 import structlog
 
 from cloutagent_server.domain.api_key import ApiKeys
-from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.storage.changes import used
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.index import Index
@@ -85,8 +85,9 @@ class KeyFiles:
     def _try_to_settle(self, project_id: str) -> None:
         try:
             self.settle(project_id)
-        except OSError as fault:
-            _log.warning("key_change_not_settled", project_id=project_id, fault=files.describe(fault))
+        except (OSError, StorageUnavailable) as fault:
+            cause = fault.cause if isinstance(fault, StorageUnavailable) else files.describe(fault)
+            _log.warning("key_change_not_settled", project_id=project_id, fault=cause)
         except StoredDataDamaged as fault:
             _log.error("key_change_not_settled", project_id=project_id, location=fault.location, fault=fault.fault)
 

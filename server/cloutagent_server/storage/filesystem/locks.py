@@ -38,9 +38,7 @@ class Locks:
         self._directory = directory
         self._store = directory / "store.lock"
         self._in_process = tuple(asyncio.Lock() for _ in range(256))
-        self._across_processes = tuple(
-            FileLock(directory / f"{stripe:02x}.lock", mode=0o600, poll_interval=_RETRY) for stripe in range(256)
-        )
+        self._file_locks: dict[int, FileLock] = {}
 
     async def run_for_project(self, project_id: str, work: Callable[[], T]) -> T:
         """Do blocking work off the event loop while nobody else works for this project.
@@ -65,7 +63,7 @@ class Locks:
         """
         with ExitStack() as held:
             try:
-                held.enter_context(self._across_processes[_stripe(project_id)].acquire(PATIENCE))
+                held.enter_context(self._file_lock(_stripe(project_id)).acquire(PATIENCE))
             except Timeout as fault:
                 raise StorageUnavailable(f"another process keeps {fault.lock_file}") from fault
             held.enter_context(self.sharing())
@@ -82,6 +80,13 @@ class Locks:
         """Hold the store lock alone. Blocks."""
         with self._holding_store(fcntl.LOCK_EX):
             yield
+
+    def _file_lock(self, stripe: int) -> FileLock:
+        lock = self._file_locks.get(stripe)
+        if lock is None:
+            made = FileLock(self._directory / f"{stripe:02x}.lock", mode=0o600, poll_interval=_RETRY)
+            lock = self._file_locks.setdefault(stripe, made)
+        return lock
 
     @contextmanager
     def _holding_store(self, kind: int) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
@@ -136,7 +137,9 @@ class FileSystemProjects:
                 unborn.rename(home)
                 files.sync_directory(self._layout.root)
             except BaseException:
-                self._removal.undo_project(record, [unborn, home])
+                with suppress(OSError):
+                    home.rename(unborn)
+                self._removal.undo_project(record, [unborn])
                 raise
 
     def _update(self, project_id: str, changes: ProjectChanges, expected_revision: int | None) -> Project:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -49,7 +50,7 @@ class Removal:
             self._finish(self._layout.trash / name)
 
     def undo_project(self, record: ProjectRecord, directories: Iterable[Path]) -> None:
-        """Take back the creation of a project, as far as it came."""
+        """Take back the creation of a project that was prepared in one of `directories`, as far as it came."""
         with suppress(OSError, StorageUnavailable):
             for key in record.keys:
                 self._index.remove_key(key.credential.digest, record.project.id)
@@ -58,14 +59,22 @@ class Removal:
         _remove_all(directories)
 
     def undo_execution(self, execution_id: str, directories: Iterable[Path]) -> None:
-        """Take back the creation of an execution, as far as it came."""
+        """Take back the creation of an execution that was prepared in one of `directories`, as far as it came.
+
+        The index goes last: by it the next start finds what a crash in the middle of this leaves.
+        """
+        _remove_all(directories)
         with suppress(OSError, StorageUnavailable):
             self._index.remove_execution(execution_id)
-        _remove_all(directories)
 
     def undo_unborn_project(self, directory: Path) -> None:
-        """Take back the creation of a project that a crash left in `directory`."""
-        self._forget_project(directory, directory.name.removeprefix(files.TEMPORARY_PREFIX))
+        """Take back the creation of a project that a crash left in `directory`.
+
+        A project that is there was not about to be created but to be replaced: what leads to it stays.
+        """
+        project_id = directory.name.removeprefix(files.TEMPORARY_PREFIX)
+        if not (is_id(project_id) and os.path.lexists(self._layout.project(project_id))):
+            self._forget_project(directory, project_id)
         files.remove_tree(directory)
 
     def _remove(self, directory: Path, aside: Path) -> None:

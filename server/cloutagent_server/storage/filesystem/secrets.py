@@ -35,8 +35,8 @@ from cloutagent_server.storage.filesystem.records import (
     secrets_to_json,
 )
 
-# How often a reader tries to find the two files in agreement before it excludes the writers.
-_TRIES: Final = 3
+# How many changes in a row a reader looks again after, before it excludes the writers.
+_TRIES: Final = 100
 
 _log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class FileSystemSecrets:
             return SecretRecord()
         record = await off_loop(partial(self._load_beside_writers, project_id))
         if record.mismatches():
-            # Somebody else wrote one of the files, unless changes keep coming: a reader that excludes them knows.
+            # Somebody else wrote one of the files, or a restore is about to: a reader that excludes it knows.
             record = await self._locks.run_for_project(project_id, partial(self._load, project_id))
         return record
 
@@ -92,10 +92,12 @@ class FileSystemSecrets:
         ]
 
     def _load_beside_writers(self, project_id: str) -> SecretRecord:
-        """Load again when a change came between the reading of the two files."""
-        for _ in range(_TRIES - 1):
+        """Load again as often as a change, which writes the manifest, came between the reading of the two files."""
+        path = self._layout.manifest(project_id)
+        for _ in range(_TRIES):
+            before = files.read(path)
             record = self._load(project_id)
-            if not record.mismatches():
+            if not record.mismatches() or files.read(path) == before:
                 return record
         return self._load(project_id)
 

@@ -222,18 +222,21 @@ class _Restore:
 
     def _create(self, record: ProjectRecord, ready: Path) -> None:
         home = self._layout.project(record.project.id)
+        execution_ids = files.names_in(ready / EXECUTIONS)
         try:
             for digest in record.digests:
                 self._index.put_key(digest, record.project.id)
             self._index.put_project(record.project.created_at, record.project.id)
-            for execution_id in files.names_in(ready / EXECUTIONS):
+            for execution_id in execution_ids:
                 index_execution(self._index, ready, execution_id)
             ready.rename(home)
             files.sync_directory(self._layout.root)
         except BaseException:
-            for execution_id in files.names_in(ready / EXECUTIONS):
+            with suppress(OSError):
+                home.rename(ready)
+            for execution_id in execution_ids:
                 self._removal.undo_execution(execution_id, [])
-            self._removal.undo_project(record, [ready, home])
+            self._removal.undo_project(record, [ready])
             raise
 
     def _replace(self, record: ProjectRecord, ready: Path) -> None:
