@@ -101,7 +101,7 @@ async def test_a_run_that_the_caller_follows_is_recorded_too(stage: Stage, proje
         made: Any = (await project.call("Execute", prompt="say hello"))["id"]
     else:
         body = {"projectId": project.id, "prompt": "say hello"}
-        made = [event async for event in stage.api.events(rpc, body, project.key)][0]["executionId"]
+        [made] = {event["executionId"] async for event in stage.api.events(rpc, body, project.key)}
     _, ended = await pair(stage, "execution.start")
     assert (ended.resource.execution_id, ended.outcome) == (made, audit.OK)
 

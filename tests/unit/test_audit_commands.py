@@ -1,4 +1,4 @@
-"""The audit log and the operator's commands: rotation, adoption, backups and restores, rollbacks shown by the doctor."""
+"""The audit log and the operator's commands: rotation, adoption, backups, restores, rollbacks that the doctor shows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.backup.restore import verify
 from tests.support import builders
 from tests.support.api.witness import files_with
-from tests.support.secret_changes import put_secret
 
 KEY, NEW_KEY = "ab" * 32, "cd" * 32
 VALUE = "a value that nobody else may read"
@@ -172,13 +171,15 @@ def test_a_rotation_is_recorded_for_each_project_that_it_changed(settings: Setti
 
 def test_an_adoption_is_recorded(settings: Settings) -> None:
     project_id, _ = asyncio.run(_two_states(settings))
-    asyncio.run(put_secret(FileSystemStorage(settings.project_root), project_id, "OTHER", _sealed(settings)))
-    names = maintenance.adopt(settings)
+    path = settings.project_root / project_id / ".secrets" / "secrets.enc"
+    added = asyncio.run(Place(settings).secrets.encrypt("from elsewhere"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "OTHER": added}))
+    assert maintenance.adopt(settings) == [f"{project_id}: OTHER"]
     begun, ended = of_action(settings, audit.ADOPT_SECRETS)
     assert (begun.entry.outcome, ended.entry.outcome) == (audit.STARTED, audit.OK)
     assert ended.entry.resource.project_id == project_id
     assert ended.entry.secrets_head == asyncio.run(Place(settings).secrets.head(project_id))
-    assert isinstance(names, list)
+    assert maintenance.examine(settings) == []
 
 
 def test_the_commands_print_the_log_and_its_head(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
