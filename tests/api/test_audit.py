@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cloutagent_server.domain.errors import StorageUnavailable
 from tests.support.api.failure import ApiFailure
 from tests.support.api.scenario import FOREIGN_KEY, NO_ID, Projects, eventually
 from tests.support.api.stage import IN_PROCESS, MEMORY, Stage
+from tests.support.fake_engine import FakeEngine, hang
 
 VALUE = "a value that nobody else may read"
 ADMIN_KEY = "the key of the operator"
@@ -106,6 +108,18 @@ async def test_a_run_that_the_caller_follows_is_recorded_too(stage: Stage, proje
     assert (ended.resource.execution_id, ended.outcome) == (made, audit.OK)
 
 
+async def test_a_caller_that_goes_away_is_recorded_as_cancelled(
+    stage: Stage, projects: Projects, engine: FakeEngine
+) -> None:
+    engine.script = lambda prompt: [hang()]
+    project = await projects()
+    events: Any = stage.api.events("ExecuteStream", {"projectId": project.id, "prompt": "say hello"}, project.key)
+    async with aclosing(events):
+        execution_id = (await anext(events))["executionId"]
+    _, ended = await pair(stage, "execution.start")
+    assert (ended.outcome, ended.resource.execution_id) == (audit.CANCELLED, execution_id)
+
+
 async def test_what_access_refuses_is_recorded_as_denied(stage: Stage, projects: Projects) -> None:
     mine, other = await projects(), await projects()
     with pytest.raises(ApiFailure):
@@ -181,9 +195,10 @@ async def test_secrets_whose_files_were_all_rolled_back_are_refused(
     new = {path: path.read_bytes() for path in directory.iterdir()}
     for path, content in old.items():
         path.write_bytes(content)
-    for rpc, fields in {"GetSecret": {"name": "TOKEN"}, "SetSecret": {"name": "TOKEN", "value": "third"}}.items():
+    calls: Mapping[str, Mapping[str, Any]] = {"GetSecret": {}, "SetSecret": {"value": "third"}}
+    for rpc, fields in calls.items():
         with pytest.raises(ApiFailure) as refused:
-            await project.call(rpc, **fields)
+            await project.call(rpc, name="TOKEN", **fields)
         assert refused.value.reason == "STORED_DATA_DAMAGED"
     for path, content in new.items():
         path.write_bytes(content)

@@ -21,6 +21,7 @@ from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.audit_files import AuditFiles, segment_numbers, segment_path, snapshot_path
 from cloutagent_server.storage.filesystem.doctor import Finding, Folder, examine, repair
 from cloutagent_server.storage.filesystem.layout import Layout
+from tests.unit.storage.test_crashes import run_crashes
 
 _APPENDING = """
 import sys
@@ -256,3 +257,21 @@ def test_a_killed_process_leaves_a_log_that_goes_on(layout: Layout) -> None:
         process.kill()
     assert log.append([entry()])[0].sequence > 20
     assert faults(layout) == []
+
+
+async def test_a_process_that_dies_at_any_step_of_an_append_leaves_a_sound_log(layout: Layout, tmp_path: Path) -> None:
+    acknowledged = filled(layout, 2).read(0, 10)
+    work = tmp_path / "work"
+    tried = await run_crashes(layout.root, work, "append to audit log", new_id(), new_id())
+    assert tried >= 5
+    lengths = set()
+    for folder in work.iterdir():
+        place = Layout(folder)
+        assert faults(place) == []
+        log = AuditFiles(place)
+        records = log.read(0, 10)
+        assert records[:2] == acknowledged
+        assert log.append([entry(9)])[0].sequence == len(records) + 1
+        assert faults(place) == []
+        lengths.add(len(records))
+    assert {2, 3, 6} <= lengths
