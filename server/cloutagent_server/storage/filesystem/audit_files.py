@@ -58,6 +58,7 @@ class AuditFiles:
     def __init__(self, layout: Layout, segment_bytes: int = SEGMENT_BYTES) -> None:
         """A segment takes no more records once it has `segment_bytes`."""
         self._directory = layout.audit
+        self._staging = layout.staging
         self._lock = layout.locks / "audit.lock"
         self._segment_bytes = segment_bytes
         self._reading = threading.Lock()
@@ -204,7 +205,8 @@ class AuditFiles:
         """It can be found from the records too, so a medium that refuses it is no obstacle."""
         path = snapshot_path(self._directory, self._number)
         try:
-            files.write(path, dump(snapshot_to_json(Snapshot(self._offset, self._head, self._heads))))
+            content = dump(snapshot_to_json(Snapshot(self._offset, self._head, self._heads)))
+            files.write(path, content, self._staging)
         except (OSError, CloutAgentError) as fault:
             _log.warning("audit_snapshot_not_written", location=str(path), fault=repr(fault))
 
