@@ -7,18 +7,23 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from cloutagent_server import __version__
+from cloutagent_server.domain import audit
+from cloutagent_server.domain.audit import Resource
+from cloutagent_server.domain.secret import SecretsHead
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.engine.claude import ClaudeEngine
 from cloutagent_server.engine.gateway import ModelGateway
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.maintenance import daily_backup
 from cloutagent_server.service.attempts import FailedAttempts
+from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit, by_operator
 from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.daily import Daily
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.key_rotation import Progress, rotate_encryption_key
 from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
+from cloutagent_server.service.secret_care import check_key
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.settings import Environment, Settings, keyring_of
@@ -52,7 +57,9 @@ class App:
         self._authenticator = Authenticator(
             storage.projects, None if admin_key is None else admin_key.get_secret_value()
         )
-        self._secrets = SecretManager(storage.secrets, keyring_of(settings), adopted_only(settings))
+        self._secrets = SecretManager(
+            HeldAgainstAudit(storage.secrets, storage.audit), keyring_of(settings), adopted_only(settings)
+        )
         self._executions = ExecutionService(
             storage,
             self._secrets,
@@ -71,6 +78,7 @@ class App:
             __version__,
             KeyService(storage.projects, self._authenticator),
             FailedAttempts(settings.max_failed_authentications),
+            AuditTrail(storage.audit),
         )
         self._server: GrpcServer | None = None
 
@@ -96,6 +104,8 @@ class App:
         port = await self._server.start(self._settings.grpc_host, self._settings.grpc_port)
         for work in self._daily:
             work.start()
+        head = await self.services.audit.head()
+        log.info("audit_log", extra={"sequence": head.sequence, "hash": head.hash})
         log.info("serving", extra={"host": self._settings.grpc_host, "port": port, "version": __version__})
         return port
 
@@ -131,7 +141,20 @@ async def rotate_key(settings: Settings, report: Callable[[Progress], None]) -> 
     """Seal all stored secrets with ENCRYPTION_KEY; see `rotate_encryption_key`."""
     storage = FileSystemStorage(settings.project_root)
     await storage.start()
+    trail, secrets = AuditTrail(storage.audit), HeldAgainstAudit(storage.secrets, storage.audit)
+    outcome = audit.FAILED
     try:
-        return await rotate_encryption_key(storage.secrets, keyring_of(settings), adopted_only(settings), report)
+        await check_key(secrets, keyring_of(settings))
+        begun = await trail.begin(by_operator(audit.ROTATE_ENCRYPTION_KEY))
+
+        async def changed(project_id: str, head: SecretsHead) -> None:
+            await trail.end(begun, audit.OK, Resource(project_id), head)
+
+        try:
+            done = await rotate_encryption_key(secrets, keyring_of(settings), adopted_only(settings), report, changed)
+            outcome = audit.FAILED if done.faults else audit.OK
+            return done
+        finally:
+            await trail.end(begun, outcome)
     finally:
         await storage.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -12,6 +13,7 @@ import uvloop
 
 from cloutagent_server import __version__, logs, maintenance, supervisor
 from cloutagent_server.app import rotate_key
+from cloutagent_server.domain.audit import to_json
 from cloutagent_server.domain.errors import CloutAgentError, StorageUnavailable, StoredDataDamaged
 from cloutagent_server.envoy_process import EnvoyFailed
 from cloutagent_server.folder_lock import FolderInUse
@@ -116,15 +118,28 @@ def doctor(
         for name in maintenance.adopt(settings) if adopt else ():
             typer.echo(f"adopted {name}", err=True)
         findings = maintenance.examine(settings, repair)
+        head = maintenance.audit_head(settings)
     except (OSError, CloutAgentError) as fault:
         _fail(_told(fault), 2)
     if as_json:
-        typer.echo(maintenance.to_json(findings))
+        typer.echo(maintenance.to_json(findings, head))
     else:
         for one in findings:
             typer.echo(f"{one.severity}: {one.path}: {one.fault}; {one.remedy}")
+        typer.echo(f"audit log: record {head.sequence}, hash {head.hash}", err=True)
     if findings:
         raise typer.Exit(1)
+
+
+@cli.command("audit")
+def audit_log() -> None:
+    """Print the audit log, one JSON line for each record, oldest first."""
+    settings = _settings_of_folder()
+    try:
+        for record in maintenance.audit_records(settings):
+            typer.echo(json.dumps(to_json(record), ensure_ascii=False))
+    except (OSError, CloutAgentError) as fault:
+        _fail(_told(fault))
 
 
 @backup_cli.callback(invoke_without_command=True)

@@ -6,15 +6,18 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from cloutagent_server import __version__
+from cloutagent_server.domain import audit
+from cloutagent_server.domain.audit import AuditHead, AuditRecord
 from cloutagent_server.domain.secret import SealedSecret
 from cloutagent_server.service import secret_care
+from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit, by_operator
 from cloutagent_server.service.cipher import CannotOpen
 from cloutagent_server.service.daily import Daily
 from cloutagent_server.settings import Settings, keyring_of
@@ -56,14 +59,36 @@ def adopt(settings: Settings) -> Sequence[str]:
     async def work() -> Sequence[str]:
         storage = FileSystemStorage(settings.project_root)
         await storage.start()
+        trail, secrets = AuditTrail(storage.audit), HeldAgainstAudit(storage.secrets, storage.audit)
+        adopted: list[str] = []
         try:
-            secrets = storage.secrets
-            owners = await secrets.list_owners()
-            return [f"{owner}: {name}" for owner in owners for name in await secret_care.adopt(secrets, keyring, owner)]
+            for owner in await secrets.list_owners():
+                begun = await trail.begin(by_operator(audit.ADOPT_SECRETS, owner))
+                outcome, manifest = audit.FAILED, None
+                try:
+                    names = await secret_care.adopt(secrets, keyring, owner)
+                    outcome, manifest = audit.OK, (await secrets.read(owner)).manifest
+                finally:
+                    await trail.end(begun, outcome, secrets_head=None if manifest is None else manifest.head)
+                adopted += [f"{owner}: {name}" for name in names]
+            return adopted
         finally:
             await storage.stop()
 
     return asyncio.run(work())
+
+
+def audit_head(settings: Settings) -> AuditHead:
+    """What stands for the audit log up to its last record."""
+    return asyncio.run(FileSystemStorage(settings.project_root).audit.head())
+
+
+def audit_records(settings: Settings) -> Iterator[AuditRecord]:
+    """The records of the audit log that can be read, in their order."""
+    records, last = FileSystemStorage(settings.project_root).audit, 0
+    while page := asyncio.run(records.read(last, 1000)):
+        yield from page
+        last = max(record.sequence for record in page)
 
 
 def _check_bindings(settings: Settings, folder: Folder) -> Iterable[Finding]:
@@ -71,20 +96,23 @@ def _check_bindings(settings: Settings, folder: Folder) -> Iterable[Finding]:
     if settings.encryption_key is None:
         return
     keyring, storage = keyring_of(settings), FileSystemStorage(settings.project_root)
+    secrets = HeldAgainstAudit(storage.secrets, storage.audit)
     for project_id in folder.project_ids():
-        for one in asyncio.run(secret_care.inspect(storage.secrets, keyring, project_id)):
+        for one in asyncio.run(secret_care.inspect(secrets, keyring, project_id)):
             path = f"{folder.relative(folder.layout.secrets(project_id))}"
             severity = Severity.WARNING if one.adoptable else Severity.ERROR
             remedy = "adopt it with --adopt" if one.adoptable else FROM_BACKUP + ", or set it again"
             yield Finding(severity, path, f"{one.location}: {one.fault}", remedy)
 
 
-def to_json(findings: Sequence[Finding]) -> str:
-    """The findings as a JSON text."""
+def to_json(findings: Sequence[Finding], head: AuditHead) -> str:
+    """The findings, and the head of the audit log, as a JSON text."""
     listed = [
         {"severity": one.severity.value, "path": one.path, "fault": one.fault, "remedy": one.remedy} for one in findings
     ]
-    return json.dumps({"findings": listed}, ensure_ascii=False, indent=2)
+    return json.dumps(
+        {"findings": listed, "auditLog": {"sequence": head.sequence, "hash": head.hash}}, ensure_ascii=False, indent=2
+    )
 
 
 def make_backup(

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from cloutagent_server.domain.audit import AuditEntry
 from cloutagent_server.domain.project import ProjectChanges
 from cloutagent_server.service.key_rotation import rotate_encryption_key
 from cloutagent_server.service.keyring import Keyring
@@ -67,6 +68,16 @@ SECRET_OPERATIONS: dict[str, Operation] = {
     "adopt secrets": lambda storage, project_id, _: adopt(storage.secrets, BOTH_KEYS, project_id),
     "rotate key": lambda storage, _, __: rotate_encryption_key(storage.secrets, BOTH_KEYS, False, lambda _: None),
 }
+
+
+async def _append_audit(storage: FileSystemStorage, _: str, __: str) -> None:
+    """One record that is written alone, and three that share a write."""
+    for count in (1, 3):
+        entries = [AuditEntry("admin", "secret.set", "ok", request_id=f"{count}-{each}") for each in range(count)]
+        await asyncio.gather(*map(storage.audit.append, entries))
+
+
+AUDIT_OPERATIONS: dict[str, Operation] = {"append to audit log": _append_audit}
 
 
 def _manager(storage: FileSystemStorage) -> SecretManager:
@@ -124,7 +135,9 @@ def main() -> None:
     while True:
         root = Path(work) / str(number)
         shutil.copytree(base, root)
-        if not _died(root, {**OPERATIONS, **SECRET_OPERATIONS}[name], number, project_id, execution_id):
+        if not _died(
+            root, {**OPERATIONS, **SECRET_OPERATIONS, **AUDIT_OPERATIONS}[name], number, project_id, execution_id
+        ):
             print(number)
             return
         number += 1

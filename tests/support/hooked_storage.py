@@ -8,6 +8,7 @@ from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.storage.base import Page
 from cloutagent_server.storage.memory import MemoryStorage
+from cloutagent_server.storage.memory.audit import MemoryAuditLog
 from cloutagent_server.storage.memory.executions import MemoryExecutions
 from cloutagent_server.storage.memory.projects import MemoryProjects
 from cloutagent_server.storage.memory.secrets import MemorySecrets
@@ -90,6 +91,11 @@ class HookedStorage:
     def executions(self) -> HookedExecutions:
         """Executions, with hooks."""
         return self._executions
+
+    @property
+    def audit(self) -> MemoryAuditLog:
+        """The audit log."""
+        return self._inner.audit
 
     async def start(self) -> None:
         """Nothing is to be prepared."""

@@ -13,6 +13,7 @@ from cloutagent_server.domain.execution import Execution, ExecutionOptions, Stat
 from cloutagent_server.domain.project import AgentConfig, Limits, Project, ProjectDraft
 from cloutagent_server.engine.base import PriceList
 from cloutagent_server.service.attempts import FailedAttempts
+from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit
 from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.executions import ExecutionRequest, ExecutionService
 from cloutagent_server.service.keyring import Keyring
@@ -68,6 +69,7 @@ class World:
             VERSION,
             KeyService(self.storage.projects, self.authenticator),
             FailedAttempts(),
+            AuditTrail(self.storage.audit),
         )
 
     async def project(self, *, limits: Limits | None = None, **agent_fields: Any) -> Project:
@@ -139,7 +141,7 @@ def make_world(
     engine = FakeEngine() if engine is None else engine
     prices = FakePriceList() if prices is None else prices
     authenticator = Authenticator(storage.projects, admin_key)
-    secrets = SecretManager(storage.secrets, Keyring(ENCRYPTION_KEY))
+    secrets = SecretManager(HeldAgainstAudit(storage.secrets, storage.audit), Keyring(ENCRYPTION_KEY))
     executions = ExecutionService(storage, secrets, engine, prices, max_running, max_waiting)
     projects = ProjectService(storage.projects, authenticator, executions, prices, engine)
     watches = WatchService(storage.executions, heartbeat_seconds)

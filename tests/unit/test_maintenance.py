@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from cloutagent_server import maintenance
+from cloutagent_server.domain.audit import EMPTY
 from cloutagent_server.service import cipher
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.settings import Settings, keyring_of
@@ -88,7 +89,7 @@ async def test_values_are_opened_with_the_key_of_the_settings(settings: Settings
     findings = await asyncio.to_thread(maintenance.examine, settings, repair=True)
     [finding] = [one for one in findings if "TOKEN cannot be opened" in one.fault]
     assert finding.fault.startswith("TOKEN cannot be opened")
-    [listed] = json.loads(maintenance.to_json([finding]))["findings"]
+    [listed] = json.loads(maintenance.to_json([finding], EMPTY))["findings"]
     assert listed["severity"] == "error"
     assert maintenance.fault_of(settings.model_copy(update={"encryption_key": None})) is None
 

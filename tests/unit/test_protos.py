@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
 
-from cloutagent.v1 import access_pb2, execution_pb2, project_pb2, secret_pb2, system_pb2
+from cloutagent.v1 import access_pb2, audit_pb2, execution_pb2, project_pb2, secret_pb2, system_pb2
 from cloutagent_server.transport.server import FILES
 from scripts.proto_image import PROTOS, compile_protos, own_files
 
@@ -22,6 +22,11 @@ WITHOUT_ROUTE = {
     "cloutagent.v1.ExecutionService.ExecuteStream",
     "cloutagent.v1.ExecutionService.WatchExecution",
 }
+
+# What changes nothing and hands out nothing that the caller did not bring, though its verb is not GET.
+NOT_AUDITED = {"SecretService.Encrypt", "ExecutionService.EstimateCost", "ExecutionService.WatchExecution"}
+# What is recorded although its verb is GET: it hands out a secret in plain.
+AUDITED_READS = {"SecretService.GetSecret"}
 
 # The table of the design: route by rpc.
 ROUTES = {
@@ -182,6 +187,21 @@ def test_every_rpc_has_its_route_or_is_a_stream_for_grpc_alone(method: MethodDes
         message: Any = method.input_type
         for name in path.split("."):
             message = message.fields_by_name[name].message_type
+
+
+@every_method
+def test_every_rpc_that_changes_something_or_hands_out_a_secret_is_audited(method: MethodDescriptor) -> None:
+    name = method.full_name.removeprefix("cloutagent.v1.")
+    options = method.GetOptions()
+    reads = http_rule(method).WhichOneof("pattern") == "get"
+    expected = name in AUDITED_READS if reads else name not in NOT_AUDITED
+    assert options.HasExtension(audit_pb2.audit) == expected
+    rule = options.Extensions[audit_pb2.audit]
+    if expected:
+        assert re.fullmatch(r"[a-z_]+\.[a-z_]+", rule.action)
+    names_secret = method.containing_service.name == "SecretService" and "name" in method.input_type.fields_by_name
+    assert rule.secret_field == ("name" if expected and names_secret else "")
+    assert rule.changes_secrets == (rule.action in {"secret.set", "secret.delete", "secret.restore_version"})
 
 
 def test_the_table_of_routes_has_no_other_rows() -> None:

@@ -67,11 +67,13 @@ class AuthenticationRateLimited(CloutAgentError):
 
     Attributes:
         retry_seconds: In how many seconds the next attempt may be made.
+        first: Whether the address passes the limit with this attempt.
     """
 
-    def __init__(self, retry_seconds: int) -> None:
+    def __init__(self, retry_seconds: int, first: bool = False) -> None:
         super().__init__(f"too many attempts with keys that are not valid: try again in {retry_seconds} s")
         self.retry_seconds = retry_seconds
+        self.first = first
 
 
 class AccessDenied(CloutAgentError):

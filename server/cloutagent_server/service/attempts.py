@@ -32,16 +32,26 @@ class FailedAttempts:
         self._burst_seconds = 60 - self._seconds_each
         self._clock = clock
         self._full_at: OrderedDict[str, float] = OrderedDict()
+        self._limited: set[str] = set()
 
     def failure(self, source: str) -> ApiKeyInvalid | AuthenticationRateLimited:
-        """Count a failed attempt; returns what to answer it with: the latter when the bucket is empty."""
+        """Count a failed attempt; returns what to answer it with: the latter when the bucket is empty.
+
+        It says so when that is the first time since the bucket was full.
+        """
         now = self._clock()
         refusal = self._refusal(source, now)
         full_at = max(self._full_at.pop(source, now), now)
+        if full_at == now:
+            self._limited.discard(source)
         self._full_at[source] = full_at if refusal is not None else full_at + self._seconds_each
         if len(self._full_at) > SOURCES:
-            self._full_at.popitem(last=False)
-        return ApiKeyInvalid() if refusal is None else refusal
+            self._limited.discard(self._full_at.popitem(last=False)[0])
+        if refusal is None:
+            return ApiKeyInvalid()
+        refusal.first = source not in self._limited
+        self._limited.add(source)
+        return refusal
 
     def refusal(self, source: str) -> AuthenticationRateLimited | None:
         """What a failure would be answered with because the bucket is empty, None if it is not. Counts nothing."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from cloutagent_server.domain.errors import ProjectNotFound, StoredDataDamaged
-from cloutagent_server.domain.secret import SealedSecret, SecretEntry, SecretRecord
+from cloutagent_server.domain.secret import SealedSecret, SecretEntry, SecretRecord, SecretsHead
 from cloutagent_server.service.cipher import CannotOpen
 from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.manifest import NOT_ADOPTED, damaged, fault_of, open_sealed, signed, verify
@@ -35,10 +35,20 @@ class Progress:
     faults: tuple[str, ...] = ()
 
 
+async def _nothing(_project_id: str, _head: SecretsHead) -> None:
+    """Nobody wants to know."""
+
+
 async def rotate_encryption_key(
-    storage: SecretStorage, keyring: Keyring, adopted_only: bool, report: Callable[[Progress], None]
+    storage: SecretStorage,
+    keyring: Keyring,
+    adopted_only: bool,
+    report: Callable[[Progress], None],
+    changed: Callable[[str, SecretsHead], Awaitable[None]] = _nothing,
 ) -> Progress:
     """Seal every stored value with the current key, and sign every manifest with it.
+
+    `changed` is told of every project whose secrets were changed, and of the state they are in since.
 
     A project's secrets change as one, so this may be killed at any point and started again: it goes on where it was.
     Once it ends without a fault, only the current key is needed, and the storage refuses the retired ones alone.
@@ -53,7 +63,9 @@ async def rotate_encryption_key(
     for project_id in owners:
         rotation = _Rotation(project_id, keyring, adopted_only)
         try:
-            await storage.update(project_id, rotation.change)
+            record = await storage.update(project_id, rotation.change)
+            if rotation.changed and record.manifest is not None:
+                await changed(project_id, record.manifest.head)
         except StoredDataDamaged as fault:
             rotation.fail(fault)
         except ProjectNotFound:
@@ -77,6 +89,7 @@ class _Rotation:
     Attributes:
         sealed_anew: How many values it sealed.
         faults: What it had to leave.
+        changed: Whether there is another state of the secrets since.
     """
 
     def __init__(self, project_id: str, keyring: Keyring, adopted_only: bool) -> None:
@@ -85,6 +98,7 @@ class _Rotation:
         self._adopted_only = adopted_only
         self.sealed_anew = 0
         self.faults: list[str] = []
+        self.changed = False
 
     def fail(self, fault: StoredDataDamaged) -> None:
         """Note what cannot be sealed anew."""
@@ -107,7 +121,8 @@ class _Rotation:
             except StoredDataDamaged as fault:
                 self.fail(fault)
         stale = record.manifest is not None and record.manifest.key_id != self._keyring.current.key_id
-        if not stale and not self.sealed_anew:
+        self.changed = stale or self.sealed_anew > 0
+        if not self.changed:
             return None
         return signed(self._project_id, record, values, entries, self._keyring.current)
 

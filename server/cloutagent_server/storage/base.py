@@ -14,10 +14,11 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from cloutagent_server.domain.api_key import ApiKey, ApiKeys
+from cloutagent_server.domain.audit import AuditEntry, AuditHead, AuditRecord
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
-from cloutagent_server.domain.secret import SealedSecret, SecretRecord
+from cloutagent_server.domain.secret import SealedSecret, SecretRecord, SecretsHead
 
 T = TypeVar("T")
 
@@ -223,8 +224,41 @@ class ExecutionStorage(Protocol):
         ...
 
 
+class AuditLog(Protocol):
+    """Who did what. Records are only ever added; each holds the hash of the one before it.
+
+    Damage does not stop it: what cannot be read is passed over, and the next record chains on the last one that can.
+    """
+
+    async def append(self, entry: AuditEntry) -> AuditRecord:
+        """Add a record at the end, with the present time.
+
+        It is durable when this returns. Concurrent calls may share the work that takes. A caller that is cancelled
+        meanwhile does not stop it.
+
+        Raises:
+            StorageUnavailable: There is no such record.
+        """
+        ...
+
+    async def read(self, after_sequence: int, limit: int) -> Sequence[AuditRecord]:
+        """Up to `limit` records after a sequence number, in their order; empty if there are none."""
+        ...
+
+    async def head(self) -> AuditHead:
+        """What stands for the last record. Sees every record whose `append` returned before, in other processes too."""
+        ...
+
+    async def secrets_head(self, project_id: str) -> SecretsHead | None:
+        """The newest state of a project's secrets that a record tells, seen as by `head`; None if none does.
+
+        That is the one of the highest revision after the last restore of the project. A deleted project has none.
+        """
+        ...
+
+
 class Storage(Protocol):
-    """One backend: its three parts over the same records, and its life."""
+    """One backend: its four parts over the same records, and its life."""
 
     @property
     def projects(self) -> ProjectStorage:
@@ -239,6 +273,11 @@ class Storage(Protocol):
     @property
     def executions(self) -> ExecutionStorage:
         """Executions."""
+        ...
+
+    @property
+    def audit(self) -> AuditLog:
+        """The audit log, which outlives the projects."""
         ...
 
     async def start(self) -> None:

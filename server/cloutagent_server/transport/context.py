@@ -25,6 +25,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _principal: ContextVar[Principal] = ContextVar("principal")
 _request_id: ContextVar[str] = ContextVar("request_id")
+_learned: ContextVar[dict[str, str]] = ContextVar("learned")
 
 
 def metadata_of(context: Context, name: str) -> str | None:
@@ -81,6 +82,33 @@ def identify(principal: Principal) -> None:
 def caller() -> Principal:
     """Who makes the call. Raises LookupError in a method that anyone may call without a key."""
     return _principal.get()
+
+
+def principal() -> Principal | None:
+    """Who makes the call; None if that is not known, or needs no key."""
+    return _principal.get(None)
+
+
+def begin_record() -> None:
+    """Note that the audit log has a record of the call, which tells how it ends."""
+    _learned.set({})
+
+
+def has_record() -> bool:
+    """Whether the audit log has a record of the call."""
+    return _learned.get(None) is not None
+
+
+def learn(**ids: str) -> None:
+    """Tell the audit log what the call has made, by the names of its resource: `project_id`, for example."""
+    learned = _learned.get(None)
+    if learned is not None:
+        learned.update(ids)
+
+
+def learned() -> dict[str, str]:
+    """What the call has made."""
+    return _learned.get()
 
 
 def caller_id() -> str:

@@ -13,7 +13,7 @@ from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport import event_codec
-from cloutagent_server.transport.context import Context, answer_with
+from cloutagent_server.transport.context import Context, answer_with, learn
 from cloutagent_server.transport.cost_codec import check_to_proto, limits_from_proto, model_to_proto, usage_to_proto
 from cloutagent_server.transport.execution_codec import request_from_proto, to_proto, to_result
 from cloutagent_server.transport.text_stream import last_event_id, text_events
@@ -31,6 +31,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
     async def Execute(self, request: execution_pb2.ExecuteRequest, context: Context) -> execution_pb2.ExecutionResult:
         """Run the agent and wait for the end."""
         execution, _ = await self._executions.start(request_from_proto(request))
+        learn(execution_id=execution.id)
         return to_result(await self._executions.finished(execution.id))
 
     async def StartExecution(
@@ -38,6 +39,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
     ) -> execution_pb2.StartExecutionResponse:
         """Queue a run; a REST caller gets 201 if this call created it."""
         execution, created = await self._executions.start(request_from_proto(request))
+        learn(execution_id=execution.id)
         if created:
             await answer_with(context, 201)
         return execution_pb2.StartExecutionResponse(execution=to_proto(execution))
@@ -47,6 +49,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
     ) -> AsyncIterator[execution_pb2.ExecuteStreamResponse]:
         """Queue a run and stream its events."""
         execution, _ = await self._executions.start(request_from_proto(request))
+        learn(execution_id=execution.id)
         async for events in self._events(execution.id, 0):
             yield execution_pb2.ExecuteStreamResponse(events=events)
 
@@ -75,6 +78,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         if seen is not None and not request.HasField("idempotency_key"):
             raise InvalidRequest.of("Last-Event-ID", "needs an idempotencyKey: without one this is a new execution")
         execution, created = await self._executions.start(request_from_proto(request))
+        learn(execution_id=execution.id)
         after = 0 if created or seen is None else seen
         async for body in text_events(self._watches, context, execution.id, after):
             yield body

@@ -1,8 +1,9 @@
-"""What every call passes through: errors answered, then key, access and validation, in this order.
+"""What every call passes through: errors answered, refusals recorded, key, access and validation, then the audit log.
 
 The order has its reason. Errors come first, so that whatever the rest raises is answered from the catalogue. The key
 comes before all else that costs anything. Access comes before validation, so that nobody learns from a violation what
-is not theirs; it sees ids that were not validated, and a malformed one names nothing.
+is not theirs; it sees ids that were not validated, and a malformed one names nothing. The audit log comes last, so that
+what it records as begun is what would be done, by a caller who may; what access refuses is recorded around that.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Final
 from cloutagent.v1 import project_pb2, project_pb2_grpc
 from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
-from cloutagent_server.transport.context import Context, answer_with, caller
+from cloutagent_server.transport.context import Context, answer_with, caller, learn
 from cloutagent_server.transport.key_codec import expiry_from_proto, key_to_proto
 from cloutagent_server.transport.project_codec import changes_from_proto, draft_from_proto, to_proto, to_summary
 
@@ -27,6 +27,7 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
     ) -> project_pb2.CreateProjectResponse:
         """Create a project; a REST caller gets 201."""
         project, api_key = await self._projects.create(draft_from_proto(request))
+        learn(project_id=project.id)
         await answer_with(context, 201)
         return project_pb2.CreateProjectResponse(project=to_proto(project), api_key=api_key)
 
@@ -72,6 +73,7 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
     ) -> project_pb2.CreateApiKeyResponse:
         """Create a further key; a REST caller gets 201."""
         key, api_key = await self._keys.create(request.project_id, request.name, expiry_from_proto(request), caller())
+        learn(key_id=key.id)
         await answer_with(context, 201)
         return project_pb2.CreateApiKeyResponse(api_key=api_key, key=key_to_proto(key))
 
@@ -89,6 +91,7 @@ class ProjectServicer(project_pb2_grpc.ProjectServiceServicer):
         key_id = request.key_id if request.HasField("key_id") else None
         grace = timedelta(milliseconds=request.grace_period)
         key, api_key = await self._keys.rotate(request.project_id, key_id, grace, caller())
+        learn(key_id=key.id)
         return project_pb2.RotateApiKeyResponse(api_key=api_key, key=key_to_proto(key))
 
     async def RevokeApiKey(

@@ -22,6 +22,7 @@ from cloutagent.v1 import (
     system_pb2_grpc,
 )
 from cloutagent_server.service.attempts import FailedAttempts
+from cloutagent_server.service.audit import AuditTrail
 from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.keys import KeyService
@@ -30,6 +31,7 @@ from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport import validation
 from cloutagent_server.transport.access import AccessControl, rules_of
+from cloutagent_server.transport.audit import Auditing, RefusalAuditing, actions_of
 from cloutagent_server.transport.execution_servicer import ExecutionServicer
 from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard
 from cloutagent_server.transport.project_servicer import ProjectServicer
@@ -54,12 +56,19 @@ class Services:
     version: str
     keys: KeyService
     failed_attempts: FailedAttempts
+    audit: AuditTrail
 
 
 def interceptors_for(services: Services) -> Sequence[Around]:
     """The interceptors in the order in which a call passes them. Raises MissingRule if a method has no rule."""
     access = AccessControl(services.authenticator, services.projects, services.executions, services.failed_attempts)
-    return (ErrorAnswering(), Guard(rules_of(FILES), access))
+    actions = actions_of(FILES)
+    return (
+        ErrorAnswering(),
+        RefusalAuditing(actions, services.audit),
+        Guard(rules_of(FILES), access),
+        Auditing(actions, services.audit, services.secrets),
+    )
 
 
 def add_servicers(services: Services, server: Any) -> None:

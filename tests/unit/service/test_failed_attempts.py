@@ -31,6 +31,25 @@ def limited(failed: FailedAttempts, source: str) -> int | None:
     return answer.retry_seconds if isinstance(answer, AuthenticationRateLimited) else None
 
 
+def test_a_source_is_told_apart_that_passes_its_limit_for_the_first_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "SOURCES", 1)
+    failed = FailedAttempts(2, clock)
+
+    def firsts(source: str, count: int) -> list[bool]:
+        answers = [failed.failure(source) for _ in range(count)]
+        return [answer.first for answer in answers if isinstance(answer, AuthenticationRateLimited)]
+
+    assert firsts("a", 5) == [True, False, False]
+    clock.now += 31
+    assert firsts("a", 3) == [False, False]
+    clock.now += 61
+    assert firsts("a", 3) == [True]
+    assert firsts("b", 3) == [True]
+    assert firsts("a", 3) == [True]
+
+
 def test_the_limit_is_a_minutes_failures_and_refills(clock: Clock) -> None:
     failed = FailedAttempts(20, clock)
     assert [limited(failed, "a") for _ in range(20)] == [None] * 20

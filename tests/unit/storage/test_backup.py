@@ -133,7 +133,7 @@ async def test_the_manifest_comes_first_and_tells_each_file(root: Path, target: 
             assert content is not None
             data = content.read()
             assert (len(data), hashlib.sha256(data).hexdigest()) == (file["size"], file["sha256"])
-    assert manifest["schemaVersion"] == 1
+    assert manifest["schemaVersion"] == 2
 
 
 async def test_no_plain_value_is_in_a_backup(root: Path, target: Path, ended: Execution) -> None:
@@ -412,7 +412,7 @@ def linked(kind: bytes) -> tarfile.TarInfo:
         (manifest_of(files=[{"path": f"{ID}/metadata.json", "size": 1, "sha256": "x"}]), [], "checksum"),
         (manifest_of(files=["x"]), [], "not an object"),
         (manifest_of(executions=1), [], "neither true nor false"),
-        (manifest_of(schemaVersion=2), [], "schemaVersion 2 is newer than 1"),
+        (manifest_of(schemaVersion=3), [], "schemaVersion 3 is newer than 2"),
         (b"{", [], "manifest.json"),
         (b"[]", [], "is not a JSON object"),
     ],

@@ -26,6 +26,7 @@ from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.service.auth import Principal
 from cloutagent_server.transport import interceptors, validation
 from cloutagent_server.transport.access import FOREIGN_RULES, AccessControl
+from cloutagent_server.transport.audit import Auditing, RefusalAuditing
 from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard
 from cloutagent_server.transport.server import interceptors_for
 from tests.support.service_world import DEADLINE_SECONDS, make_world
@@ -334,7 +335,12 @@ async def test_a_call_that_its_caller_leaves_is_logged_as_cancelled(lines: Lines
 
 def test_the_order_is_errors_first_and_then_the_guard() -> None:
     """Errors are answered whoever raises them, so that interceptor is the outermost."""
-    assert [type(one) for one in interceptors_for(make_world().services)] == [ErrorAnswering, Guard]
+    assert [type(one) for one in interceptors_for(make_world().services)] == [
+        ErrorAnswering,
+        RefusalAuditing,
+        Guard,
+        Auditing,
+    ]
 
 
 class Access:

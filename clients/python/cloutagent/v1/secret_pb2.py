@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 
 from cloutagent.v1 import access_pb2 as cloutagent_dot_v1_dot_access__pb2
+from cloutagent.v1 import audit_pb2 as cloutagent_dot_v1_dot_audit__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63loutagent/v1/secret.proto\x12\rcloutagent.v1\x1a\x1a\x63loutagent/v1/access.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x02\n\x10SetSecretRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\x12.\n\x05value\x18\x03 \x01(\tB\x13\x80\x01\x01\xe2\x41\x01\x02\xbaH\tr\x04(\x80\x80\x04\xc8\x01\x01H\x00R\x05value\x88\x01\x01\x12\x37\n\x10\x65xpected_version\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x01R\x0f\x65xpectedVersion\x88\x01\x01\x42\x08\n\x06_valueB\x13\n\x11_expected_version\"\xb7\x01\n\x11SetSecretResponse\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12\x39\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x39\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\"\xb2\x01\n\x10GetSecretRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\x12&\n\x07version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00R\x07version\x88\x01\x01\x42\n\n\x08_version\".\n\x11GetSecretResponse\x12\x19\n\x05value\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05value\"A\n\x12ListSecretsRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\"+\n\x13ListSecretsResponse\x12\x14\n\x05names\x18\x01 \x03(\tR\x05names\"\x86\x01\n\x18GetSecretMetadataRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\"\xe7\x01\n\x19GetSecretMetadataResponse\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12>\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\tcreatedAt\x88\x01\x01\x12>\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01R\tupdatedAt\x88\x01\x01\x42\r\n\x0b_created_atB\r\n\x0b_updated_at\"\x87\x01\n\x19ListSecretVersionsRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\"V\n\x1aListSecretVersionsResponse\x12\x38\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.cloutagent.v1.SecretVersionR\x08versions\"x\n\rSecretVersion\x12\x18\n\x07version\x18\x01 \x01(\x05R\x07version\x12>\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\tcreatedAt\x88\x01\x01\x42\r\n\x0b_created_at\"\xb0\x01\n\x1bRestoreSecretVersionRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\x12%\n\x07version\x18\x03 \x01(\x05\x42\x0b\xe2\x41\x01\x02\xbaH\x04\x1a\x02(\x01R\x07version\"\xc2\x01\n\x1cRestoreSecretVersionResponse\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12\x39\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x39\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\"\x81\x01\n\x13\x44\x65leteSecretRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\"\x16\n\x14\x44\x65leteSecretResponse\"\x83\x01\n\x0e\x45ncryptRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12\x36\n\tplaintext\x18\x02 \x01(\tB\x13\x80\x01\x01\xe2\x41\x01\x02\xbaH\tr\x04(\x80\x80\x04\xc8\x01\x01H\x00R\tplaintext\x88\x01\x01\x42\x0c\n\n_plaintext\"1\n\x0f\x45ncryptResponse\x12\x1e\n\nciphertext\x18\x01 \x01(\tR\nciphertext\"n\n\x0e\x44\x65\x63ryptRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12/\n\nciphertext\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01(\x80\x80\x10R\nciphertext\"4\n\x0f\x44\x65\x63ryptResponse\x12!\n\tplaintext\x18\x01 \x01(\tB\x03\x80\x01\x01R\tplaintext2\xd6\x0b\n\rSecretService\x12\x97\x01\n\tSetSecret\x12\x1f.cloutagent.v1.SetSecretRequest\x1a .cloutagent.v1.SetSecretResponse\"G\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\x31\x1a,/api/v1/projects/{project_id}/secrets/{name}:\x01*\x12\x94\x01\n\tGetSecret\x12\x1f.cloutagent.v1.GetSecretRequest\x1a .cloutagent.v1.GetSecretResponse\"D\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02.\x12,/api/v1/projects/{project_id}/secrets/{name}\x12\x93\x01\n\x0bListSecrets\x12!.cloutagent.v1.ListSecretsRequest\x1a\".cloutagent.v1.ListSecretsResponse\"=\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\'\x12%/api/v1/projects/{project_id}/secrets\x12\xb5\x01\n\x11GetSecretMetadata\x12\'.cloutagent.v1.GetSecretMetadataRequest\x1a(.cloutagent.v1.GetSecretMetadataResponse\"M\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\x37\x12\x35/api/v1/projects/{project_id}/secrets/{name}/metadata\x12\xb8\x01\n\x12ListSecretVersions\x12(.cloutagent.v1.ListSecretVersionsRequest\x1a).cloutagent.v1.ListSecretVersionsResponse\"M\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\x37\x12\x35/api/v1/projects/{project_id}/secrets/{name}/versions\x12\xc0\x01\n\x14RestoreSecretVersion\x12*.cloutagent.v1.RestoreSecretVersionRequest\x1a+.cloutagent.v1.RestoreSecretVersionResponse\"O\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\x39\"4/api/v1/projects/{project_id}/secrets/{name}:restore:\x01*\x12\x9d\x01\n\x0c\x44\x65leteSecret\x12\".cloutagent.v1.DeleteSecretRequest\x1a#.cloutagent.v1.DeleteSecretResponse\"D\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02.*,/api/v1/projects/{project_id}/secrets/{name}\x12\x92\x01\n\x07\x45ncrypt\x12\x1d.cloutagent.v1.EncryptRequest\x1a\x1e.cloutagent.v1.EncryptResponse\"H\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\x32\"-/api/v1/projects/{project_id}/secrets:encrypt:\x01*\x12\x92\x01\n\x07\x44\x65\x63rypt\x12\x1d.cloutagent.v1.DecryptRequest\x1a\x1e.cloutagent.v1.DecryptResponse\"H\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\x32\"-/api/v1/projects/{project_id}/secrets:decrypt:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63loutagent/v1/secret.proto\x12\rcloutagent.v1\x1a\x1a\x63loutagent/v1/access.proto\x1a\x19\x63loutagent/v1/audit.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x02\n\x10SetSecretRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\x12.\n\x05value\x18\x03 \x01(\tB\x13\x80\x01\x01\xe2\x41\x01\x02\xbaH\tr\x04(\x80\x80\x04\xc8\x01\x01H\x00R\x05value\x88\x01\x01\x12\x37\n\x10\x65xpected_version\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x01R\x0f\x65xpectedVersion\x88\x01\x01\x42\x08\n\x06_valueB\x13\n\x11_expected_version\"\xb7\x01\n\x11SetSecretResponse\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12\x39\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x39\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\"\xb2\x01\n\x10GetSecretRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\x12&\n\x07version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00R\x07version\x88\x01\x01\x42\n\n\x08_version\".\n\x11GetSecretResponse\x12\x19\n\x05value\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05value\"A\n\x12ListSecretsRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\"+\n\x13ListSecretsResponse\x12\x14\n\x05names\x18\x01 \x03(\tR\x05names\"\x86\x01\n\x18GetSecretMetadataRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\"\xe7\x01\n\x19GetSecretMetadataResponse\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12>\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\tcreatedAt\x88\x01\x01\x12>\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01R\tupdatedAt\x88\x01\x01\x42\r\n\x0b_created_atB\r\n\x0b_updated_at\"\x87\x01\n\x19ListSecretVersionsRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\"V\n\x1aListSecretVersionsResponse\x12\x38\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.cloutagent.v1.SecretVersionR\x08versions\"x\n\rSecretVersion\x12\x18\n\x07version\x18\x01 \x01(\x05R\x07version\x12>\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\tcreatedAt\x88\x01\x01\x42\r\n\x0b_created_at\"\xb0\x01\n\x1bRestoreSecretVersionRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\x12%\n\x07version\x18\x03 \x01(\x05\x42\x0b\xe2\x41\x01\x02\xbaH\x04\x1a\x02(\x01R\x07version\"\xc2\x01\n\x1cRestoreSecretVersionResponse\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12\x39\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x39\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\"\x81\x01\n\x13\x44\x65leteSecretRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12=\n\x04name\x18\x02 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x04name\"\x16\n\x14\x44\x65leteSecretResponse\"\x83\x01\n\x0e\x45ncryptRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12\x36\n\tplaintext\x18\x02 \x01(\tB\x13\x80\x01\x01\xe2\x41\x01\x02\xbaH\tr\x04(\x80\x80\x04\xc8\x01\x01H\x00R\tplaintext\x88\x01\x01\x42\x0c\n\n_plaintext\"1\n\x0f\x45ncryptResponse\x12\x1e\n\nciphertext\x18\x01 \x01(\tR\nciphertext\"n\n\x0e\x44\x65\x63ryptRequest\x12+\n\nproject_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12/\n\nciphertext\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01(\x80\x80\x10R\nciphertext\"4\n\x0f\x44\x65\x63ryptResponse\x12!\n\tplaintext\x18\x01 \x01(\tB\x03\x80\x01\x01R\tplaintext2\xd8\x0c\n\rSecretService\x12\xaf\x01\n\tSetSecret\x12\x1f.cloutagent.v1.SetSecretRequest\x1a .cloutagent.v1.SetSecretResponse\"_\xaa\xd4\x18\x0c\"\nproject_id\xb2\xd4\x18\x14\n\nsecret.set\x12\x04name\x18\x01\x82\xd3\xe4\x93\x02\x31\x1a,/api/v1/projects/{project_id}/secrets/{name}:\x01*\x12\xab\x01\n\tGetSecret\x12\x1f.cloutagent.v1.GetSecretRequest\x1a .cloutagent.v1.GetSecretResponse\"[\xaa\xd4\x18\x0c\"\nproject_id\xb2\xd4\x18\x13\n\x0bsecret.read\x12\x04name\x82\xd3\xe4\x93\x02.\x12,/api/v1/projects/{project_id}/secrets/{name}\x12\x93\x01\n\x0bListSecrets\x12!.cloutagent.v1.ListSecretsRequest\x1a\".cloutagent.v1.ListSecretsResponse\"=\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\'\x12%/api/v1/projects/{project_id}/secrets\x12\xb5\x01\n\x11GetSecretMetadata\x12\'.cloutagent.v1.GetSecretMetadataRequest\x1a(.cloutagent.v1.GetSecretMetadataResponse\"M\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\x37\x12\x35/api/v1/projects/{project_id}/secrets/{name}/metadata\x12\xb8\x01\n\x12ListSecretVersions\x12(.cloutagent.v1.ListSecretVersionsRequest\x1a).cloutagent.v1.ListSecretVersionsResponse\"M\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\x37\x12\x35/api/v1/projects/{project_id}/secrets/{name}/versions\x12\xe4\x01\n\x14RestoreSecretVersion\x12*.cloutagent.v1.RestoreSecretVersionRequest\x1a+.cloutagent.v1.RestoreSecretVersionResponse\"s\xaa\xd4\x18\x0c\"\nproject_id\xb2\xd4\x18 \n\x16secret.restore_version\x12\x04name\x18\x01\x82\xd3\xe4\x93\x02\x39\"4/api/v1/projects/{project_id}/secrets/{name}:restore:\x01*\x12\xb8\x01\n\x0c\x44\x65leteSecret\x12\".cloutagent.v1.DeleteSecretRequest\x1a#.cloutagent.v1.DeleteSecretResponse\"_\xaa\xd4\x18\x0c\"\nproject_id\xb2\xd4\x18\x17\n\rsecret.delete\x12\x04name\x18\x01\x82\xd3\xe4\x93\x02.*,/api/v1/projects/{project_id}/secrets/{name}\x12\x92\x01\n\x07\x45ncrypt\x12\x1d.cloutagent.v1.EncryptRequest\x1a\x1e.cloutagent.v1.EncryptResponse\"H\xaa\xd4\x18\x0c\"\nproject_id\x82\xd3\xe4\x93\x02\x32\"-/api/v1/projects/{project_id}/secrets:encrypt:\x01*\x12\xa6\x01\n\x07\x44\x65\x63rypt\x12\x1d.cloutagent.v1.DecryptRequest\x1a\x1e.cloutagent.v1.DecryptResponse\"\\\xaa\xd4\x18\x0c\"\nproject_id\xb2\xd4\x18\x10\n\x0esecret.decrypt\x82\xd3\xe4\x93\x02\x32\"-/api/v1/projects/{project_id}/secrets:decrypt:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -83,9 +84,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECRYPTRESPONSE'].fields_by_name['plaintext']._loaded_options = None
   _globals['_DECRYPTRESPONSE'].fields_by_name['plaintext']._serialized_options = b'\200\001\001'
   _globals['_SECRETSERVICE'].methods_by_name['SetSecret']._loaded_options = None
-  _globals['_SECRETSERVICE'].methods_by_name['SetSecret']._serialized_options = b'\252\324\030\014\"\nproject_id\202\323\344\223\0021\032,/api/v1/projects/{project_id}/secrets/{name}:\001*'
+  _globals['_SECRETSERVICE'].methods_by_name['SetSecret']._serialized_options = b'\252\324\030\014\"\nproject_id\262\324\030\024\n\nsecret.set\022\004name\030\001\202\323\344\223\0021\032,/api/v1/projects/{project_id}/secrets/{name}:\001*'
   _globals['_SECRETSERVICE'].methods_by_name['GetSecret']._loaded_options = None
-  _globals['_SECRETSERVICE'].methods_by_name['GetSecret']._serialized_options = b'\252\324\030\014\"\nproject_id\202\323\344\223\002.\022,/api/v1/projects/{project_id}/secrets/{name}'
+  _globals['_SECRETSERVICE'].methods_by_name['GetSecret']._serialized_options = b'\252\324\030\014\"\nproject_id\262\324\030\023\n\013secret.read\022\004name\202\323\344\223\002.\022,/api/v1/projects/{project_id}/secrets/{name}'
   _globals['_SECRETSERVICE'].methods_by_name['ListSecrets']._loaded_options = None
   _globals['_SECRETSERVICE'].methods_by_name['ListSecrets']._serialized_options = b'\252\324\030\014\"\nproject_id\202\323\344\223\002\'\022%/api/v1/projects/{project_id}/secrets'
   _globals['_SECRETSERVICE'].methods_by_name['GetSecretMetadata']._loaded_options = None
@@ -93,51 +94,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SECRETSERVICE'].methods_by_name['ListSecretVersions']._loaded_options = None
   _globals['_SECRETSERVICE'].methods_by_name['ListSecretVersions']._serialized_options = b'\252\324\030\014\"\nproject_id\202\323\344\223\0027\0225/api/v1/projects/{project_id}/secrets/{name}/versions'
   _globals['_SECRETSERVICE'].methods_by_name['RestoreSecretVersion']._loaded_options = None
-  _globals['_SECRETSERVICE'].methods_by_name['RestoreSecretVersion']._serialized_options = b'\252\324\030\014\"\nproject_id\202\323\344\223\0029\"4/api/v1/projects/{project_id}/secrets/{name}:restore:\001*'
+  _globals['_SECRETSERVICE'].methods_by_name['RestoreSecretVersion']._serialized_options = b'\252\324\030\014\"\nproject_id\262\324\030 \n\026secret.restore_version\022\004name\030\001\202\323\344\223\0029\"4/api/v1/projects/{project_id}/secrets/{name}:restore:\001*'
   _globals['_SECRETSERVICE'].methods_by_name['DeleteSecret']._loaded_options = None
-  _globals['_SECRETSERVICE'].methods_by_name['DeleteSecret']._serialized_options = b'\252\324\030\014\"\nproject_id\202\323\344\223\002.*,/api/v1/projects/{project_id}/secrets/{name}'
+  _globals['_SECRETSERVICE'].methods_by_name['DeleteSecret']._serialized_options = b'\252\324\030\014\"\nproject_id\262\324\030\027\n\rsecret.delete\022\004name\030\001\202\323\344\223\002.*,/api/v1/projects/{project_id}/secrets/{name}'
   _globals['_SECRETSERVICE'].methods_by_name['Encrypt']._loaded_options = None
   _globals['_SECRETSERVICE'].methods_by_name['Encrypt']._serialized_options = b'\252\324\030\014\"\nproject_id\202\323\344\223\0022\"-/api/v1/projects/{project_id}/secrets:encrypt:\001*'
   _globals['_SECRETSERVICE'].methods_by_name['Decrypt']._loaded_options = None
-  _globals['_SECRETSERVICE'].methods_by_name['Decrypt']._serialized_options = b'\252\324\030\014\"\nproject_id\202\323\344\223\0022\"-/api/v1/projects/{project_id}/secrets:decrypt:\001*'
-  _globals['_SETSECRETREQUEST']._serialized_start=170
-  _globals['_SETSECRETREQUEST']._serialized_end=432
-  _globals['_SETSECRETRESPONSE']._serialized_start=435
-  _globals['_SETSECRETRESPONSE']._serialized_end=618
-  _globals['_GETSECRETREQUEST']._serialized_start=621
-  _globals['_GETSECRETREQUEST']._serialized_end=799
-  _globals['_GETSECRETRESPONSE']._serialized_start=801
-  _globals['_GETSECRETRESPONSE']._serialized_end=847
-  _globals['_LISTSECRETSREQUEST']._serialized_start=849
-  _globals['_LISTSECRETSREQUEST']._serialized_end=914
-  _globals['_LISTSECRETSRESPONSE']._serialized_start=916
-  _globals['_LISTSECRETSRESPONSE']._serialized_end=959
-  _globals['_GETSECRETMETADATAREQUEST']._serialized_start=962
-  _globals['_GETSECRETMETADATAREQUEST']._serialized_end=1096
-  _globals['_GETSECRETMETADATARESPONSE']._serialized_start=1099
-  _globals['_GETSECRETMETADATARESPONSE']._serialized_end=1330
-  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_start=1333
-  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_end=1468
-  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_start=1470
-  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_end=1556
-  _globals['_SECRETVERSION']._serialized_start=1558
-  _globals['_SECRETVERSION']._serialized_end=1678
-  _globals['_RESTORESECRETVERSIONREQUEST']._serialized_start=1681
-  _globals['_RESTORESECRETVERSIONREQUEST']._serialized_end=1857
-  _globals['_RESTORESECRETVERSIONRESPONSE']._serialized_start=1860
-  _globals['_RESTORESECRETVERSIONRESPONSE']._serialized_end=2054
-  _globals['_DELETESECRETREQUEST']._serialized_start=2057
-  _globals['_DELETESECRETREQUEST']._serialized_end=2186
-  _globals['_DELETESECRETRESPONSE']._serialized_start=2188
-  _globals['_DELETESECRETRESPONSE']._serialized_end=2210
-  _globals['_ENCRYPTREQUEST']._serialized_start=2213
-  _globals['_ENCRYPTREQUEST']._serialized_end=2344
-  _globals['_ENCRYPTRESPONSE']._serialized_start=2346
-  _globals['_ENCRYPTRESPONSE']._serialized_end=2395
-  _globals['_DECRYPTREQUEST']._serialized_start=2397
-  _globals['_DECRYPTREQUEST']._serialized_end=2507
-  _globals['_DECRYPTRESPONSE']._serialized_start=2509
-  _globals['_DECRYPTRESPONSE']._serialized_end=2561
-  _globals['_SECRETSERVICE']._serialized_start=2564
-  _globals['_SECRETSERVICE']._serialized_end=4058
+  _globals['_SECRETSERVICE'].methods_by_name['Decrypt']._serialized_options = b'\252\324\030\014\"\nproject_id\262\324\030\020\n\016secret.decrypt\202\323\344\223\0022\"-/api/v1/projects/{project_id}/secrets:decrypt:\001*'
+  _globals['_SETSECRETREQUEST']._serialized_start=197
+  _globals['_SETSECRETREQUEST']._serialized_end=459
+  _globals['_SETSECRETRESPONSE']._serialized_start=462
+  _globals['_SETSECRETRESPONSE']._serialized_end=645
+  _globals['_GETSECRETREQUEST']._serialized_start=648
+  _globals['_GETSECRETREQUEST']._serialized_end=826
+  _globals['_GETSECRETRESPONSE']._serialized_start=828
+  _globals['_GETSECRETRESPONSE']._serialized_end=874
+  _globals['_LISTSECRETSREQUEST']._serialized_start=876
+  _globals['_LISTSECRETSREQUEST']._serialized_end=941
+  _globals['_LISTSECRETSRESPONSE']._serialized_start=943
+  _globals['_LISTSECRETSRESPONSE']._serialized_end=986
+  _globals['_GETSECRETMETADATAREQUEST']._serialized_start=989
+  _globals['_GETSECRETMETADATAREQUEST']._serialized_end=1123
+  _globals['_GETSECRETMETADATARESPONSE']._serialized_start=1126
+  _globals['_GETSECRETMETADATARESPONSE']._serialized_end=1357
+  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_start=1360
+  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_end=1495
+  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_start=1497
+  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_end=1583
+  _globals['_SECRETVERSION']._serialized_start=1585
+  _globals['_SECRETVERSION']._serialized_end=1705
+  _globals['_RESTORESECRETVERSIONREQUEST']._serialized_start=1708
+  _globals['_RESTORESECRETVERSIONREQUEST']._serialized_end=1884
+  _globals['_RESTORESECRETVERSIONRESPONSE']._serialized_start=1887
+  _globals['_RESTORESECRETVERSIONRESPONSE']._serialized_end=2081
+  _globals['_DELETESECRETREQUEST']._serialized_start=2084
+  _globals['_DELETESECRETREQUEST']._serialized_end=2213
+  _globals['_DELETESECRETRESPONSE']._serialized_start=2215
+  _globals['_DELETESECRETRESPONSE']._serialized_end=2237
+  _globals['_ENCRYPTREQUEST']._serialized_start=2240
+  _globals['_ENCRYPTREQUEST']._serialized_end=2371
+  _globals['_ENCRYPTRESPONSE']._serialized_start=2373
+  _globals['_ENCRYPTRESPONSE']._serialized_end=2422
+  _globals['_DECRYPTREQUEST']._serialized_start=2424
+  _globals['_DECRYPTREQUEST']._serialized_end=2534
+  _globals['_DECRYPTRESPONSE']._serialized_start=2536
+  _globals['_DECRYPTRESPONSE']._serialized_end=2588
+  _globals['_SECRETSERVICE']._serialized_start=2591
+  _globals['_SECRETSERVICE']._serialized_end=4215
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.audit import FileSystemAuditLog
 from cloutagent_server.storage.filesystem.executions import FileSystemExecutions
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.keys import KeyFiles
@@ -31,6 +32,7 @@ class FileSystemStorage:
             self._layout, self._index, self._locks, self._removal, self._keys, self._executions.forget
         )
         self._secrets = FileSystemSecrets(self._layout, self._locks)
+        self._audit = FileSystemAuditLog(self._layout)
 
     @property
     def projects(self) -> FileSystemProjects:
@@ -47,6 +49,11 @@ class FileSystemStorage:
         """Executions."""
         return self._executions
 
+    @property
+    def audit(self) -> FileSystemAuditLog:
+        """The audit log."""
+        return self._audit
+
     async def start(self) -> None:
         """See `Storage.start`."""
         await off_loop(self._start)
@@ -54,6 +61,7 @@ class FileSystemStorage:
     async def stop(self) -> None:
         """See `Storage.stop`."""
         await self._executions.stop()
+        await self._audit.stop()
 
     def _start(self) -> None:
         if not self._layout.root.is_dir():

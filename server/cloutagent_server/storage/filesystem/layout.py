@@ -16,8 +16,11 @@ MANIFEST: Final = "manifest.json"
 EXECUTIONS: Final = "executions"
 KEYS: Final = ".keys"
 KEY_USES: Final = "last-used.json"
+AUDIT: Final = ".audit"
 
-ROOT_NAMES: Final = frozenset({".index", ".staging", ".trash", ".locks", ".restore", ".key-check.json", ".server.lock"})
+ROOT_NAMES: Final = frozenset(
+    {".index", ".staging", ".trash", ".locks", ".restore", AUDIT, ".key-check.json", ".server.lock"}
+)
 PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS, KEYS})
 SECRETS_NAMES: Final = frozenset({SEALED, MANIFEST})
 KEYS_NAMES: Final = frozenset({KEY_USES})
@@ -29,10 +32,10 @@ class Layout:
 
     `{project id}/metadata.json`, `{project id}/.secrets/secrets.enc` with its `manifest.json`, and
     `{project id}/executions/{execution id}/events.jsonl` are the truth. `state.json` beside a log and all of `.index`
-    are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.staging` holds
-    what is being written, `.trash` what is being removed, `.restore` what a restore is about to put in a project's
-    place, `.locks` the lock files. The sets of names above tell everything that may stand beside the projects, in a
-    project, in what it has of secrets and keys, and in an execution.
+    are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.audit` holds the
+    audit log, `.staging` what is being written, `.trash` what is being removed, `.restore` what a restore is about to
+    put in a project's place, `.locks` the lock files. The sets of names above tell everything that may stand beside
+    the projects, in a project, in what it has of secrets and keys, and in an execution.
     """
 
     def __init__(self, root: Path) -> None:
@@ -42,6 +45,7 @@ class Layout:
         self.trash = root / ".trash"
         self.locks = root / ".locks"
         self.restores = root / ".restore"
+        self.audit = root / AUDIT
         self.key_check = root / ".key-check.json"
 
     def project(self, project_id: str) -> Path:

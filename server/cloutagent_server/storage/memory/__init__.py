@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cloutagent_server.storage.memory.audit import MemoryAuditLog
 from cloutagent_server.storage.memory.executions import MemoryExecutions
 from cloutagent_server.storage.memory.projects import MemoryProjects
 from cloutagent_server.storage.memory.records import Records
@@ -16,6 +17,7 @@ class MemoryStorage:
         self._projects = MemoryProjects(records)
         self._secrets = MemorySecrets(records)
         self._executions = MemoryExecutions(records)
+        self._audit = MemoryAuditLog()
 
     @property
     def projects(self) -> MemoryProjects:
@@ -31,6 +33,11 @@ class MemoryStorage:
     def executions(self) -> MemoryExecutions:
         """Executions."""
         return self._executions
+
+    @property
+    def audit(self) -> MemoryAuditLog:
+        """The audit log."""
+        return self._audit
 
     async def start(self) -> None:
         """Nothing is to be prepared."""

@@ -20,14 +20,15 @@ from itertools import groupby
 from typing import BinaryIO, Final
 
 from cloutagent_server.domain import timestamps
-from cloutagent_server.storage.filesystem.layout import EXECUTIONS, LOG, METADATA, SECRETS
+from cloutagent_server.storage.filesystem.layout import AUDIT, EXECUTIONS, LOG, METADATA, SECRETS
 from cloutagent_server.storage.filesystem.schema import Fields, Schema, parse
 
 KEY_CHECK: Final = ".key-check.json"
 CHUNK: Final = 1 << 18
 
 _MANIFEST: Final = "manifest.json"
-_SCHEMA: Final = Schema(1)
+# Version 1 had no audit log.
+_SCHEMA: Final = Schema(2, {1: dict})
 _MAX_MANIFEST: Final = 1 << 28
 _MAX_SMALL_FILE: Final = 1 << 26
 _MAX_END: Final = 1 << 20
@@ -36,6 +37,7 @@ _PATH: Final = re.compile(
     rf"(?P<project>{_ID})/(?:{re.escape(METADATA)}|{re.escape(SECRETS)}/[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}"
     rf"|{EXECUTIONS}/{_ID}/{re.escape(LOG)})"
 )
+_AUDIT: Final = re.compile(rf"{re.escape(AUDIT)}/\d{{6}}\.jsonl")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -54,12 +56,17 @@ class File:
     @property
     def project_id(self) -> str | None:
         """The project whose file it is; None if it is the folder's own."""
-        return None if self.path == KEY_CHECK else self.path.partition("/")[0]
+        return None if self.path == KEY_CHECK or self.of_audit_log else self.path.partition("/")[0]
+
+    @property
+    def of_audit_log(self) -> bool:
+        """Whether it is a segment of the audit log."""
+        return _AUDIT.fullmatch(self.path) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup holds: the files of a project stand together, its record first."""
+    """What a backup holds: the folder's own files first, then those of each project together, its record first."""
 
     server_version: str
     created_at: datetime
@@ -69,7 +76,7 @@ class Manifest:
 
 def is_backed_up(path: str) -> bool:
     """Whether a path, relative to the data folder, is one that a backup may hold."""
-    return path == KEY_CHECK or _PATH.fullmatch(path) is not None
+    return path == KEY_CHECK or _AUDIT.fullmatch(path) is not None or _PATH.fullmatch(path) is not None
 
 
 def write(target: BinaryIO, manifest: Manifest, contents: BinaryIO) -> None:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
-from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem import audit_files, files
 from cloutagent_server.storage.filesystem.backup import archive
 from cloutagent_server.storage.filesystem.backup.archive import CHUNK, File, Manifest
 from cloutagent_server.storage.filesystem.layout import SEALED, SECRETS, Layout
@@ -60,6 +60,7 @@ def back_up(
     with _new_file(target) as file, TemporaryFile(dir=target.parent) as spool:
         copy = _Copy(layout, Locks(layout.locks), spool)
         copy.key_check()
+        copy.audit_log()
         for project_id in sorted(filter(is_id, files.names_in(layout.root))):
             if cancelled():
                 raise BackupCancelled
@@ -111,6 +112,12 @@ class _Copy:
                 self._add(path, [path.read_bytes()])
         except StoredDataDamaged as fault:
             self.left_out.append(fault)
+
+    def audit_log(self) -> None:
+        """Copy the audit log, before the projects: so no record is about a later state than the one that is copied."""
+        for number in audit_files.segment_numbers(self.layout.audit):
+            path = audit_files.segment_path(self.layout.audit, number)
+            self._add(path, (line + b"\n" for line in audit_files.committed_lines(path)))
 
     def project(self, project_id: str, executions: bool) -> None:
         """Copy a project, if it is still there."""

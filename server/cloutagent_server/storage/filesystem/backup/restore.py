@@ -12,12 +12,23 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.audit import OK, OPERATOR, RESTORE_BACKUP, STARTED, AuditEntry, AuditRecord, Resource
+from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.domain.secret import SealedSecret
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.audit_files import AuditFiles, segment_numbers
 from cloutagent_server.storage.filesystem.backup.archive import KEY_CHECK, Archive, BackupDamaged, File, Manifest
 from cloutagent_server.storage.filesystem.index import Index
-from cloutagent_server.storage.filesystem.layout import EXECUTIONS, LOG, METADATA, SEALED, SECRETS, Layout
+from cloutagent_server.storage.filesystem.layout import (
+    AUDIT,
+    EXECUTIONS,
+    LOG,
+    MANIFEST,
+    METADATA,
+    SEALED,
+    SECRETS,
+    Layout,
+)
 from cloutagent_server.storage.filesystem.locks import Locks
 from cloutagent_server.storage.filesystem.records import (
     ProjectRecord,
@@ -26,6 +37,7 @@ from cloutagent_server.storage.filesystem.records import (
     key_check_from_json,
     load,
     load_project,
+    manifest_record_from_json,
     project_from_json,
     project_to_json,
     secrets_from_json,
@@ -168,6 +180,7 @@ class _Restore:
         self._index = Index(layout.index)
         self._locks = Locks(layout.locks)
         self._removal = Removal(layout, self._index)
+        self._audit = AuditFiles(layout)
         self._created = frozenset(plan.created)
         self._replaced = frozenset(plan.replaced)
 
@@ -176,11 +189,27 @@ class _Restore:
         done: dict[str, list[str]] = {"created": [], "replaced": [], "kept": []}
         for project_id, group in groupby(backup.files(), lambda item: item[0].project_id):
             if project_id is None:
-                for _, parts in group:
-                    self._key_check(b"".join(parts))
+                self._folders_own(group)
                 continue
             done[self._project(project_id, group)].append(project_id)
         return Restored(tuple(done["created"]), tuple(done["replaced"]), tuple(done["kept"]))
+
+    def _folders_own(self, group: Iterator[tuple[File, Parts]]) -> None:
+        """Put the key check and the audit log in place where there is none; what is there goes on."""
+        ready = self._layout.unborn_project(AUDIT)
+        files.remove_tree(ready)
+        for file, parts in group:
+            if not file.of_audit_log:
+                self._key_check(b"".join(parts))
+            elif not segment_numbers(self._layout.audit):
+                files.make_directory(ready)
+                files.write_parts(ready / file.path.partition("/")[2], parts)
+        if ready.is_dir():
+            with self._audit.holding_lock():
+                if not segment_numbers(self._layout.audit):
+                    ready.rename(self._layout.audit)
+                    files.sync_directory(self._layout.root)
+            files.remove_tree(ready)
 
     def _key_check(self, content: bytes) -> None:
         with self._locks.alone():
@@ -202,6 +231,7 @@ class _Restore:
                 record = load_project(ready / METADATA, project_id)
                 if record is None:
                     raise BackupDamaged(f"{project_id}: has no {METADATA}")
+                begun = self._record(project_id, ready)
                 if there:
                     self._replace(record, ready)
                 else:
@@ -210,7 +240,19 @@ class _Restore:
                 with suppress(OSError):
                     files.remove_tree(ready)
                 raise
+            with suppress(OSError, StorageUnavailable):
+                self._audit.append([replace(begun.entry, outcome=OK, start=begun.sequence, secrets_head=None)])
         return "replaced" if there else "created"
+
+    def _record(self, project_id: str, ready: Path) -> AuditRecord:
+        """Record the restore before it is made: from here on the secrets may be as old as those of the backup."""
+        manifest = None
+        with suppress(StoredDataDamaged):
+            manifest = load(ready / SECRETS / MANIFEST, manifest_record_from_json)
+        oldest = None if manifest is None else manifest.replaces if manifest.pending else manifest.manifest
+        head = None if oldest is None else oldest.head
+        entry = AuditEntry(OPERATOR, RESTORE_BACKUP, STARTED, Resource(project_id), secrets_head=head)
+        return self._audit.append([entry])[0]
 
     def _stage(self, ready: Path, group: Iterator[tuple[File, Parts]]) -> None:
         files.make_directory(ready / SECRETS)

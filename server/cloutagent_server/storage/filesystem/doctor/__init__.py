@@ -11,6 +11,7 @@ import structlog
 
 from cloutagent_server.domain.errors import CloutAgentError, StorageUnavailable
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.doctor.audit import check_audit
 from cloutagent_server.storage.filesystem.doctor.executions import check_executions
 from cloutagent_server.storage.filesystem.doctor.findings import Check, Finding, Folder, Severity
 from cloutagent_server.storage.filesystem.doctor.index import check_index
@@ -18,7 +19,14 @@ from cloutagent_server.storage.filesystem.doctor.projects import check_projects
 from cloutagent_server.storage.filesystem.doctor.secrets import check_secrets
 from cloutagent_server.storage.filesystem.doctor.tree import check_tree
 
-CHECKS: Final[Sequence[Check]] = (check_projects, check_secrets, check_executions, check_index, check_tree)
+CHECKS: Final[Sequence[Check]] = (
+    check_projects,
+    check_secrets,
+    check_executions,
+    check_audit,
+    check_index,
+    check_tree,
+)
 
 _BATCH: Final = 64
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage.filesystem import files, layout
+from cloutagent_server.storage.filesystem.audit_files import is_name_of_audit_log
 from cloutagent_server.storage.filesystem.doctor.findings import BY_REPAIR, Finding, Folder, Severity
 from cloutagent_server.storage.filesystem.locks import sharing_file
 from cloutagent_server.storage.filesystem.replacing import complete_replacement
@@ -53,6 +54,8 @@ def _is_known(parts: tuple[str, ...]) -> bool:
     match parts:
         case (name,):
             return name in layout.ROOT_NAMES or is_id(name)
+        case (layout.AUDIT, *names):
+            return len(names) == 1 and is_name_of_audit_log(names[0])
         case (first, *_) if not is_id(first):
             return True
         case (_, name):
