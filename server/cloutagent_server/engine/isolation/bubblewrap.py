@@ -101,7 +101,7 @@ class Bubblewrap:
         command += [part for name in _OF_ETC for part in ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")]
         command += [part for name in _ACCOUNTS for part in ("--ro-bind", self.root / f"etc-{name}", f"/etc/{name}")]
         interpreter = Path(sys.base_prefix).resolve()
-        if not _within(interpreter, bound):
+        if interpreter not in bound and not _within(interpreter, bound):
             command += ["--ro-bind", interpreter, interpreter]
             bound.append(interpreter)
         return command + [
