@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from cloutagent_server import __version__
@@ -13,6 +14,7 @@ from cloutagent_server.domain.secret import SecretsHead
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.engine.claude import ClaudeEngine
 from cloutagent_server.engine.gateway import ModelGateway
+from cloutagent_server.engine.limits import AgentLimits
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.maintenance import daily_backup
 from cloutagent_server.service.attempts import FailedAttempts
@@ -90,7 +92,9 @@ class App:
         gateway = ModelGateway(
             settings.anthropic_base_url, LOCAL_MODEL_KEY if key is None else key.get_secret_value(), prices
         )
-        engine = ClaudeEngine(gateway, prices, settings.run_root)
+        engine = ClaudeEngine(
+            gateway, prices, settings.run_root, limits=_limits_of(settings), hidden=_hidden_from_agents(settings)
+        )
         daily = [daily_backup(settings)] if settings.backup_enabled else []
         return cls(settings, FileSystemStorage(settings.project_root), engine, prices, daily)
 
@@ -135,6 +139,20 @@ class App:
 def adopted_only(settings: Settings) -> bool:
     """Whether secrets that another program added are refused until they are adopted."""
     return settings.app_env is Environment.PRODUCTION
+
+
+def _limits_of(settings: Settings) -> AgentLimits:
+    return AgentLimits(
+        memory_bytes=settings.agent_memory_limit,
+        cpu_seconds=settings.agent_cpu_limit,
+        processes=settings.agent_process_limit,
+        disk_bytes=settings.agent_disk_limit,
+    )
+
+
+def _hidden_from_agents(settings: Settings) -> list[Path]:
+    """What belongs to the server and its user; the working directory may hold `.env`."""
+    return [settings.project_root, settings.backup_root, settings.run_root, Path.home(), Path.cwd()]
 
 
 async def rotate_key(settings: Settings, report: Callable[[Progress], None]) -> Progress:

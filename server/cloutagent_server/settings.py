@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cloutagent_server.service.keyring import Keyring
@@ -19,6 +28,7 @@ from cloutagent_server.service.keyring import Keyring
 ENV_FILE: Final = Path(".env")
 VENDOR_URL: Final = "https://api.anthropic.com"
 
+_MIB: Final = 1024 * 1024
 _KEY: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -108,6 +118,17 @@ class Settings(BaseSettings):
     max_concurrent_executions: int = Field(3, ge=1, le=1000, description="Executions that run at a time.")
     max_queued_executions: int = Field(1000, ge=0, le=1_000_000, description="Executions that may wait.")
     stop_grace_seconds: float = Field(10.0, ge=0, le=3600, description="Time that runs get to end at a stop.")
+
+    agent_memory_limit: ByteSize = Field(
+        ByteSize(2048 * _MIB), ge=256 * _MIB, description="Memory of one run's processes together, such as 2GiB."
+    )
+    agent_cpu_limit: int = Field(
+        3600, ge=1, le=10_000_000, description="Processor time of one run's processes together, in seconds."
+    )
+    agent_process_limit: int = Field(512, ge=64, le=1_000_000, description="Processes and threads of one run.")
+    agent_disk_limit: ByteSize = Field(
+        ByteSize(1024 * _MIB), ge=_MIB, description="Size of one run's directory, and of a file in it, such as 1GiB."
+    )
 
     @field_validator("project_root", "run_root", "backup_root")
     @classmethod

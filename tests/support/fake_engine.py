@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 
 from cloutagent_server.domain.cost import TokenUsage, Usage
@@ -222,9 +222,9 @@ class FakeEngine:
         self.executors[execution_id] = executor
         return executor
 
-    def refused_tools(self, names: Sequence[str]) -> Sequence[str]:
+    def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
         """Those that this engine was told are not available (`Bash` unless told otherwise)."""
-        return [name for name in names if name in self._unavailable_tools]
+        return {name: "it was told so" for name in names if name in self._unavailable_tools}
 
     def note_start(self, execution_id: str) -> None:
         """A run starts."""

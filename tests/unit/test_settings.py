@@ -80,6 +80,10 @@ def test_every_setting_is_read_from_its_variable(env: pytest.MonkeyPatch) -> Non
         "BACKUP_HOUR": "23",
         "BACKUP_KEEP": "1",
         "MAX_CONCURRENT_EXECUTIONS": "7",
+        "AGENT_MEMORY_LIMIT": "512MiB",
+        "AGENT_CPU_LIMIT": "60",
+        "AGENT_PROCESS_LIMIT": "100",
+        "AGENT_DISK_LIMIT": "2GiB",
     }.items():
         env.setenv(name, value)
     settings = load()
@@ -90,6 +94,8 @@ def test_every_setting_is_read_from_its_variable(env: pytest.MonkeyPatch) -> Non
     assert settings.project_root == Path("/srv/projects")
     assert not settings.backup_enabled and settings.backup_root == Path("/srv/backups")
     assert (settings.backup_hour, settings.backup_keep) == (23, 1)
+    assert (settings.agent_memory_limit, settings.agent_cpu_limit) == (512 * 1024**2, 60)
+    assert (settings.agent_process_limit, settings.agent_disk_limit) == (100, 2 * 1024**3)
     for secret, plain in (
         (settings.anthropic_api_key, VENDOR_KEY),
         (settings.encryption_key, ENCRYPTION_KEY),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
@@ -129,6 +129,6 @@ class Engine(Protocol):
         """A new executor for one run."""
         ...
 
-    def refused_tools(self, names: Sequence[str]) -> Sequence[str]:
-        """Those of `names` that are no tools of the agent or that this machine cannot isolate, in order."""
+    def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Those of `names` that no agent may have on this machine, in order, each with the reason, for people."""
         ...

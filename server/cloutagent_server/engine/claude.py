@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -36,16 +36,15 @@ from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.base import PriceList, RunListener
 from cloutagent_server.engine.closing import to_the_end, within
 from cloutagent_server.engine.gateway import GatewaySession, ModelGateway
+from cloutagent_server.engine.isolation.confinement import Confinement, Start
+from cloutagent_server.engine.limits import DEFAULT_LIMITS, AgentLimits, LimitWatch
 from cloutagent_server.engine.listening import OrderedListener
-from cloutagent_server.engine.process import bundled_cli, install_launcher, kill_run, reap_orphans
+from cloutagent_server.engine.process import kill_run, reap_orphans
 from cloutagent_server.engine.workspace import Workspace, sweep
 
 LOG = logging.getLogger(__name__)
 # What the SDK logs as an error it raises as well, and its text may hold what the agent wrote.
 logging.getLogger("claude_agent_sdk").setLevel(logging.CRITICAL)
-
-HARMLESS_TOOLS: Final = frozenset({"TodoWrite"})
-"""Tools that keep to the agent's own memory: they run no code, touch no file and open no connection."""
 
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _INTERRUPT_SECONDS: Final = 2.0
@@ -82,7 +81,11 @@ def _failed(reason: FailureReason, message: str) -> _Ending:
 
 
 class ClaudeEngine:
-    """`Engine` over claude-agent-sdk. `workspace_root` is where each run gets its directory; the engine owns it."""
+    """`Engine` over claude-agent-sdk. `workspace_root` is where each run gets its directory; the engine owns it.
+
+    `limits` is what each run may take of the machine. Isolated runs see none of the folders `hidden`. `programs` says
+    where bubblewrap may be; see `isolation.bubblewrap.find`.
+    """
 
     def __init__(
         self,
@@ -90,12 +93,17 @@ class ClaudeEngine:
         prices: PriceList,
         workspace_root: Path,
         client_factory: ClientFactory = ClaudeSDKClient,
+        *,
+        limits: AgentLimits = DEFAULT_LIMITS,
+        hidden: Sequence[Path] = (),
+        programs: Sequence[Path] | None = None,
     ) -> None:
         self._gateway = gateway
         self._prices = prices
         self._root = workspace_root
         self._client_factory = client_factory
-        self._launcher: Path | None = None
+        self._confinement = Confinement(workspace_root, gateway.serve, limits, hidden, programs)
+        self._started = False
 
     async def start(self) -> None:
         """Clear away what a dead server left behind, and open the gateway.
@@ -103,35 +111,32 @@ class ClaudeEngine:
         Raises:
             OSError: The workspace root cannot be used, or the SDK has no command line.
         """
-        self._launcher = await asyncio.to_thread(self._prepare)
+        await asyncio.to_thread(self._prepare)
+        await self._confinement.start()
         await self._gateway.start()
+        self._started = True
 
     async def stop(self) -> None:
         """Close the gateway."""
+        await self._confinement.stop()
         await self._gateway.stop()
 
     def executor(self, execution_id: str, listener: RunListener) -> ClaudeExecutor:
         """A new executor for one run. The engine must have started."""
-        if self._launcher is None:
+        if not self._started:
             raise RuntimeError("the engine has not started")
         return ClaudeExecutor(
-            execution_id, listener, self._gateway, self._prices, self._root, self._launcher, self._client_factory
+            execution_id, listener, self._gateway, self._prices, self._confinement, self._client_factory
         )
 
-    def refused_tools(self, names: Sequence[str]) -> Sequence[str]:
-        """All of `names` but the harmless ones, in order.
+    def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
+        """See `Engine` and `isolation.tools`. Before the start all but the harmless are refused."""
+        return self._confinement.refusals(names)
 
-        Nothing here keeps a tool that runs code, handles files or opens connections (Bash, Read, Write, WebFetch, Agent
-        and the like) away from the server's data and from other runs, so all of them are refused. WebSearch runs at
-        the vendor, who bills each search beside the tokens; that is not metered, so it is refused, too.
-        """
-        return [name for name in names if name not in HARMLESS_TOOLS]
-
-    def _prepare(self) -> Path:
+    def _prepare(self) -> None:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         reap_orphans(self._root)
         sweep(self._root)
-        return install_launcher(self._root, bundled_cli())
 
 
 class ClaudeExecutor:
@@ -143,16 +148,14 @@ class ClaudeExecutor:
         listener: RunListener,
         gateway: ModelGateway,
         prices: PriceList,
-        workspace_root: Path,
-        launcher: Path,
+        confinement: Confinement,
         client_factory: ClientFactory = ClaudeSDKClient,
     ) -> None:
         self._id = execution_id
         self._listener = OrderedListener(listener)
         self._gateway = gateway
         self._prices = prices
-        self._root = workspace_root
-        self._launcher = launcher
+        self._confinement = confinement
         self._client_factory = client_factory
         self._prepared: _Prepared | None = None
         self._begun = False
@@ -169,17 +172,23 @@ class ClaudeExecutor:
         """
         if self._prepared is not None:
             raise RuntimeError("initialize comes once")
-        refused = [name for name in config.enabled_tools if name not in HARMLESS_TOOLS]
-        if refused:
-            raise AccessDenied(f"the tool {refused[0]} is not available on this server")
-        workspace = Workspace.create(self._root, self._id)
+        for name, reason in self._confinement.refusals(config.enabled_tools).items():
+            raise AccessDenied(f"the tool {name} is not available on this server: {reason}")
+        workspace = self._confinement.workspace(self._id)
+        session = self._gateway.open(config, self._listener)
         try:
-            system_prompt = workspace.write_system_prompt(config.system_prompt)
+            workspace.write_system_prompt(config.system_prompt)
+            start = self._confinement.prepare(
+                workspace,
+                session.base_url,
+                session.token,
+                {**_TODO_LIST, "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(config.max_tokens)},
+            )
         except BaseException:
+            self._gateway.cut(session)
             workspace.remove()
             raise
-        session = self._gateway.open(config, self._listener)
-        options = _sdk_options(config, workspace, session, system_prompt, self._launcher)
+        options = _sdk_options(config, workspace, start)
         self._prepared = _Prepared(config, workspace, session, self._client_factory(options))
 
     async def execute(self, prompt: str, options: ExecutionOptions) -> ExecutionResult:
@@ -191,7 +200,7 @@ class ClaudeExecutor:
         start = time.monotonic()
         work = asyncio.create_task(self._work(run, prompt))
         try:
-            ending = await self._until_ended(work, options.timeout)
+            ending = await self._until_ended(run.workspace, work, options.timeout)
             duration = round((time.monotonic() - start) * 1000)
         finally:
             await to_the_end(self._close(run, work))
@@ -213,13 +222,18 @@ class ClaudeExecutor:
         if self._begun:
             await self._ended.wait()
 
-    async def _until_ended(self, work: asyncio.Task[_Ending], timeout: int | None) -> _Ending:
+    async def _until_ended(self, workspace: Workspace, work: asyncio.Task[_Ending], timeout: int | None) -> _Ending:
         stop_asked = asyncio.create_task(self._stop_asked.wait())
+        passed = asyncio.create_task(LimitWatch(workspace.path, self._confinement.limits).passed())
         try:
             seconds = None if timeout is None else timeout / 1000
-            await asyncio.wait({work, stop_asked}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, stop_asked, passed}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if passed.done() and not work.done():
+                await asyncio.to_thread(kill_run, workspace.path)
+                return _failed(FailureReason.AGENT_ERROR, await passed)
         finally:
             stop_asked.cancel()
+            passed.cancel()
         if work.done():
             return await work
         if self._stop_asked.is_set():
@@ -262,6 +276,7 @@ class ClaudeExecutor:
             await asyncio.wait({work})
             await asyncio.to_thread(kill_run, run.workspace.path)
             await self._gateway.close(run.session)
+            await self._confinement.release(run.workspace)
             await asyncio.to_thread(run.workspace.remove)
         except OSError as error:
             # The next start of the server clears it away; the run has its result nevertheless.
@@ -373,20 +388,13 @@ def _ending(message: ResultMessage, transcript: _Transcript, run: _Prepared) -> 
     return _failed(FailureReason.MODEL_ERROR, f"the model's API failed{status}: {error.message}")
 
 
-def _sdk_options(
-    config: AgentConfig, workspace: Workspace, session: GatewaySession, system_prompt: Path, launcher: Path
-) -> ClaudeAgentOptions:
+def _sdk_options(config: AgentConfig, workspace: Workspace, start: Start) -> ClaudeAgentOptions:
     tools = list(config.enabled_tools)
     # The command line's bare mode sends the prompt and nothing about the machine, but it has no harmless tool.
     bare: dict[str, str | None] = {} if tools else {"bare": None}
-    environment = workspace.environment(
-        session.base_url,
-        session.token,
-        {**_TODO_LIST, "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(config.max_tokens)},
-    )
     return ClaudeAgentOptions(
         model=config.model,
-        system_prompt={"type": "file", "path": str(system_prompt)},
+        system_prompt={"type": "file", "path": start.system_prompt},
         tools=tools,
         allowed_tools=tools,
         permission_mode="dontAsk",
@@ -397,9 +405,9 @@ def _sdk_options(
         verbatim_prompts=True,
         include_partial_messages=True,
         max_buffer_size=_MAX_MESSAGE_BYTES,
-        cli_path=launcher,
+        cli_path=start.launcher,
         cwd=workspace.work,
-        env=environment,
+        env=start.environment,
         extra_args={"no-session-persistence": None, **bare},
         # Without a reader of its own the process would write to the server's standard error.
         stderr=lambda line: None,

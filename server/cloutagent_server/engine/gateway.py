@@ -11,6 +11,7 @@ import hmac
 import io
 import json
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,6 +121,13 @@ class ModelGateway:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
         )
+
+    async def serve(self, listener: socket.socket) -> web.SockSite:
+        """Answer on one more listener, until what this returns is stopped."""
+        assert self._runner is not None
+        site = web.SockSite(self._runner, listener)
+        await site.start()
+        return site
 
     async def stop(self) -> None:
         """Close every session and the endpoint."""

@@ -15,9 +15,11 @@ from typing import Final
 import psutil
 
 from cloutagent_server.engine import launch
+from cloutagent_server.engine.isolation import enter
 
-RUN_MARKER: Final = "CLOUTAGENT_RUN"
-"""Variable in the environment of an agent process and of all that it starts: the absolute path of the run's folder."""
+RUN_MARKER: Final = enter.RUN_MARKER
+"""Variable in the environment of an agent process, and of all that it starts if it is not isolated: the absolute path
+of the run's folder. The processes of a sandbox end with the marked one that holds it."""
 
 LAUNCHER_NAME: Final = "agent"
 _POLL_SECONDS: Final = 0.02
@@ -38,37 +40,27 @@ def bundled_cli() -> Path:
     raise FileNotFoundError("claude-agent-sdk is installed without its command line")
 
 
-def install_launcher(directory: Path, cli: Path) -> Path:
-    """Write an executable into `directory` that runs `cli` by way of `launch`, and return its path.
+def install_launcher(directory: Path, *command: str | Path) -> Path:
+    """Write an executable into `directory` that runs `command` by way of `launch`, and return its path.
 
-    It takes the arguments of `cli`. An executable of an earlier start is replaced. `directory` must exist.
+    It takes more arguments of the command. An executable of an earlier start is replaced. `directory` must exist.
     """
     path = directory / LAUNCHER_NAME
-    command = shlex.join([sys.executable, "-I", "-S", str(Path(launch.__file__).resolve()), str(cli)])
+    line = shlex.join([sys.executable, "-I", "-S", str(Path(launch.__file__).resolve()), *map(str, command)])
     fresh = directory / f".{LAUNCHER_NAME}.{os.getpid()}"
-    fresh.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+    fresh.write_text(f'#!/bin/sh\nexec {line} "$@"\n', encoding="utf-8")
     fresh.chmod(0o700)
     fresh.replace(path)
     return path
 
 
-def kill_tree(pid: int, grace: float = 2.0) -> None:
-    """End the process and all its descendants; return when they are gone, at most `grace` + 3 seconds later.
-
-    They get SIGTERM, and SIGKILL if they are there after `grace` seconds. A dead process that its parent has not
-    collected counts as gone. This blocks: an event loop calls it in a thread.
-    """
-    try:
-        root = psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return
-    _end(lambda: [root], grace)
-
-
 def kill_run(directory: Path, grace: float = 0.0) -> int:
-    """End all processes of the run in `directory`, those included that left the agent's process tree.
+    """End all processes of the run in `directory`, and return their number.
 
-    Returns their number. Waits and blocks like `kill_tree`.
+    These are all whose environment has the run's marker, whoever is their parent, and all that descend from them. They
+    get SIGTERM, and SIGKILL if they are there after `grace` seconds. This returns when they are gone, at most
+    `grace` + 3 seconds later; a dead process that its parent has not collected counts as gone. It blocks: an event
+    loop calls it in a thread.
     """
     mark = str(directory)
     return _end(lambda: _marked(lambda value: value == mark), grace)
@@ -79,7 +71,7 @@ def reap_orphans(root: Path, grace: float = 2.0) -> int:
 
     This is for the start of a server, before its first run, when it holds its data folder: what is there then was left
     by a dead one. Processes of other users are left alone unless this one is privileged. Waits and blocks like
-    `kill_tree`.
+    `kill_run`.
     """
     prefix = f"{root.resolve()}{os.sep}"
     return _end(lambda: _marked(lambda value: value.startswith(prefix)), grace)

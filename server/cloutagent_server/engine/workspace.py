@@ -38,12 +38,16 @@ _SET_BY_SDK: Final = ("CLAUDE_AGENT_SDK_VERSION", "PWD")
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A run's own directory. Only this user may enter it; everything that the agent writes by itself goes there."""
+    """A run's own directory. Only this user may enter it; everything that the agent writes by itself goes there.
+
+    `inside` says where an isolated agent sees its parts; without it the agent sees them where they are.
+    """
 
     path: Path
+    inside: Mapping[str, str] | None = None
 
     @classmethod
-    def create(cls, root: Path, execution_id: str) -> Self:
+    def create(cls, root: Path, execution_id: str, inside: Mapping[str, str] | None = None) -> Self:
         """Make the directory of this execution in `root`, which is made too if need be.
 
         Raises:
@@ -53,7 +57,7 @@ class Workspace:
         if not is_id(execution_id):
             raise ValueError(f"{execution_id!r} is not an identifier")
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        workspace = cls(root.resolve() / execution_id)
+        workspace = cls(root.resolve() / execution_id, inside)
         workspace.path.mkdir(mode=0o700)
         for part in _PARTS:
             (workspace.path / part).mkdir(mode=0o700)
@@ -64,9 +68,14 @@ class Workspace:
         """The agent's working directory, empty at first."""
         return self.path / "work"
 
+    @property
+    def system_prompt(self) -> Path:
+        """The file of the system prompt."""
+        return self.path / _SYSTEM_PROMPT_NAME
+
     def write_system_prompt(self, text: str) -> Path:
         """Write the system prompt, once, to a file that only this user may read; return its path."""
-        path = self.path / _SYSTEM_PROMPT_NAME
+        path = self.system_prompt
         path.touch(mode=0o600, exist_ok=False)
         path.write_bytes(text.encode())
         return path
@@ -82,9 +91,9 @@ class Workspace:
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": os.environ.get("LANG", "C.UTF-8"),
-            "HOME": str(self.path / "home"),
-            "TMPDIR": str(self.path / "tmp"),
-            "CLAUDE_CONFIG_DIR": str(self.path / "config"),
+            "HOME": self._seen("home"),
+            "TMPDIR": self._seen("tmp"),
+            "CLAUDE_CONFIG_DIR": self._seen("config"),
             "ANTHROPIC_BASE_URL": base_url,
             "ANTHROPIC_API_KEY": token,
             RUN_MARKER: str(self.path),
@@ -92,6 +101,9 @@ class Workspace:
             **(extra or {}),
         }
         return {**environment, KEEP: ",".join((*environment, *_SET_BY_SDK)), PARENT: str(os.getpid())}
+
+    def _seen(self, part: str) -> str:
+        return self.inside[part] if self.inside else str(self.path / part)
 
     def remove(self) -> None:
         """Remove the directory with all that is in it; nothing happens if it is gone.

@@ -78,13 +78,15 @@ class ExecutionService:
 
         Raises:
             ProjectNotFound: There is no such project.
-            InvalidRequest: A limit is above the project's, or the prompt refers to something unknown.
+            InvalidRequest: A limit is above the project's, the prompt refers to something unknown, or the project has
+                a tool that this machine does not offer (any more).
             IdempotencyKeyReused: The key stands for another request.
             QueueFull: Too many executions wait.
         """
         project = await self._projects.read(request.project_id)
         if project is None:
             raise ProjectNotFound(request.project_id)
+        self._check_tools(project.agent.enabled_tools)
         if request.idempotency_key is None:
             self._queue.check_room()
         execution = Execution(
@@ -99,6 +101,12 @@ class ExecutionService:
         )
         await fill(execution, project, self._secrets)
         return await asyncio.shield(self._admit(execution))
+
+    def _check_tools(self, names: Sequence[str]) -> None:
+        refused = self._engine.refused_tools(names)
+        if refused:
+            told = [f"the tool {name!r} is not available on this server: {reason}" for name, reason in refused.items()]
+            raise InvalidRequest([FieldViolation("project.agent.enabledTools", one) for one in told])
 
     async def get(self, execution_id: str) -> Execution:
         """The execution as it stands now, with its live place in the queue. Raises ExecutionNotFound."""

@@ -101,8 +101,8 @@ class ProjectService:
         if not self._prices.knows(agent.model):
             faults.append(FieldViolation(f"{field}.model", f"{agent.model!r} is not in the price list; see ListModels"))
         faults.extend(
-            FieldViolation(f"{field}.enabledTools", f"the tool {name!r} is not available on this server")
-            for name in self._engine.refused_tools(agent.enabled_tools)
+            FieldViolation(f"{field}.enabledTools", f"the tool {name!r} is not available on this server: {reason}")
+            for name, reason in self._engine.refused_tools(agent.enabled_tools).items()
         )
         try:
             parse(agent.system_prompt, f"{field}.systemPrompt")

@@ -28,6 +28,7 @@ from claude_agent_sdk import (
 from claude_agent_sdk import Message as SdkMessage
 
 from cloutagent_server.domain.cost import TokenUsage, Usage
+from cloutagent_server.domain.errors import AccessDenied
 from cloutagent_server.domain.events import (
     AgentOutput,
     Failure,
@@ -43,6 +44,7 @@ from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.base import CallRefused, RunListener
 from cloutagent_server.engine.claude import ClaudeEngine, ClaudeExecutor
 from cloutagent_server.engine.gateway import ModelGateway
+from cloutagent_server.engine.isolation.tools import ISOLATED_TOOLS
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.engine.workspace import Workspace
 from tests.support.messages import RememberingListener, Reply, failing, running_upstream, stream_events, streaming
@@ -187,6 +189,8 @@ async def world(tmp_path: Path, reply: Reply) -> AsyncIterator[World]:
             PRICES,
             tmp_path / "runs",
             lambda options: made[0].client(options),
+            # The client of these tests is no process, so there is nothing to isolate.
+            programs=[],
         )
         await engine.start()
         made.append(World(engine, tmp_path / "runs"))
@@ -467,8 +471,36 @@ async def test_start_clears_what_a_dead_server_left(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_only_harmless_tools_are_not_refused(tmp_path: Path) -> None:
+NEVER = ["WebFetch", "WebSearch", "Agent", "Skill", "Nonsense", "bash", "Bash(ls)"]
+
+
+async def test_with_isolation_tools_that_run_code_or_touch_files_are_offered(tmp_path: Path) -> None:
     engine = ClaudeEngine(ModelGateway("http://127.0.0.1:1", None, PRICES), PRICES, tmp_path)
-    names = ["TodoWrite", "Bash", "Read", "Write", "WebFetch", "WebSearch", "Agent", "Nonsense", "Bash(ls)"]
-    assert engine.refused_tools(names) == names[1:]
-    assert engine.refused_tools(["TodoWrite"]) == []
+    await engine.start()
+    refused = engine.refused_tools(["TodoWrite", *sorted(ISOLATED_TOOLS), *NEVER])
+    await engine.stop()
+    assert list(refused) == NEVER
+    assert refused["Nonsense"] == refused["bash"] == "the agent has no tool of this name"
+    assert "not metered" in refused["WebSearch"]
+
+
+async def test_without_isolation_they_are_refused_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bwrap = tmp_path / "bwrap"
+    bwrap.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    bwrap.chmod(0o700)
+    gateway = ModelGateway("http://127.0.0.1:1", None, PRICES)
+    engine = ClaudeEngine(gateway, PRICES, tmp_path / "runs", programs=[bwrap])
+    await engine.start()
+    try:
+        refused = engine.refused_tools(["TodoWrite", "Bash", "Read"])
+        assert list(refused) == ["Bash", "Read"]
+        reason = f"{bwrap}: bwrap: No permissions to create new namespace"
+        assert refused["Bash"] == f"this machine cannot isolate the agent's process: {reason}"
+        assert any(reason in record.getMessage() for record in caplog.records)
+        executor = engine.executor(new_id(), RememberingListener())
+        with pytest.raises(AccessDenied, match="the tool Bash is not available on this server: this machine cannot"):
+            await executor.initialize(AgentConfig("", "agent", "", MODEL, enabled_tools=("TodoWrite", "Bash")))
+    finally:
+        await engine.stop()

@@ -17,7 +17,7 @@ import pytest
 
 from cloutagent_server.engine import process
 from cloutagent_server.engine.launch import KEEP, PARENT
-from cloutagent_server.engine.process import RUN_MARKER, install_launcher, kill_run, kill_tree, reap_orphans
+from cloutagent_server.engine.process import RUN_MARKER, install_launcher, kill_run, reap_orphans
 
 PLAIN = {"PATH": os.environ["PATH"]}
 
@@ -75,34 +75,31 @@ def launch(tmp_path: Path, program: str, *arguments: str, env: dict[str, str]) -
     return subprocess.run([launcher, *arguments], env=env, capture_output=True, text=True, timeout=20, check=False)
 
 
-def test_kill_tree_asks_first() -> None:
-    with family("obedient", 2) as pids:
+def test_kill_run_asks_first(tmp_path: Path) -> None:
+    with family("obedient", 2, run=tmp_path) as pids:
         start = time.monotonic()
-        kill_tree(pids[0], grace=10)
+        kill_run(tmp_path, grace=10)
 
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 10
         assert not any(map(alive, pids))
 
 
-def test_kill_tree_ends_those_that_do_not_listen() -> None:
-    with family("deaf", 2) as pids:
+def test_kill_run_ends_those_that_do_not_listen(tmp_path: Path) -> None:
+    with family("deaf", 2, run=tmp_path) as pids:
         start = time.monotonic()
-        kill_tree(pids[0], grace=0.3)
+        kill_run(tmp_path, grace=0.3)
 
         assert time.monotonic() - start >= 0.3
         assert not any(map(alive, pids))
 
 
-def test_kill_tree_of_a_process_that_is_gone_does_nothing() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
-
-    kill_tree(gone.pid)
+def test_kill_run_of_a_run_that_is_gone_does_nothing(tmp_path: Path) -> None:
+    assert kill_run(tmp_path) == 0
 
 
-def test_kill_tree_leaves_the_exit_status_to_the_parent() -> None:
-    with subprocess.Popen(["sleep", "60"]) as child:
-        kill_tree(child.pid)
+def test_kill_run_leaves_the_exit_status_to_the_parent(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, RUN_MARKER: str(tmp_path)}) as child:
+        kill_run(tmp_path, grace=2)
 
         assert child.wait(5) == -signal.SIGTERM
 
@@ -214,7 +211,8 @@ time.sleep(120)
         try:
             wait_until(lambda: not alive(pid))
         finally:
-            kill_tree(pid)
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_the_bundled_command_line_is_there() -> None:

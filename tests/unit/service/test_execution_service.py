@@ -119,6 +119,14 @@ async def test_a_change_of_the_project_does_not_touch_what_was_started(world: Wo
     assert world.engine.executors[waiting.id].model == MODEL
 
 
+async def test_a_project_with_a_tool_that_the_machine_does_not_offer_starts_nothing(world: World) -> None:
+    project = await world.project()
+    await world.storage.projects.update(project.id, ProjectChanges(agent=agent(enabled_tools=("Read", "Bash"))))
+    with pytest.raises(InvalidRequest, match="the tool 'Bash' is not available on this server: it was told so"):
+        await world.start(project)
+    assert (await world.executions.list(project.id, 10, None)).items == ()
+
+
 async def test_a_run_without_its_project_is_not_started(world: World) -> None:
     with pytest.raises(ProjectNotFound):
         await world.executions.start(ExecutionRequest(new_id(), "p"))

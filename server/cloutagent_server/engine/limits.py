@@ -1,0 +1,111 @@
+"""Watches what an agent's process and all that it starts take of the machine, and ends a run that takes too much."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from cloutagent_server.engine.process import RUN_MARKER
+
+_MIB: Final = 1024 * 1024
+_LOOK_SECONDS: Final = 0.25
+_DISK_SHARE: Final = 20
+_LEAST_DISK_PAUSE: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLimits:
+    """What one run may take of the machine: its agent's process with all that descends from it, and its directory.
+
+    Attributes:
+        memory_bytes: Resident memory, summed over the processes; what they share counts for each.
+        cpu_seconds: Processor time of all processes, also of those that have ended.
+        processes: Processes and threads at a time.
+        disk_bytes: All files of the run's directory together, and the longest file.
+    """
+
+    memory_bytes: int = 2048 * _MIB
+    cpu_seconds: int = 3600
+    processes: int = 512
+    disk_bytes: int = 1024 * _MIB
+
+
+DEFAULT_LIMITS: Final = AgentLimits()
+
+
+class LimitWatch:
+    """Looks at the run in `directory` a few times a second. Disk is looked at less often the longer that takes."""
+
+    def __init__(self, directory: Path, limits: AgentLimits) -> None:
+        self._directory = directory
+        self._limits = limits
+        self._root: psutil.Process | None = None
+        self._next_disk = 0.0
+
+    async def passed(self) -> str:
+        """Return when the run has passed a limit: which one, for the run's failure."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if reason := await asyncio.to_thread(self.look):
+                return reason
+
+    def look(self) -> str | None:
+        """The limit that the run passes now, if any. This blocks."""
+        limits, tree = self._limits, self._tree()
+        memory = cpu = threads = 0.0
+        for process in tree:
+            with suppress(psutil.Error), process.oneshot():
+                memory += process.memory_info().rss
+                times = process.cpu_times()
+                cpu += times.user + times.system + times.children_user + times.children_system
+                threads += process.num_threads()
+        if memory > limits.memory_bytes:
+            return f"the agent used more memory than AGENT_MEMORY_LIMIT ({limits.memory_bytes // _MIB} MiB)"
+        if cpu > limits.cpu_seconds:
+            return f"the agent used more processor time than AGENT_CPU_LIMIT ({limits.cpu_seconds} s)"
+        if threads > limits.processes:
+            return f"the agent started more processes than AGENT_PROCESS_LIMIT ({limits.processes})"
+        if self._disk_is_passed():
+            return f"the agent wrote more than AGENT_DISK_LIMIT ({limits.disk_bytes // _MIB} MiB)"
+        return None
+
+    def _tree(self) -> list[psutil.Process]:
+        with suppress(psutil.Error):
+            if self._root is None:
+                self._root = next(filter(self._is_ours, psutil.Process().children()), None)
+            if self._root is not None:
+                return [self._root, *self._root.children(recursive=True)]
+        return []
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            return process.environ().get(RUN_MARKER) == str(self._directory)
+        return False
+
+    def _disk_is_passed(self) -> bool:
+        start = time.monotonic()
+        if start < self._next_disk:
+            return False
+        passed = _size(self._directory, self._limits.disk_bytes) > self._limits.disk_bytes
+        took = time.monotonic() - start
+        self._next_disk = start + took + max(_LEAST_DISK_PAUSE, took * _DISK_SHARE)
+        return passed
+
+
+def _size(directory: Path, enough: int) -> int:
+    """Bytes on disk of all that is in `directory`; counting ends when there is more than `enough`."""
+    total = 0
+    for _, _, names, descriptor in os.fwalk(directory, onerror=None):
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+        if total > enough:
+            break
+    return total
