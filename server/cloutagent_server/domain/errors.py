@@ -175,6 +175,7 @@ class CursorOutOfRange(CloutAgentError):
             first_sequence=str(first_sequence),
             last_sequence=str(last_sequence),
         )
+        self.first_sequence = first_sequence
 
 
 class StoredDataDamaged(CloutAgentError):

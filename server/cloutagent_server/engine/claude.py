@@ -38,7 +38,7 @@ from cloutagent_server.engine.closing import to_the_end, within
 from cloutagent_server.engine.gateway import GatewaySession, ModelGateway
 from cloutagent_server.engine.listening import OrderedListener
 from cloutagent_server.engine.process import bundled_cli, install_launcher, kill_run, reap_orphans
-from cloutagent_server.engine.workspace import Workspace, sweep
+from cloutagent_server.engine.workspace import Workspace, remove_root, sweep
 
 LOG = logging.getLogger(__name__)
 # What the SDK logs as an error it raises as well, and its text may hold what the agent wrote.
@@ -132,6 +132,12 @@ class ClaudeEngine:
         reap_orphans(self._root)
         sweep(self._root)
         return install_launcher(self._root, bundled_cli())
+
+
+def clear_away(root: Path) -> None:
+    """End all that still runs in a dead server's root of run directories, or this server's at its end; remove it."""
+    reap_orphans(root)
+    remove_root(root)
 
 
 class ClaudeExecutor:
