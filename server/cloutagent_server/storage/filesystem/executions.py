@@ -22,6 +22,7 @@ from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.base import History, Page
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.delayed_sync import DelayedSync
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.locks import Locks
@@ -51,6 +52,7 @@ class FileSystemExecutions:
         self._owners: dict[str, str | None] = {}
         self._logs = OpenLogs(self._locate)
         self._watch = LogWatch(self._logs)
+        self._sync = DelayedSync(self._logs)
 
     async def create(self, execution: Execution) -> Execution:
         """See `ExecutionStorage.create`."""
@@ -73,6 +75,9 @@ class FileSystemExecutions:
             return await self._with_log(execution_id, lambda log: self._append(log, events), waits=True)
         finally:
             self._watch.wake(execution_id)
+            log = self._logs.peek(execution_id)
+            if log is not None and log.unsynced:
+                self._sync.add(execution_id)
 
     async def read_events(self, execution_id: str, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
         """See `ExecutionStorage.read_events`. Live watchers are served from memory."""
@@ -157,6 +162,7 @@ class FileSystemExecutions:
     async def stop(self) -> None:
         """Close all files."""
         await self._watch.stop()
+        await self._sync.stop()
         await off_loop(self._logs.drop_all)
 
     async def _with_log(self, execution_id: str, work: Callable[[ExecutionLog], T], *, waits: bool = False) -> T:

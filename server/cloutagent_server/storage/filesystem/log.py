@@ -91,6 +91,7 @@ class ExecutionLog:
         self._recent: tuple[StoredEvent, ...] = ()
         self._recent_bytes = 0
         self._writer: int | None = None
+        self._unsynced = False
         try:
             self._reader = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -181,12 +182,23 @@ class ExecutionLog:
             with uncommitted(self._writer, end, self._path):
                 durable = any(not isinstance(event.payload, TextDelta) for event in events)
                 self._write(self._writer, content, torn=status.st_size > end, durable=durable)
+                self._unsynced = not durable
                 with self._changing:
                     self._size = end + len(content)
                     self._publish(after, lines)
             if after.status is not before.status:
                 self._save_snapshot()
             return after
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether this process appended what is not durable yet. Does not block."""
+        return self._unsynced
+
+    def sync(self) -> None:
+        """Make all that was appended durable. Appending goes on meanwhile. Raises OSError."""
+        self._unsynced = False
+        os.fdatasync(self._reader)
 
     def read(self, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
         """Up to `limit` events after `after_sequence`, fewer if they are large; none at the end of the log.
