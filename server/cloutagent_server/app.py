@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +26,10 @@ from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.key_rotation import Progress, rotate_encryption_key
 from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
+from cloutagent_server.service.retention import Retention
 from cloutagent_server.service.secret_care import check_key
 from cloutagent_server.service.secrets import SecretManager
+from cloutagent_server.service.takeover import Takeover
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.settings import Environment, Settings, keyring_of
 from cloutagent_server.storage.base import Storage
@@ -70,6 +73,9 @@ class App:
             settings.max_concurrent_executions,
             settings.max_queued_executions,
         )
+        self._takeover = Takeover(self._executions)
+        keep = timedelta(days=settings.execution_retention_days)
+        self._retention = Retention(storage.executions, keep, settings.execution_log_max_bytes)
         projects = ProjectService(storage.projects, self._authenticator, self._executions, prices, engine)
         self.services = Services(
             self._authenticator,
@@ -106,6 +112,8 @@ class App:
         await self._executions.recover()
         self._server = GrpcServer(self.services)
         port = await self._server.start(self._settings.grpc_host, self._settings.grpc_port)
+        self._takeover.start()
+        self._retention.start()
         for work in self._daily:
             work.start()
         head = await self.services.audit.head()
@@ -121,12 +129,14 @@ class App:
         log.info("stopping")
         if self._server is not None:
             await self._server.leave_rotation()
+        await self._takeover.stop()
         await self._executions.stop(self._settings.stop_grace_seconds)
 
     async def stop(self) -> None:
         """Finish the runs, then stop the parts in the reverse order of their start."""
         for work in self._daily:
             await work.stop()
+        await self._retention.stop()
         await self.finish_runs()
         if self._server is not None:
             await self._server.stop(grace=2.0)
@@ -151,8 +161,8 @@ def _limits_of(settings: Settings) -> AgentLimits:
 
 
 def _hidden_from_agents(settings: Settings) -> list[Path]:
-    """What belongs to the server and its user; the working directory may hold `.env`."""
-    return [settings.project_root, settings.backup_root, settings.run_root, Path.home(), Path.cwd()]
+    """What belongs to the servers and their user; the working directory may hold `.env`."""
+    return [settings.project_root, settings.backup_root, settings.run_root.parent, Path.home(), Path.cwd()]
 
 
 async def rotate_key(settings: Settings, report: Callable[[Progress], None]) -> Progress:

@@ -1,16 +1,23 @@
-"""One server for one folder: a lock that is held as long as the server lives."""
+"""Folders of servers: projects, which several servers share, and runs, where each server has a directory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from filelock import FileLock, Timeout
 
+from cloutagent_server.domain.identifiers import is_id, new_id
+
+_LOCK: Final = ".server.lock"
+_PREFIX: Final = "server-"
+_PATIENCE_SECONDS: Final = 30.0
+
 
 class FolderInUse(Exception):
-    """Another server holds the folder."""
+    """A folder is used for something else already."""
 
 
 def check_apart(projects: Path, runs: Path) -> None:
@@ -26,20 +33,46 @@ def check_apart(projects: Path, runs: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path, setting: str) -> Iterator[None]:
-    """Hold `folder`, which the setting of this name gives. When the process dies, however it dies, it is free again.
+def run_directory(runs: Path, reap: Callable[[Path], None]) -> Iterator[Path]:
+    """A directory in `runs` for this server alone, removed at the end; first, what dead servers left is cleared away.
+
+    A lock in each directory tells whether its server lives; it goes with the process, however that ends. `reap` ends
+    and removes what is in a dead server's directory; it gets an empty one at the end of this.
 
     Raises:
-        FolderInUse: Another process holds it.
-        OSError: It cannot be made or written to.
+        FolderInUse: Another server that starts does not get on.
+        OSError: The directory cannot be made or written to.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = FileLock(folder / ".server.lock", mode=0o600)
+    runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = runs / (_PREFIX + new_id()[:8])
     try:
-        lock.acquire(timeout=0)
+        with FileLock(runs / _LOCK, timeout=_PATIENCE_SECONDS, mode=0o600):
+            for directory in [entry for entry in runs.iterdir() if _is_run_directory(entry.name)]:
+                _reap_dead(directory, reap)
+            path.mkdir(mode=0o700)
+            lock = FileLock(path / _LOCK, mode=0o600)
+            lock.acquire(timeout=0)
     except Timeout:
-        raise FolderInUse(f"{setting}: another server runs on {folder}; give this one a folder of its own") from None
+        raise FolderInUse(f"RUN_ROOT: another server that starts keeps {runs / _LOCK}") from None
     try:
-        yield
+        yield path
     finally:
+        reap(path)
         lock.release()
+
+
+def _is_run_directory(name: str) -> bool:
+    """Whether it is a server's directory, or a run's: these stood here when a folder of runs had one server."""
+    return name.startswith(_PREFIX) or is_id(name)
+
+
+def _reap_dead(directory: Path, reap: Callable[[Path], None]) -> None:
+    lock = directory / _LOCK
+    if lock.exists():
+        held = FileLock(lock, mode=0o600)
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            return
+        held.release()
+    reap(directory)

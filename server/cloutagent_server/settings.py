@@ -117,6 +117,14 @@ class Settings(BaseSettings):
     backup_keep: int = Field(7, ge=1, le=10_000, description="Backups that are kept; older ones are removed.")
     max_concurrent_executions: int = Field(3, ge=1, le=1000, description="Executions that run at a time.")
     max_queued_executions: int = Field(1000, ge=0, le=1_000_000, description="Executions that may wait.")
+    execution_retention_days: int = Field(
+        7, ge=1, le=36_500, description="Days after an execution's end for which all its events are kept."
+    )
+    execution_log_max_bytes: int = Field(
+        10 * 1024**3,
+        ge=1024**2,
+        description="Bytes that the event logs of ended executions may have together; beyond, the oldest are trimmed.",
+    )
     stop_grace_seconds: float = Field(10.0, ge=0, le=3600, description="Time that runs get to end at a stop.")
 
     agent_memory_limit: ByteSize = Field(

@@ -8,12 +8,14 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from cloutagent_server.app import App
+from cloutagent_server.engine.claude import clear_away
 from cloutagent_server.engine.local_model import LocalModel
 from cloutagent_server.envoy_process import EnvoyProcess
-from cloutagent_server.folder_lock import check_apart, held
+from cloutagent_server.folder_lock import check_apart, run_directory
 from cloutagent_server.settings import Settings
 
 log: Final = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ class Stack:
 async def serve(settings: Settings, started: Callable[[Stack], None]) -> None:
     """Run the server alone until SIGINT or SIGTERM; `started` is called once it takes calls."""
     stopped = _on_stop_signal()
-    async with _server(settings) as (_, port):
+    async with _server(settings) as (_, port, _):
         started(Stack(port))
         await stopped.wait()
 
@@ -53,8 +55,8 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
         if local_model:
             model_url = await stack.enter_async_context(_local_model(settings))
             settings = settings.model_copy(update={"anthropic_base_url": model_url, "anthropic_api_key": None})
-        app, grpc_port = await stack.enter_async_context(_server(settings))
-        envoy = await stack.enter_async_context(_envoy(settings, grpc_port))
+        app, grpc_port, directory = await stack.enter_async_context(_server(settings))
+        envoy = await stack.enter_async_context(_envoy(settings, grpc_port, directory / "envoy"))
         started(Stack(grpc_port, envoy.port, model_url))
         await _first_of(stopped.wait(), _death_of(envoy))
         # Watchers get the ends of their runs while Envoy still carries them; then it has nothing to wait for.
@@ -74,12 +76,13 @@ async def serve_local_model(port: int, started: Callable[[str], None]) -> None:
 
 
 @asynccontextmanager
-async def _server(settings: Settings) -> AsyncIterator[tuple[App, int]]:
+async def _server(settings: Settings) -> AsyncIterator[tuple[App, int, Path]]:
+    """A server at work, its port, and the directory that is its own for as long."""
     check_apart(settings.project_root, settings.run_root)
-    with held(settings.project_root, "PROJECT_ROOT"), held(settings.run_root, "RUN_ROOT"):
-        app = App.from_settings(settings)
+    with run_directory(settings.run_root, clear_away) as directory:
+        app = App.from_settings(settings.model_copy(update={"run_root": directory}))
         try:
-            yield app, await app.start()
+            yield app, await app.start(), directory
         finally:
             await app.stop()
 
@@ -95,13 +98,13 @@ async def _local_model(settings: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _envoy(settings: Settings, grpc_port: int) -> AsyncIterator[EnvoyProcess]:
+async def _envoy(settings: Settings, grpc_port: int, directory: Path) -> AsyncIterator[EnvoyProcess]:
     envoy = EnvoyProcess(
         host=settings.host,
         port=settings.port,
         upstream_host=settings.grpc_host,
         upstream_port=grpc_port,
-        run_dir=settings.run_root / "envoy",
+        run_dir=directory,
     )
     try:
         await envoy.start()

@@ -203,24 +203,44 @@ def test_the_demo_keeps_its_promises() -> None:
     assert demo.returncode == 0, demo.stdout + demo.stderr
 
 
-def test_a_second_server_on_the_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:
-    with Stack(tmp_path, live=False) as stack:
-        rest = Rest(stack.url)
-        project_id, _ = new_project(rest)
-        running = start(rest, project_id, "[[rate: 20/s]] [[tokens: 40]]")
-        second = subprocess.run(
-            stack.command,
-            cwd=tmp_path,
-            env=stack.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert second.returncode == 1
-        assert second.stderr.splitlines()[-1].startswith("cloutagent-server: PROJECT_ROOT: another server runs on")
-        assert [event["kind"] for event in rest.events(running)][-1] == "completed"
+def second_stack(folder: Path) -> Stack:
+    """Another server on the same folder."""
+    stack = Stack(folder, live=False)
+    stack.output, stack.log = folder / "second-stdout.log", folder / "second-stderr.log"
+    return stack
+
+
+def test_of_two_servers_on_a_folder_the_living_finishes_what_the_killed_one_left(tmp_path: Path) -> None:
+    slow = "[[rate: 20/s]] [[tokens: 100000]]"
+    with Stack(tmp_path, live=False) as dying, second_stack(tmp_path) as living:
+        first, rest = Rest(dying.url), Rest(living.url)
+        project_id, key = new_project(first)
+        rest.use_key(key)
+        theirs = start(rest, project_id, slow)
+        running = [start(first, project_id, slow) for _ in range(3)]
+        queued = start(first, project_id, "[[say: after all]]")
+        watched = rest.events(running[0])
+        assert any(event["kind"] == "text_delta" for event in watched), "the other server's run is watched live"
+        cancelled = rest.call("POST", f"/api/v1/executions/{running[2]}/cancel", {})
+        assert cancelled["execution"]["status"] == "cancelled", "the other server's run is cancelled"
+        assert [event["kind"] for event in rest.events(queued)][-1] == "completed", "and makes room for what waits"
+        last = start(first, project_id, slow)
+        waiting = start(first, project_id, "[[say: at last]]")
+
+        os.kill(dying.pid, signal.SIGKILL)
+        first.close()
+        for execution_id in (running[0], running[1], last):
+            kinds = [event["kind"] for event in rest.events(execution_id)]
+            assert kinds.count("failed") == 1
+            assert kinds[-1] == "failed"
+            ended = rest.call("GET", f"/api/v1/executions/{execution_id}")["execution"]
+            assert ended["failure"]["reason"] == "interrupted"
+        kinds = [event["kind"] for event in rest.events(waiting)]
+        assert (kinds.count("started"), kinds[-1]) == (1, "completed")
+        assert rest.call("GET", f"/api/v1/executions/{theirs}")["execution"]["status"] == "running"
+        rest.call("POST", f"/api/v1/executions/{theirs}/cancel", {})
         rest.close()
+    assert not run_processes(tmp_path / "runs")
 
 
 def test_an_interrupt_from_the_terminal_leaves_a_run_its_time_to_end(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def tree(root: Path) -> Mapping[str, bytes]:
-    """The files under `root` with their content, and its directories; without lock files, whose content is nothing."""
+    """The files under `root` with their content, and its directories; without locks and leases: they hold nothing."""
     found = {}
     for path in root.rglob("*"):
         name = str(path.relative_to(root))
-        if not name.startswith(".locks/"):
+        if not name.startswith((".locks/", ".servers/")):
             found[name] = path.read_bytes() if path.is_file() else b"(directory)"
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution
-from cloutagent_server.storage.base import Page
+from cloutagent_server.storage.base import History, Page
 from cloutagent_server.storage.memory import MemoryStorage
 from cloutagent_server.storage.memory.audit import MemoryAuditLog
 from cloutagent_server.storage.memory.executions import MemoryExecutions
@@ -64,6 +64,34 @@ class HookedExecutions:
     async def list_unfinished(self) -> Sequence[Execution]:
         """See `ExecutionStorage.list_unfinished`."""
         return await self._inner.list_unfinished()
+
+    async def list_abandoned(self) -> Sequence[str]:
+        """See `ExecutionStorage.list_abandoned`."""
+        return await self._inner.list_abandoned()
+
+    async def claim(self, execution_id: str) -> Execution | None:
+        """See `ExecutionStorage.claim`."""
+        return await self._inner.claim(execution_id)
+
+    async def request_cancel(self, execution_id: str) -> None:
+        """See `ExecutionStorage.request_cancel`."""
+        await self._inner.request_cancel(execution_id)
+
+    async def list_cancel_requests(self) -> Sequence[str]:
+        """See `ExecutionStorage.list_cancel_requests`."""
+        return await self._inner.list_cancel_requests()
+
+    async def drop_cancel_request(self, execution_id: str) -> None:
+        """See `ExecutionStorage.drop_cancel_request`."""
+        await self._inner.drop_cancel_request(execution_id)
+
+    async def list_histories(self) -> Sequence[History]:
+        """See `ExecutionStorage.list_histories`."""
+        return await self._inner.list_histories()
+
+    async def trim(self, execution_id: str) -> bool:
+        """See `ExecutionStorage.trim`."""
+        return await self._inner.trim(execution_id)
 
     async def delete(self, execution_id: str) -> None:
         """See `ExecutionStorage.delete`."""

@@ -1,23 +1,33 @@
-"""One server for one folder, and runs apart from projects."""
+"""A directory of runs for each server, and runs apart from projects."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from cloutagent_server.folder_lock import FolderInUse, check_apart, held
+from cloutagent_server.folder_lock import FolderInUse, check_apart, run_directory
 
 
-def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
-    with (
-        held(tmp_path, "PROJECT_ROOT"),
-        pytest.raises(FolderInUse, match="PROJECT_ROOT: another server"),
-        held(tmp_path, "PROJECT_ROOT"),
-    ):
-        raise AssertionError("the folder was held twice")
-    with held(tmp_path, "PROJECT_ROOT"):
-        pass
+def test_each_server_has_a_directory_of_its_own_and_clears_away_those_of_dead_ones(tmp_path: Path) -> None:
+    reaped: list[Path] = []
+
+    def reap(path: Path) -> None:
+        reaped.append(path)
+        shutil.rmtree(path)
+
+    dead, earlier = tmp_path / "server-0badc0de", tmp_path / "0a000000-0000-4000-8000-0000000000e1"
+    for directory in (dead, earlier, tmp_path / "envoy"):
+        directory.mkdir()
+    (dead / ".server.lock").touch()
+    with run_directory(tmp_path, reap) as first:
+        assert set(reaped) == {dead, earlier}
+        with run_directory(tmp_path, reap) as second:
+            assert first != second
+            assert first.is_dir() and second.is_dir()
+        assert reaped[2:] == [second]
+    assert {path.name for path in tmp_path.iterdir()} == {".server.lock", "envoy"}
 
 
 def test_runs_and_projects_apart_are_fine(tmp_path: Path) -> None:

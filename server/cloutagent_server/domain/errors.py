@@ -175,6 +175,16 @@ class CursorOutOfRange(CloutAgentError):
             first_sequence=str(first_sequence),
             last_sequence=str(last_sequence),
         )
+        self.first_sequence = first_sequence
+
+
+class WatcherTooSlow(CloutAgentError):
+    """A watcher took nothing for too long. `last_sequence` is the last event that was sent to it; 0 if none was."""
+
+    def __init__(self, last_sequence: int) -> None:
+        super().__init__(
+            "the watcher does not read: go on after the last event that it got", last_sequence=str(last_sequence)
+        )
 
 
 class StoredDataDamaged(CloutAgentError):

@@ -40,7 +40,7 @@ from cloutagent_server.engine.isolation.confinement import Confinement, Start
 from cloutagent_server.engine.limits import DEFAULT_LIMITS, AgentLimits, LimitWatch
 from cloutagent_server.engine.listening import OrderedListener
 from cloutagent_server.engine.process import kill_run, reap_orphans
-from cloutagent_server.engine.workspace import Workspace, sweep
+from cloutagent_server.engine.workspace import Workspace, remove_root, sweep
 
 LOG = logging.getLogger(__name__)
 # What the SDK logs as an error it raises as well, and its text may hold what the agent wrote.
@@ -137,6 +137,12 @@ class ClaudeEngine:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         reap_orphans(self._root)
         sweep(self._root)
+
+
+def clear_away(root: Path) -> None:
+    """End all that still runs in a dead server's root of run directories, or this server's at its end; remove it."""
+    reap_orphans(root)
+    remove_root(root)
 
 
 class ClaudeExecutor:

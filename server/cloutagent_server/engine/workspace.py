@@ -128,6 +128,15 @@ def sweep(root: Path) -> int:
     return len(left)
 
 
+def remove_root(root: Path) -> None:
+    """Remove a dead server's root of run directories with all that is in it. Call `process.reap_orphans` first.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
+    _remove(root)
+
+
 def _remove(path: Path) -> None:
     with suppress(OSError):
         shutil.rmtree(path)

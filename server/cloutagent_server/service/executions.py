@@ -21,6 +21,7 @@ from cloutagent_server.domain.errors import (
     InvalidRequest,
     ProjectNotFound,
     RevisionConflict,
+    StoredDataDamaged,
 )
 from cloutagent_server.domain.events import Cancelled, Event, Failed, Failure, FailureReason, Payload, Queued
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, Idempotency, Status
@@ -69,6 +70,7 @@ class ExecutionService:
         self._runs: dict[str, Run] = {}
         self._live: set[str] = set()
         self._cancelling: set[str] = set()
+        self._unreadable: set[str] = set()
         self._interrupting = False
 
     async def start(self, request: ExecutionRequest) -> tuple[Execution, bool]:
@@ -138,13 +140,13 @@ class ExecutionService:
         if execution.status.terminal:
             return execution
         if self._queue.withdraw(execution_id):
-            self._live.discard(execution_id)
+            try:
+                return await self._cancel_idle(execution)
+            finally:
+                self._live.discard(execution_id)
         if execution_id not in self._live:
-            return await self._cancel_idle(execution)
-        self._cancelling.add(execution_id)
-        run = self._runs.get(execution_id)
-        if run is not None:
-            run.cancel()
+            return await self._cancel_elsewhere(execution_id)
+        self._cancel_run(execution_id)
         return await self.finished(execution_id)
 
     async def cancel_all(self, project_id: str) -> None:
@@ -182,16 +184,34 @@ class ExecutionService:
         return self._prices.models()
 
     async def recover(self) -> None:
-        """End what a dead server was running as failed and interrupted, and queue again what it had queued."""
-        for execution in await self._executions.list_unfinished():
-            if execution.status is Status.RUNNING:
-                failure = Failure(FailureReason.INTERRUPTED, "the server died while the execution ran")
-                duration = await self._known_duration(execution)
-                await self._append(execution, Failed(failure, execution.usage, duration))
-            elif execution.last_sequence == 0:
-                await self._enqueue(execution)
-            else:
-                self._add(execution)
+        """Take over what no server at work answers for, oldest first.
+
+        What a dead server was running is ended as failed and interrupted, and what it had queued is queued again. For
+        the start, and again and again while the server runs: other servers on the same storage may die.
+        """
+        abandoned = [one for one in await self._executions.list_abandoned() if one not in self._live | self._unreadable]
+        claimed = [execution for one in abandoned if (execution := await self._claim_readable(one)) is not None]
+        for execution in sorted(claimed, key=lambda one: (one.created_at, one.id)):
+            try:
+                await self._resume(execution)
+            except Exception:
+                self._live.discard(execution.id)
+                log.exception("an execution was not taken over", extra={"execution_id": execution.id})
+
+    async def cancel_requested(self) -> None:
+        """Cancel what other servers were asked to cancel and this one runs; drop the requests that are done with."""
+        for execution_id in await self._executions.list_cancel_requests():
+            execution = await self._executions.read(execution_id)
+            if execution is None or execution.status.terminal:
+                await self._executions.drop_cancel_request(execution_id)
+            elif execution_id in self._live:
+                if self._queue.withdraw(execution_id):
+                    try:
+                        await self._cancel_idle(execution)
+                    finally:
+                        self._live.discard(execution_id)
+                else:
+                    self._cancel_run(execution_id)
 
     async def stop(self, grace: float) -> None:
         """Start nothing more, let runs end by themselves for `grace` seconds, then end them as interrupted."""
@@ -212,8 +232,10 @@ class ExecutionService:
                 with self._queue.place():
                     return await self._enqueue(stored), True
         except Exception:
-            self._live.discard(execution.id)
-            await self._executions.delete(execution.id)
+            try:
+                await self._executions.delete(execution.id)
+            finally:
+                self._live.discard(execution.id)
             raise
         self._live.discard(execution.id)
         return await self.get(stored.id), False
@@ -226,6 +248,57 @@ class ExecutionService:
     def _add(self, execution: Execution) -> None:
         self._live.add(execution.id)
         self._queue.add(execution)
+
+    async def _claim(self, execution_id: str) -> Execution | None:
+        """Answer for an execution from now on, if no other server does. It counts as live at once."""
+        self._live.add(execution_id)
+        try:
+            claimed = await self._executions.claim(execution_id)
+        except BaseException:
+            self._live.discard(execution_id)
+            raise
+        if claimed is None:
+            self._live.discard(execution_id)
+        return claimed
+
+    async def _claim_readable(self, execution_id: str) -> Execution | None:
+        try:
+            return await self._claim(execution_id)
+        except StoredDataDamaged as damage:
+            self._unreadable.add(execution_id)
+            named = {"execution_id": execution_id, "location": damage.location, "fault": damage.fault}
+            log.error("a damaged execution is left alone", extra=named)
+            return None
+
+    async def _resume(self, execution: Execution) -> None:
+        if execution.status is Status.RUNNING:
+            failure = Failure(FailureReason.INTERRUPTED, "the server died while the execution ran")
+            try:
+                duration = await self._known_duration(execution)
+                await self._append(execution, Failed(failure, execution.usage, duration))
+            finally:
+                self._live.discard(execution.id)
+        elif execution.last_sequence == 0:
+            await self._enqueue(execution)
+        else:
+            self._add(execution)
+
+    def _cancel_run(self, execution_id: str) -> None:
+        self._cancelling.add(execution_id)
+        run = self._runs.get(execution_id)
+        if run is not None:
+            run.cancel()
+
+    async def _cancel_elsewhere(self, execution_id: str) -> Execution:
+        """Cancel an execution that another server answers for, or that none does any more."""
+        claimed = await self._claim(execution_id)
+        if claimed is not None:
+            try:
+                return await self._cancel_idle(claimed)
+            finally:
+                self._live.discard(execution_id)
+        await self._executions.request_cancel(execution_id)
+        return await self.finished(execution_id)
 
     async def _cancel_idle(self, execution: Execution) -> Execution:
         """Cancel an execution that waits no more and that no run drives."""

@@ -27,13 +27,15 @@ class WatchService:
 
         Raises:
             ExecutionNotFound: There is no such execution.
-            CursorOutOfRange: The log does not reach so far.
+            CursorOutOfRange: The log does not reach so far, or its next event was trimmed away.
         """
         execution = await self._storage.read(execution_id)
         if execution is None:
             raise ExecutionNotFound(execution_id)
         if after_sequence > execution.last_sequence:
-            raise CursorOutOfRange(1, execution.last_sequence)
+            raise CursorOutOfRange(await self._first_sequence(execution_id), execution.last_sequence)
+        if execution.status.terminal:
+            await self._storage.read_events(execution_id, after_sequence, 1)
 
     async def watch(self, execution_id: str, after_sequence: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
         """The events after a sequence number, in order and once each, up to 256 at a time, until the last one.
@@ -42,7 +44,7 @@ class WatchService:
 
         Raises:
             ExecutionNotFound: There is no such execution, or it was deleted meanwhile.
-            CursorOutOfRange: The log does not reach so far.
+            CursorOutOfRange: The log does not reach so far, or the next event was trimmed away.
         """
         await self.check_cursor(execution_id, after_sequence)
         cursor = after_sequence
@@ -57,6 +59,13 @@ class WatchService:
                 return
             elif not await self._woken(execution_id, cursor):
                 yield ()
+
+    async def _first_sequence(self, execution_id: str) -> int:
+        try:
+            await self._storage.read_events(execution_id, 0, 1)
+        except CursorOutOfRange as trimmed:
+            return trimmed.first_sequence
+        return 1
 
     async def _at_end(self, execution_id: str, cursor: int) -> bool:
         execution = await self._storage.read(execution_id)

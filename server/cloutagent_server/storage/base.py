@@ -32,6 +32,22 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """The log of an ended execution.
+
+    Attributes:
+        ended_at: When its last event was stored.
+        size: In bytes.
+        trimmed: Whether only its last event is left.
+    """
+
+    execution_id: str
+    ended_at: datetime
+    size: int
+    trimmed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class KeyOwner:
     """Whose key a digest stands for, with what to check the key against."""
 
@@ -198,6 +214,7 @@ class ExecutionStorage(Protocol):
 
         Raises:
             ExecutionNotFound: There is no such execution.
+            CursorOutOfRange: The next event was trimmed away.
         """
         ...
 
@@ -217,6 +234,44 @@ class ExecutionStorage(Protocol):
 
     async def list_unfinished(self) -> Sequence[Execution]:
         """All executions that have not ended, oldest first. Its cost does not grow with those that have."""
+        ...
+
+    async def list_abandoned(self) -> Sequence[str]:
+        """The unfinished executions that no other server at work owns, this server's own included, in no order.
+
+        Whoever creates or claims an execution owns it, until it ends or the server stops or dies, however it dies.
+        """
+        ...
+
+    async def claim(self, execution_id: str) -> Execution | None:
+        """Make this server the owner of an unfinished execution, and return it as its last owner left it.
+
+        None if another server at work owns it, or it has ended or is not there. Of several servers one gets it.
+        """
+        ...
+
+    async def request_cancel(self, execution_id: str) -> None:
+        """Leave word for whoever owns an execution, now or later, to cancel it. Durable when this returns."""
+        ...
+
+    async def list_cancel_requests(self) -> Sequence[str]:
+        """The executions that are to be cancelled, in no order: by whatever server's request, until it is dropped."""
+        ...
+
+    async def drop_cancel_request(self, execution_id: str) -> None:
+        """Forget a request to cancel. A missing one is no error."""
+        ...
+
+    async def list_histories(self) -> Sequence[History]:
+        """The logs of all executions that have ended, in no order. Its cost grows with their number."""
+        ...
+
+    async def trim(self, execution_id: str) -> bool:
+        """Remove all events but the last from the log of an ended execution, and give whether there were any.
+
+        What the execution was created with and what its events made of it stay. A crash leaves the old log or the new.
+        Nothing happens to an execution that has not ended or is not there.
+        """
         ...
 
     async def delete(self, execution_id: str) -> None:

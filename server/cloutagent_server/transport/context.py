@@ -26,6 +26,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _principal: ContextVar[Principal] = ContextVar("principal")
 _request_id: ContextVar[str] = ContextVar("request_id")
 _learned: ContextVar[dict[str, str]] = ContextVar("learned")
+_cursor: ContextVar[int] = ContextVar("cursor", default=0)
 
 
 def metadata_of(context: Context, name: str) -> str | None:
@@ -72,6 +73,16 @@ def begin(context: Context) -> str:
 def request_id() -> str:
     """The id of the call."""
     return _request_id.get()
+
+
+def note_cursor(sequence: int) -> None:
+    """Note the last event that was sent to a watcher."""
+    _cursor.set(sequence)
+
+
+def cursor() -> int:
+    """The last event that was sent to the watcher; 0 if none was."""
+    return _cursor.get()
 
 
 def identify(principal: Principal) -> None:

@@ -54,6 +54,7 @@ CATALOGUE: Final[Mapping[type[errors.CloutAgentError], Entry]] = {
     errors.ExecutionNotFinished: Entry(_Code.FAILED_PRECONDITION, ErrorReason.EXECUTION_NOT_FINISHED),
     errors.QueueFull: Entry(_Code.RESOURCE_EXHAUSTED, ErrorReason.QUEUE_FULL, retry_seconds=5),
     errors.CursorOutOfRange: Entry(_Code.OUT_OF_RANGE, ErrorReason.CURSOR_OUT_OF_RANGE),
+    errors.WatcherTooSlow: Entry(_Code.UNAVAILABLE, ErrorReason.WATCHER_TOO_SLOW, retry_seconds=1),
     errors.StoredDataDamaged: Entry(_Code.DATA_LOSS, ErrorReason.STORED_DATA_DAMAGED),
     errors.ServerUnavailable: Entry(_Code.UNAVAILABLE, ErrorReason.SERVER_UNAVAILABLE, retry_seconds=5),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
 from google.api.httpbody_pb2 import HttpBody
@@ -13,10 +14,11 @@ from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport import event_codec
-from cloutagent_server.transport.context import Context, answer_with, learn
+from cloutagent_server.transport.context import Context, answer_with, learn, note_cursor
 from cloutagent_server.transport.cost_codec import check_to_proto, limits_from_proto, model_to_proto, usage_to_proto
+from cloutagent_server.transport.event_frames import EventFrames, framed
 from cloutagent_server.transport.execution_codec import request_from_proto, to_proto, to_result
-from cloutagent_server.transport.text_stream import last_event_id, text_events
+from cloutagent_server.transport.text_stream import last_event_id, parts, text_events
 
 DEFAULT_PAGE_SIZE: Final = 100
 
@@ -27,6 +29,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
     def __init__(self, executions: ExecutionService, watches: WatchService) -> None:
         self._executions = executions
         self._watches = watches
+        self._frames = EventFrames()
 
     async def Execute(self, request: execution_pb2.ExecuteRequest, context: Context) -> execution_pb2.ExecutionResult:
         """Run the agent and wait for the end."""
@@ -44,21 +47,21 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
             await answer_with(context, 201)
         return execution_pb2.StartExecutionResponse(execution=to_proto(execution))
 
-    async def ExecuteStream(
+    async def ExecuteStream(  # type: ignore[override]  # StreamSending sends encoded answers
         self, request: execution_pb2.ExecuteStreamRequest, context: Context
-    ) -> AsyncIterator[execution_pb2.ExecuteStreamResponse]:
-        """Queue a run and stream its events."""
+    ) -> AsyncIterator[bytes]:
+        """Queue a run and stream its events, encoded."""
         execution, _ = await self._executions.start(request_from_proto(request))
         learn(execution_id=execution.id)
-        async for events in self._events(execution.id, 0):
-            yield execution_pb2.ExecuteStreamResponse(events=events)
+        async for answer in self._answers(execution.id, 0):
+            yield answer
 
-    async def WatchExecution(
+    async def WatchExecution(  # type: ignore[override]  # StreamSending sends encoded answers
         self, request: execution_pb2.WatchExecutionRequest, context: Context
-    ) -> AsyncIterator[execution_pb2.WatchExecutionResponse]:
-        """Stream the events after a sequence number."""
-        async for events in self._events(request.execution_id, request.after_sequence):
-            yield execution_pb2.WatchExecutionResponse(events=events)
+    ) -> AsyncIterator[bytes]:
+        """Stream the events after a sequence number, encoded."""
+        async for answer in self._answers(request.execution_id, request.after_sequence):
+            yield answer
 
     async def StreamExecutionEvents(
         self, request: execution_pb2.StreamExecutionEventsRequest, context: Context
@@ -138,13 +141,16 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         """List the models."""
         return execution_pb2.ListModelsResponse(models=map(model_to_proto, self._executions.models()))
 
-    async def _events(
-        self, execution_id: str, after_sequence: int
-    ) -> AsyncIterator[list[execution_pb2.ExecutionEvent]]:
+    async def _answers(self, execution_id: str, after_sequence: int) -> AsyncIterator[bytes]:
         cursor = after_sequence
-        async for batch in self._watches.watch(execution_id, after_sequence):
-            if batch:
-                cursor = batch[-1].sequence
-                yield [event_codec.to_proto(event) for event in batch]
-            else:
-                yield [event_codec.heartbeat(execution_id, cursor, timestamps.now())]
+        note_cursor(cursor)
+        async with aclosing(self._watches.watch(execution_id, after_sequence)) as batches:
+            async for batch in batches:
+                if batch:
+                    for part in parts(batch):
+                        yield self._frames.answer(part)
+                        cursor = part[-1].sequence
+                        note_cursor(cursor)
+                else:
+                    beat = event_codec.heartbeat(execution_id, cursor, timestamps.now())
+                    yield framed(beat.SerializeToString())

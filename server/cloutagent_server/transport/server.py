@@ -36,6 +36,7 @@ from cloutagent_server.transport.execution_servicer import ExecutionServicer
 from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard
 from cloutagent_server.transport.project_servicer import ProjectServicer
 from cloutagent_server.transport.secret_servicer import SecretServicer
+from cloutagent_server.transport.sending import STALL_SECONDS, StreamSending
 from cloutagent_server.transport.system_servicer import SystemServicer
 
 FILES: Final = (project_pb2.DESCRIPTOR, secret_pb2.DESCRIPTOR, execution_pb2.DESCRIPTOR, system_pb2.DESCRIPTOR)
@@ -84,8 +85,11 @@ def add_servicers(services: Services, server: Any) -> None:
 class GrpcServer:
     """A grpc.aio server over the services."""
 
-    def __init__(self, services: Services) -> None:
-        self._server = grpc.aio.server(interceptors=interceptors_for(services), options=_OPTIONS)
+    def __init__(self, services: Services, stall_seconds: float = STALL_SECONDS) -> None:
+        """Watchers that take nothing for `stall_seconds` are dropped."""
+        self._server = grpc.aio.server(
+            interceptors=(StreamSending(stall_seconds), *interceptors_for(services)), options=_OPTIONS
+        )
         add_servicers(services, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -12,7 +12,7 @@ from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.service.watch import WatchService
-from cloutagent_server.transport.context import Context, metadata_of, request_id
+from cloutagent_server.transport.context import Context, metadata_of, note_cursor, request_id
 from cloutagent_server.transport.errors import to_status
 from cloutagent_server.transport.event_codec import heartbeat, text_stream_for
 
@@ -46,6 +46,7 @@ async def text_events(
     stream = text_stream_for(metadata_of(context, "accept"))
     yield HttpBody(content_type=stream.content_type, data=stream.opening())
     cursor = after_sequence
+    note_cursor(cursor)
     try:
         async with aclosing(watches.watch(execution_id, after_sequence)) as batches:
             async for batch in batches:
@@ -53,15 +54,16 @@ async def text_events(
                     beat = heartbeat(execution_id, cursor, timestamps.now())
                     yield HttpBody(data=stream.heartbeat(beat))
                     continue
-                cursor = batch[-1].sequence
-                for part in _parts(batch):
+                for part in parts(batch):
                     yield HttpBody(data=stream.events(part))
+                    cursor = part[-1].sequence
+                    note_cursor(cursor)
     except Exception as fault:
         yield HttpBody(data=stream.error(to_status(fault, request_id())))
         raise
 
 
-def _parts(batch: Sequence[StoredEvent]) -> Iterator[Sequence[StoredEvent]]:
+def parts(batch: Sequence[StoredEvent]) -> Iterator[Sequence[StoredEvent]]:
     """Cuts a batch where its bytes would pass the size of a chunk; every part has an event at least."""
     start, size = 0, 0
     for index, event in enumerate(batch):

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, NoReturn
 
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
 from cloutagent_server.transport.server import Services, add_servicers, interceptors_for
@@ -149,7 +150,8 @@ class InProcessApi:
         async def pump() -> None:
             async with aclosing(handler.unary_stream(request, context)) as answers:
                 async for answer in answers:
-                    await passed.put(type(answer).FromString(handler.response_serializer(answer)))
+                    encoded = answer if isinstance(answer, bytes) else handler.response_serializer(answer)
+                    await passed.put(GetMessageClass(method.descriptor.output_type).FromString(encoded))
 
         task = asyncio.create_task(pump())
         try:

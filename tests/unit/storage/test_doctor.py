@@ -20,6 +20,7 @@ from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.doctor import CHECKS, Finding, Folder, Severity, examine, repair
+from cloutagent_server.storage.filesystem.log_lines import sealed, unsealed
 from tests.support import builders
 from tests.support.folders import tree
 
@@ -186,7 +187,7 @@ async def test_damage_is_told_by_path_and_reason(
     found = [(where, fault) for where, fault in look(root) if where == str(path.relative_to(root))]
     assert found, "the doctor names the file"
     if kind == "newer schema" and file != "secrets":
-        newest = 2 if file in ("metadata", "index") else 1
+        newest = 2 if file in ("metadata", "index", "log") else 1
         assert f"schemaVersion 7 is newer than {newest}, the newest that this server reads" in found[0][1]
     assert path.read_bytes() == content
     if file == "state":
@@ -285,12 +286,13 @@ async def test_logs_that_contradict_themselves(root: Path, paths: dict[str, Path
     lines = log.read_bytes().splitlines(keepends=True)
     where = str(log.relative_to(root))
     log.write_bytes(b"".join(lines[:3] + lines[4:]))
-    assert dict(look(root))[where].startswith("event 3: ")
+    assert dict(look(root))[where].startswith("line 4, event 3: ")
     log.write_bytes(b"".join(lines) + lines[3])
     assert "event 12: " in dict(look(root))[where]
     log.write_bytes(b"".join(lines) + b'{"half')
     assert dict(look(root))[where] == "something follows the last event"
-    log.write_bytes(lines[0].replace(ended.project_id.encode(), new_id().encode()) + b"".join(lines[1:]))
+    moved = unsealed(lines[0][:-1]).replace(ended.project_id.encode(), new_id().encode())
+    log.write_bytes(sealed(moved) + b"".join(lines[1:]))
     assert dict(look(root))[where] == "first line: is of another project"
     log.unlink()
     assert dict(look(root))[str(log.parent.relative_to(root))] == "has no events.jsonl"

@@ -8,12 +8,15 @@ import re
 import stat
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 from cloutagent_server.domain import event_json, timestamps
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.storage.filesystem import FileSystemStorage
+from cloutagent_server.storage.filesystem.log_lines import sealed as line_of
+from cloutagent_server.storage.filesystem.log_lines import unsealed
 from tests.support import builders
 from tests.support.folders import leftovers
 from tests.support.secret_changes import KEY_ID, put_secret, remove_secret, secrets_of
@@ -54,7 +57,8 @@ async def test_every_file_is_json_with_a_schema_version(storage: FileSystemStora
         if path.is_dir() or path.name == "secrets.enc" or path.suffix == ".lock" or path.stat().st_size == 0:
             continue
         first = path.read_bytes().splitlines()[0] if path.suffix == ".jsonl" else path.read_bytes()
-        assert json.loads(first)["schemaVersion"] == (2 if path.name in ("metadata.json", "version.json") else 1), path
+        newest = 2 if path.name in ("metadata.json", "version.json", "events.jsonl") else 1
+        assert json.loads(first)["schemaVersion"] == newest, path
         seen.add(path.name)
     assert {"metadata.json", "events.jsonl", "state.json", "version.json", ".key-check.json"} <= seen
     assert {"last-used.json", "manifest.json"} <= seen
@@ -142,8 +146,8 @@ async def test_the_log_begins_with_what_the_execution_was_created_with(
     await storage.executions.create(execution)
     lines = (root / project.id / "executions" / execution.id / "events.jsonl").read_bytes().split(b"\n")
     assert lines[1:] == [b""]
-    assert json.loads(lines[0]) == {
-        "schemaVersion": 1,
+    assert json.loads(unsealed(lines[0])) == {
+        "schemaVersion": 2,
         "execution": {
             "id": execution.id,
             "projectId": project.id,
@@ -165,13 +169,17 @@ async def test_the_log_begins_with_what_the_execution_was_created_with(
     }
 
 
-async def test_event_lines_are_the_json_that_is_sent(
+async def test_event_lines_are_the_json_that_is_sent_with_a_checksum(
     storage: FileSystemStorage, execution: Execution, log_path: Path
 ) -> None:
     events = builders.events(execution.id, builders.payloads_of_a_run())
     await storage.executions.append(events[:4])
     await storage.executions.append(events[4:])
-    assert log_path.read_bytes().split(b"\n")[1:] == [*(event_json.encode(event).data for event in events), b""]
+    lines = log_path.read_bytes().splitlines(keepends=True)[1:]
+    assert lines == [line_of(event_json.encode(event).data) for event in events]
+    first = json.loads(lines[0])
+    assert first.pop("crc32") == f"{crc32(event_json.encode(events[0]).data):08x}"
+    assert first == json.loads(event_json.encode(events[0]).data)
 
 
 async def test_an_append_is_in_the_file_when_it_returns(
@@ -179,7 +187,7 @@ async def test_an_append_is_in_the_file_when_it_returns(
 ) -> None:
     for event in builders.texts(execution.id, 5):
         await storage.executions.append([event])
-        assert log_path.read_bytes().endswith(event_json.encode(event).data + b"\n")
+        assert log_path.read_bytes().endswith(line_of(event_json.encode(event).data))
 
 
 async def test_the_state_is_written_with_every_change_of_status(

@@ -19,6 +19,7 @@ from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import Project
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.log import ExecutionLog
+from cloutagent_server.storage.filesystem.log_lines import sealed
 from tests.support import builders
 from tests.unit.storage.conftest import OpenStorage
 
@@ -39,7 +40,7 @@ async def test_a_torn_last_line_is_not_shown_and_is_cut_by_the_next_append(
     assert log_path.read_bytes() == torn
     event = builders.event(execution.id, 4, builders.message("whole"))
     await other.executions.append([event])
-    assert log_path.read_bytes() == whole + event_json.encode(event).data + b"\n"
+    assert log_path.read_bytes() == whole + sealed(event_json.encode(event).data)
 
 
 async def test_a_line_torn_by_another_process_is_cut_by_a_log_that_is_open(
@@ -52,7 +53,7 @@ async def test_a_line_torn_by_another_process_is_cut_by_a_log_that_is_open(
     assert list(await storage.executions.read_events(execution.id, 3, 10)) == []
     await storage.executions.append(builders.texts(execution.id, 1, after=3))
     last = event_json.encode(builders.texts(execution.id, 4)[3]).data
-    assert log_path.read_bytes() == whole + last + b"\n"
+    assert log_path.read_bytes() == whole + sealed(last)
 
 
 def without(path: Path) -> None:
@@ -242,7 +243,7 @@ async def test_a_log_that_shrinks_while_it_is_read(
             log.read(0, 10)
     finally:
         log.close()
-    assert caught.value.fault == "holds 2 events, not 3"
+    assert caught.value.fault == "ends at event 2, not 3"
 
 
 async def test_a_log_that_may_not_be_opened(

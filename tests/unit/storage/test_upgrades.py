@@ -28,7 +28,7 @@ ENDED = "0a000000-0000-4000-8000-0000000000e1"
 QUEUED = "0a000000-0000-4000-8000-0000000000e2"
 API_KEY = "cla_0a000000-0000-4000-8000-00000000000f"
 VERSIONS: Sequence[int] = (1,)
-NEWEST = {"metadata.json": 2, "version.json": 2}
+NEWEST = {"metadata.json": 2, "version.json": 2, "events.jsonl": 2}
 
 
 @pytest.fixture(params=VERSIONS)

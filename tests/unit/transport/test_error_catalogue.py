@@ -26,6 +26,7 @@ EXAMPLES: tuple[CloutAgentError, ...] = (
     errors.AuthenticationRateLimited(7),
     errors.AccessDenied("not yours"),
     errors.ProjectNotFound("p"),
+    errors.WatcherTooSlow(7),
     errors.ExecutionNotFound("e"),
     errors.SecretNotFound("TOKEN"),
     errors.ApiKeyNotFound("k"),

@@ -67,6 +67,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
     SECRET_VERSION_CONFLICT: _ErrorReason.ValueType  # 31
     """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
+    WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 40
+    """UNAVAILABLE, 503. The watcher read nothing for 20 seconds; watch on after the event. Metadata: `last_sequence`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reason of an error, machine-readable: the `reason` of the google.rpc.ErrorInfo in the error's details, by its name
@@ -118,4 +120,6 @@ SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
 SECRET_VERSION_CONFLICT: ErrorReason.ValueType  # 31
 """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
+WATCHER_TOO_SLOW: ErrorReason.ValueType  # 40
+"""UNAVAILABLE, 503. The watcher read nothing for 20 seconds; watch on after the event. Metadata: `last_sequence`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

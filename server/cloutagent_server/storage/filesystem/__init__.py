@@ -12,6 +12,7 @@ from cloutagent_server.storage.filesystem.keys import KeyFiles
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.locks import Locks
 from cloutagent_server.storage.filesystem.offload import off_loop
+from cloutagent_server.storage.filesystem.ownership import Ownership
 from cloutagent_server.storage.filesystem.projects import FileSystemProjects
 from cloutagent_server.storage.filesystem.recovery import recover
 from cloutagent_server.storage.filesystem.removal import Removal
@@ -26,7 +27,8 @@ class FileSystemStorage:
         self._index = Index(self._layout.index)
         self._locks = Locks(self._layout.locks)
         self._removal = Removal(self._layout, self._index)
-        self._executions = FileSystemExecutions(self._layout, self._index, self._locks, self._removal)
+        self._ownership = Ownership(self._layout)
+        self._executions = FileSystemExecutions(self._layout, self._index, self._locks, self._removal, self._ownership)
         self._keys = KeyFiles(self._layout, self._index)
         self._projects = FileSystemProjects(
             self._layout, self._index, self._locks, self._removal, self._keys, self._executions.forget
@@ -62,6 +64,7 @@ class FileSystemStorage:
         """See `Storage.stop`."""
         await self._executions.stop()
         await self._audit.stop()
+        await off_loop(self._ownership.end)
 
     def _start(self) -> None:
         if not self._layout.root.is_dir():
@@ -70,6 +73,7 @@ class FileSystemStorage:
             files.make_directory(directory)
         with self._locks.alone():
             recover(self._layout, self._index, self._removal, self._keys)
+            self._ownership.begin()
 
 
 __all__ = ["FileSystemStorage"]

@@ -20,16 +20,19 @@ from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
-from cloutagent_server.storage.base import Page
+from cloutagent_server.storage.base import History, Page
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.delayed_sync import DelayedSync
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.locks import Locks
-from cloutagent_server.storage.filesystem.log import ExecutionLog, read_execution, write_new
+from cloutagent_server.storage.filesystem.log import ExecutionLog, LogReplaced, read_execution, write_new
 from cloutagent_server.storage.filesystem.offload import off_loop
 from cloutagent_server.storage.filesystem.open_logs import OpenLogs
+from cloutagent_server.storage.filesystem.ownership import Ownership
 from cloutagent_server.storage.filesystem.pages import collect, readable
 from cloutagent_server.storage.filesystem.removal import Removal
+from cloutagent_server.storage.filesystem.trimming import history_in, trim
 from cloutagent_server.storage.filesystem.watch import LogWatch
 
 T = TypeVar("T")
@@ -40,13 +43,16 @@ _log = structlog.get_logger(__name__)
 class FileSystemExecutions:
     """`ExecutionStorage` on disk."""
 
-    def __init__(self, layout: Layout, index: Index, locks: Locks, removal: Removal) -> None:
+    def __init__(self, layout: Layout, index: Index, locks: Locks, removal: Removal, ownership: Ownership) -> None:
         self._layout = layout
         self._index = index
         self._locks = locks
         self._removal = removal
+        self._ownership = ownership
+        self._owners: dict[str, str | None] = {}
         self._logs = OpenLogs(self._locate)
         self._watch = LogWatch(self._logs)
+        self._sync = DelayedSync(self._logs)
 
     async def create(self, execution: Execution) -> Execution:
         """See `ExecutionStorage.create`."""
@@ -69,6 +75,9 @@ class FileSystemExecutions:
             return await self._with_log(execution_id, lambda log: self._append(log, events), waits=True)
         finally:
             self._watch.wake(execution_id)
+            log = self._logs.peek(execution_id)
+            if log is not None and log.unsynced:
+                self._sync.add(execution_id)
 
     async def read_events(self, execution_id: str, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
         """See `ExecutionStorage.read_events`. Live watchers are served from memory."""
@@ -97,6 +106,46 @@ class FileSystemExecutions:
         """See `ExecutionStorage.list_unfinished`."""
         return await off_loop(self._list_unfinished)
 
+    async def list_abandoned(self) -> Sequence[str]:
+        """See `ExecutionStorage.list_abandoned`."""
+        return await off_loop(self._list_abandoned)
+
+    async def claim(self, execution_id: str) -> Execution | None:
+        """See `ExecutionStorage.claim`."""
+        entry = await off_loop(partial(self._index.find_execution, execution_id)) if is_id(execution_id) else None
+        if entry is None:
+            return None
+        return await self._locks.run_for_project(entry.project_id, partial(self._claim, execution_id))
+
+    async def request_cancel(self, execution_id: str) -> None:
+        """See `ExecutionStorage.request_cancel`."""
+        if is_id(execution_id):
+            await off_loop(partial(self._ownership.request_cancel, execution_id))
+
+    async def list_cancel_requests(self) -> Sequence[str]:
+        """See `ExecutionStorage.list_cancel_requests`."""
+        return await off_loop(self._ownership.cancel_requests)
+
+    async def drop_cancel_request(self, execution_id: str) -> None:
+        """See `ExecutionStorage.drop_cancel_request`."""
+        if is_id(execution_id):
+            await off_loop(partial(self._ownership.drop_cancel_request, execution_id))
+
+    async def list_histories(self) -> Sequence[History]:
+        """See `ExecutionStorage.list_histories`."""
+        return await off_loop(self._list_histories)
+
+    async def trim(self, execution_id: str) -> bool:
+        """See `ExecutionStorage.trim`."""
+        entry = await off_loop(partial(self._index.find_execution, execution_id)) if is_id(execution_id) else None
+        if entry is None:
+            return False
+        directory = self._layout.execution(entry.project_id, execution_id)
+        trimmed = await self._locks.run_for_project(entry.project_id, partial(trim, directory))
+        if trimmed:
+            self._logs.drop(execution_id)
+        return trimmed
+
     async def delete(self, execution_id: str) -> None:
         """See `ExecutionStorage.delete`."""
         entry = await off_loop(partial(self._index.find_execution, execution_id)) if is_id(execution_id) else None
@@ -113,6 +162,7 @@ class FileSystemExecutions:
     async def stop(self) -> None:
         """Close all files."""
         await self._watch.stop()
+        await self._sync.stop()
         await off_loop(self._logs.drop_all)
 
     async def _with_log(self, execution_id: str, work: Callable[[ExecutionLog], T], *, waits: bool = False) -> T:
@@ -146,6 +196,7 @@ class FileSystemExecutions:
             self._index.put_execution(project_id, execution.id, execution.created_at, key)
             files.make_directory(unborn)
             write_new(unborn, execution)
+            self._ownership.own(unborn)
             unborn.rename(home)
             files.sync_directory(home.parent)
         except BaseException:
@@ -175,8 +226,48 @@ class FileSystemExecutions:
         directory = self._locate(execution_id)
         return None if directory is None else read_execution(directory)
 
+    def _list_histories(self) -> Sequence[History]:
+        found = []
+        for project_id in filter(is_id, files.names_in(self._layout.root)):
+            for execution_id in filter(is_id, files.names_in(self._layout.executions(project_id))):
+                if not self._index.is_unfinished(execution_id):
+                    found.append(history_in(self._layout.execution(project_id, execution_id)))
+        return tuple(history for history in found if history is not None)
+
+    def _list_abandoned(self) -> Sequence[str]:
+        """Owners are read once: that of an execution changes only when the one before has died."""
+        own = self._ownership.server_id
+        unfinished = list(filter(is_id, self._index.unfinished()))
+        owners = {execution_id: self._owner_of(execution_id) for execution_id in unfinished}
+        at_work = {owner: self._ownership.is_at_work(owner) for owner in owners.values() if owner not in (None, own)}
+        abandoned = [execution_id for execution_id, owner in owners.items() if not at_work.get(owner or "", False)]
+        self._owners = {key: owner for key, owner in owners.items() if owner == own or at_work.get(owner or "", False)}
+        self._ownership.drop_dead_leases(at_work)
+        return abandoned
+
+    def _owner_of(self, execution_id: str) -> str | None:
+        if execution_id in self._owners:
+            return self._owners[execution_id]
+        directory = self._locate(execution_id)
+        return None if directory is None else self._ownership.owner_of(directory)
+
+    def _claim(self, execution_id: str) -> Execution | None:
+        directory = self._locate(execution_id)
+        execution = self._read(execution_id)
+        if directory is None or execution is None or execution.status.terminal:
+            return None
+        owner = self._ownership.owner_of(directory)
+        if owner != self._ownership.server_id:
+            if owner is not None and self._ownership.is_at_work(owner):
+                return None
+            self._ownership.own(directory)
+        return execution
+
     def _append(self, log: ExecutionLog, events: Sequence[Event]) -> Execution:
-        execution = log.append(events)
+        try:
+            execution = log.append(events)
+        except LogReplaced:
+            raise RevisionConflict("the log was trimmed, or put back from a backup, meanwhile") from None
         if execution.status.terminal:
             try:
                 self._index.set_finished(execution.id)

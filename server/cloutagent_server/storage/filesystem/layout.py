@@ -17,14 +17,26 @@ EXECUTIONS: Final = "executions"
 KEYS: Final = ".keys"
 KEY_USES: Final = "last-used.json"
 AUDIT: Final = ".audit"
+OWNER: Final = "owner.json"
 
 ROOT_NAMES: Final = frozenset(
-    {".index", ".staging", ".trash", ".locks", ".restore", AUDIT, ".key-check.json", ".server.lock"}
+    {
+        ".index",
+        ".staging",
+        ".trash",
+        ".locks",
+        ".restore",
+        ".servers",
+        ".cancel",
+        AUDIT,
+        ".key-check.json",
+        ".server.lock",
+    }
 )
 PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS, KEYS})
 SECRETS_NAMES: Final = frozenset({SEALED, MANIFEST})
 KEYS_NAMES: Final = frozenset({KEY_USES})
-EXECUTION_NAMES: Final = frozenset({LOG, STATE})
+EXECUTION_NAMES: Final = frozenset({LOG, STATE, OWNER})
 
 
 class Layout:
@@ -34,8 +46,10 @@ class Layout:
     `{project id}/executions/{execution id}/events.jsonl` are the truth. `state.json` beside a log and all of `.index`
     are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.audit` holds the
     audit log, `.staging` what is being written, `.trash` what is being removed, `.restore` what a restore is about to
-    put in a project's place, `.locks` the lock files. The sets of names above tell everything that may stand beside
-    the projects, in a project, in what it has of secrets and keys, and in an execution.
+    put in a project's place, `.locks` the lock files. `.servers` holds a lease of each server at work, `owner.json`
+    beside a log names the server that answers for the execution, and `.cancel` holds requests to cancel executions
+    that other servers run. The sets of names above tell everything that may stand beside the projects, in a project,
+    in what it has of secrets and keys, and in an execution.
     """
 
     def __init__(self, root: Path) -> None:
@@ -46,6 +60,8 @@ class Layout:
         self.locks = root / ".locks"
         self.restores = root / ".restore"
         self.audit = root / AUDIT
+        self.servers = root / ".servers"
+        self.cancels = root / ".cancel"
         self.key_check = root / ".key-check.json"
 
     def project(self, project_id: str) -> Path:

@@ -20,36 +20,32 @@ from typing import Final
 import structlog
 
 from cloutagent_server.domain import event_json
-from cloutagent_server.domain.errors import ExecutionNotFound, StorageUnavailable, StoredDataDamaged
+from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFound, StorageUnavailable, StoredDataDamaged
 from cloutagent_server.domain.events import Event, StoredEvent, TextDelta
 from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.storage.changes import appended, folded
 from cloutagent_server.storage.filesystem import files, layout
 from cloutagent_server.storage.filesystem.lines import LineIndex, line_ending_at, lines_between
 from cloutagent_server.storage.filesystem.locks import committed_size, holding, uncommitted
+from cloutagent_server.storage.filesystem.log_lines import header_line, read_header
 from cloutagent_server.storage.filesystem.records import (
     Snapshot,
     dump,
-    dump_line,
-    execution_from_json,
-    execution_to_json,
     load,
     snapshot_from_json,
     snapshot_to_json,
 )
-from cloutagent_server.storage.filesystem.schema import parse
 
 _RECENT_EVENTS: Final = 256
 _RECENT_BYTES: Final = 1 << 17
 _BATCH_BYTES: Final = 1 << 20
-_HEADER_BLOCK: Final = 1 << 13
 
 _log = structlog.get_logger(__name__)
 
 
 def write_new(directory: Path, execution: Execution) -> None:
     """Write the files of an execution without events."""
-    header = dump_line(execution_to_json(execution))
+    header = header_line(execution)
     files.write(directory / layout.LOG, header)
     files.write(directory / layout.STATE, dump(snapshot_to_json(Snapshot(len(header), execution))))
 
@@ -68,29 +64,8 @@ def read_execution(directory: Path) -> Execution | None:
     return log.execution
 
 
-def read_header(descriptor: int, path: Path, execution_id: str) -> tuple[Execution, int]:
-    """What an execution was created with, from the first line of its open log, and where the events begin.
-
-    Raises:
-        StoredDataDamaged: The line is not that, or is another execution's. `path` names the log.
-    """
-    header = next(lines_between(descriptor, 0, os.fstat(descriptor).st_size, _HEADER_BLOCK), None)
-    if header is None:
-        raise StoredDataDamaged(str(path), "has no whole first line")
-    try:
-        created = execution_from_json(parse(header))
-    except ValueError as fault:
-        raise StoredDataDamaged(str(path), f"first line: {fault}") from fault
-    if created.id != execution_id:
-        raise StoredDataDamaged(str(path), "first line: is another execution's")
-    return created, len(header) + 1
-
-
-def is_event(execution_id: str, sequence: int, line: bytes) -> bool:
-    """Whether a line looks like the event of this number, from its two ends."""
-    return line.startswith(b'{"executionId":"%b","sequence":%d,' % (execution_id.encode(), sequence)) and (
-        line.endswith(b"}")
-    )
+class LogReplaced(Exception):
+    """Another file stands in the place of an open log: it was trimmed, or restored."""
 
 
 class ExecutionLog:
@@ -116,6 +91,7 @@ class ExecutionLog:
         self._recent: tuple[StoredEvent, ...] = ()
         self._recent_bytes = 0
         self._writer: int | None = None
+        self._unsynced = False
         try:
             self._reader = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -125,10 +101,10 @@ class ExecutionLog:
         try:
             files.check_trust(self._path, self._reader)
             self._inode = os.fstat(self._reader).st_ino
-            self._created, self._size = read_header(self._reader, self._path, directory.name)
-            self._start = self._size
-            self._lines = LineIndex(self._start)
-            self._execution = self._created
+            self._header = read_header(self._reader, self._path, directory.name)
+            self._size = self._header.size
+            self._lines = LineIndex(self._size)
+            self._execution = self._header.execution
             if self._resume(committed_size(self._reader)) is not self._execution.status:
                 self._refresh_snapshot()
         except BaseException:
@@ -165,6 +141,7 @@ class ExecutionLog:
 
         Raises:
             StoredDataDamaged: What they wrote is not a continuation of the log.
+            LogReplaced: The log is to be opened again.
         """
         with self._changing:
             status = self._status()
@@ -186,6 +163,7 @@ class ExecutionLog:
         Raises:
             ExecutionNotFound: The log was removed.
             RevisionConflict: The first event is not the next in sequence.
+            LogReplaced: The log is to be opened again.
             ValueError: An event cannot follow the state it meets.
             OSError: The medium refused; nothing was added.
         """
@@ -193,17 +171,18 @@ class ExecutionLog:
             with self._changing:
                 status = self._status()
                 if status is None:
-                    raise ExecutionNotFound(self._created.id)
+                    raise ExecutionNotFound(self._execution.id)
                 if status.st_size != self._size:
                     self._catch_up(status.st_size)
                 before, end = self._execution, self._size
             after, lines = appended(before, events)
-            content = b"".join(line.data + b"\n" for line in lines)
+            content = b"".join(self._header.line_of(line.data) for line in lines)
             if self._writer is None:
                 self._writer = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             with uncommitted(self._writer, end, self._path):
                 durable = any(not isinstance(event.payload, TextDelta) for event in events)
                 self._write(self._writer, content, torn=status.st_size > end, durable=durable)
+                self._unsynced = not durable
                 with self._changing:
                     self._size = end + len(content)
                     self._publish(after, lines)
@@ -211,23 +190,37 @@ class ExecutionLog:
                 self._save_snapshot()
             return after
 
+    @property
+    def unsynced(self) -> bool:
+        """Whether this process appended what is not durable yet. Does not block."""
+        return self._unsynced
+
+    def sync(self) -> None:
+        """Make all that was appended durable. Appending goes on meanwhile. Raises OSError."""
+        self._unsynced = False
+        os.fdatasync(self._reader)
+
     def read(self, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
         """Up to `limit` events after `after_sequence`, fewer if they are large; none at the end of the log.
 
         Raises:
             StoredDataDamaged: A line is not the event it should be.
+            CursorOutOfRange: The log was trimmed, and the next event is gone.
         """
+        before = self._header.execution.last_sequence
+        if after_sequence < before:
+            raise CursorOutOfRange(before + 1, self._execution.last_sequence)
         with self._changing:
             size, execution = self._size, self._execution
         count = min(limit, execution.last_sequence - after_sequence)
         if count <= 0:
             return ()
         with self._reading:
-            found = self._lines.extend(self._reader, size)
+            found = before + self._lines.extend(self._reader, size)
             if found < execution.last_sequence:
-                raise self._damaged(f"holds {found} events, not {execution.last_sequence}")
-            line, offset = self._lines.before(after_sequence + 1)
-            return self._collect(line, offset, size, after_sequence, count)
+                raise self._damaged(f"ends at event {found}, not {execution.last_sequence}")
+            line, offset = self._lines.before(after_sequence + 1 - before)
+            return self._collect(before + line, offset, size, after_sequence, count)
 
     def close(self) -> None:
         """Give the file back. Nobody may use this log any more."""
@@ -235,10 +228,10 @@ class ExecutionLog:
         if self._writer is not None:
             os.close(self._writer)
 
-    def _collect(self, line: int, offset: int, size: int, after_sequence: int, count: int) -> Sequence[StoredEvent]:
+    def _collect(self, first: int, offset: int, size: int, after_sequence: int, count: int) -> Sequence[StoredEvent]:
         collected: list[StoredEvent] = []
         total = 0
-        for sequence, data in enumerate(lines_between(self._reader, offset, size), line):
+        for sequence, data in enumerate(lines_between(self._reader, offset, size), first):
             if sequence <= after_sequence:
                 continue
             collected.append(self._stored(sequence, data))
@@ -247,24 +240,21 @@ class ExecutionLog:
                 break
         return tuple(collected)
 
-    def _stored(self, sequence: int, data: bytes) -> StoredEvent:
-        if not self._is_event(sequence, data):
-            raise self._damaged(f"event {sequence}: is not that event")
+    def _stored(self, sequence: int, line: bytes) -> StoredEvent:
         try:
-            return event_json.stored(sequence, data)
+            return event_json.stored(sequence, self._header.event_of(sequence, line))
         except ValueError as fault:
-            raise self._damaged(f"event {sequence}: {fault}") from fault
-
-    def _is_event(self, sequence: int, data: bytes) -> bool:
-        return is_event(self._created.id, sequence, data)
+            raise self._damaged(f"{self._header.place_of(sequence)}: {fault}") from fault
 
     def _status(self) -> os.stat_result | None:
         try:
             status = self._path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if status.st_ino != self._inode or status.st_size < self._size:
-            raise self._damaged("was replaced or cut while it was open")
+        if status.st_ino != self._inode:
+            raise LogReplaced
+        if status.st_size < self._size:
+            raise self._damaged("was cut while it was open")
         return status
 
     def _resume(self, size: int) -> Status | None:
@@ -275,7 +265,7 @@ class ExecutionLog:
                 self._size, self._execution = snapshot.log_size, snapshot.execution
                 self._catch_up(size)
             except StoredDataDamaged:
-                snapshot, self._size, self._execution = None, self._start, self._created
+                snapshot, self._size, self._execution = None, self._header.size, self._header.execution
         if snapshot is None:
             self._catch_up(size)
             return None
@@ -283,20 +273,24 @@ class ExecutionLog:
 
     def _load_snapshot(self, size: int) -> Snapshot | None:
         try:
-            snapshot = load(self._state_path, lambda document: snapshot_from_json(document, self._created))
+            snapshot = load(self._state_path, lambda document: snapshot_from_json(document, self._header.execution))
         except StoredDataDamaged as fault:
             _log.warning("snapshot_rebuilt", location=fault.location, fault=fault.fault)
             return None
         # The size as it is now: the log may have grown since `size` was taken, and the snapshot with it.
         if snapshot is not None and snapshot.log_size > os.fstat(self._reader).st_size:
             raise self._damaged(f"is shorter than {layout.STATE} tells: it was cut")
-        if snapshot is None or not self._start <= snapshot.log_size <= size:
+        if snapshot is None or not self._header.size <= snapshot.log_size <= size:
             return None
-        last_line = line_ending_at(self._reader, snapshot.log_size)
         sequence = snapshot.execution.last_sequence
-        if sequence == 0:
-            return snapshot if snapshot.log_size == self._start else None
-        return snapshot if last_line is not None and self._is_event(sequence, last_line) else None
+        if sequence < self._header.first_sequence:
+            return snapshot if snapshot.log_size == self._header.size else None
+        last_line = line_ending_at(self._reader, snapshot.log_size)
+        try:
+            self._header.event_of(sequence, last_line or b"")
+        except ValueError:
+            return None
+        return snapshot
 
     def _catch_up(self, size: int) -> None:
         """Take in the whole lines between what is known and `size`, up to which the file is committed."""
@@ -309,14 +303,15 @@ class ExecutionLog:
             for line in lines_between(self._reader, end, size):
                 sequence += 1
                 end += len(line) + 1
-                event = event_json.decode(line)
-                recent.append(StoredEvent(event.sequence, event.payload.kind, line))
+                data = self._header.event_of(sequence, line)
+                event = event_json.decode(data)
+                recent.append(StoredEvent(event.sequence, event.payload.kind, data))
                 yield event
 
         try:
             execution = folded(self._execution, events())
         except (ValueError, RecursionError) as fault:
-            raise self._damaged(f"event {sequence}: {fault}") from fault
+            raise self._damaged(f"{self._header.place_of(sequence)}: {fault}") from fault
         self._size = end
         self._publish(execution, recent)
 
@@ -351,7 +346,8 @@ class ExecutionLog:
         except BlockingIOError:
             return
         try:
-            self._save_snapshot()
+            if self._path.stat().st_ino == self._inode:
+                self._save_snapshot()
         finally:
             fcntl.flock(self._reader, fcntl.LOCK_UN)
 

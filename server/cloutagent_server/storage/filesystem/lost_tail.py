@@ -12,8 +12,8 @@ from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.storage.filesystem import layout
 from cloutagent_server.storage.filesystem.lines import lines_between
 from cloutagent_server.storage.filesystem.locks import holding
-from cloutagent_server.storage.filesystem.records import execution_from_json, load, snapshot_from_json
-from cloutagent_server.storage.filesystem.schema import parse
+from cloutagent_server.storage.filesystem.log_lines import header_of
+from cloutagent_server.storage.filesystem.records import load, snapshot_from_json
 
 _log = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ def _first_zeros(descriptor: int, size: int) -> int | None:
 def _durable_size(descriptor: int, directory: Path, size: int) -> int:
     header = next(lines_between(descriptor, 0, size), b"")
     try:
-        created = execution_from_json(parse(header))
+        created = header_of(header).execution
         snapshot = load(directory / layout.STATE, lambda document: snapshot_from_json(document, created))
     except (ValueError, StoredDataDamaged):
         return size

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloutagent_server.domain.errors import StoredDataDamaged
-from cloutagent_server.storage.filesystem.log import ExecutionLog
+from cloutagent_server.storage.filesystem.log import ExecutionLog, LogReplaced
 
 
 @dataclass(slots=True, eq=False)
@@ -43,15 +43,12 @@ class OpenLogs:
         Raises:
             StoredDataDamaged: The log cannot be read.
         """
-        lease = self._take(execution_id)
+        lease = self._take_fresh(execution_id)
         if lease is None:
             yield None
             return
         try:
-            alive = lease.log.refresh()
-            if not alive:
-                self.drop(execution_id)
-            yield lease.log if alive else None
+            yield lease.log
         except StoredDataDamaged:
             self.drop(execution_id)
             raise
@@ -70,6 +67,23 @@ class OpenLogs:
         with self._guard:
             while self._leases:
                 self._retire(self._leases.popitem()[1])
+
+    def _take_fresh(self, execution_id: str) -> _Lease | None:
+        """The log, up to date. One in whose place another file stands by now is opened again."""
+        while (lease := self._take(execution_id)) is not None:
+            stale = True
+            try:
+                if lease.log.refresh():
+                    stale = False
+                    return lease
+                return None
+            except LogReplaced:
+                continue
+            finally:
+                if stale:
+                    self.drop(execution_id)
+                    self._give_back(lease)
+        return None
 
     def _take(self, execution_id: str) -> _Lease | None:
         with self._guard:

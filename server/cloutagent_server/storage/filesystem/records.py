@@ -51,7 +51,8 @@ def _with_named_keys(document: dict[str, Any]) -> dict[str, Any]:
 
 PROJECT: Final = Schema(2, {1: _with_named_keys})
 KEY_USES: Final = Schema(1)
-EXECUTION: Final = Schema(1)
+EXECUTION: Final = Schema(2, {1: dict})
+"""The first line of a log. Version 1 had no checksums, which concerns its lines and not what it tells."""
 STATE: Final = Schema(1)
 KEY_CHECK: Final = Schema(1)
 MANIFEST: Final = Schema(1)
@@ -214,34 +215,27 @@ def manifest_record_from_json(document: object) -> ManifestRecord:
     return ManifestRecord(_manifest(fields), pending, replaces)
 
 
-def execution_to_json(execution: Execution) -> dict[str, Any]:
-    """What an execution was created with: the first line of its log."""
+def execution_fields_to_json(execution: Execution) -> dict[str, Any]:
+    """What an execution was created with: part of the first line of its log."""
     idempotency = execution.idempotency
-    return EXECUTION.stamp(
-        {
-            "execution": {
-                "id": execution.id,
-                "projectId": execution.project_id,
-                "prompt": execution.prompt,
-                "variables": dict(execution.variables),
-                "agent": _agent_to_json(execution.agent),
-                "limits": _limits_to_json(execution.limits),
-                "createdAt": timestamps.to_text(execution.created_at),
-                **(
-                    {}
-                    if idempotency is None
-                    else {"idempotency": {"key": idempotency.key, "requestDigest": idempotency.request_digest}}
-                ),
-            }
-        }
-    )
+    return {
+        "id": execution.id,
+        "projectId": execution.project_id,
+        "prompt": execution.prompt,
+        "variables": dict(execution.variables),
+        "agent": _agent_to_json(execution.agent),
+        "limits": _limits_to_json(execution.limits),
+        "createdAt": timestamps.to_text(execution.created_at),
+        **(
+            {}
+            if idempotency is None
+            else {"idempotency": {"key": idempotency.key, "requestDigest": idempotency.request_digest}}
+        ),
+    }
 
 
-def execution_from_json(document: object) -> Execution:
+def execution_from_fields(fields: Fields) -> Execution:
     """The execution before its first event. Raises ValueError."""
-    outer = EXECUTION.open(document)
-    fields = outer.fields("execution")
-    outer.end()
     execution = Execution(
         id=fields.identifier("id"),
         project_id=fields.identifier("projectId"),
@@ -267,6 +261,11 @@ class Snapshot:
 def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
     """The document that holds a snapshot. What the execution was created with stays in the log alone."""
     execution = snapshot.execution
+    return STATE.stamp({"executionId": execution.id, "logSize": snapshot.log_size, **outcome_to_json(execution)})
+
+
+def outcome_to_json(execution: Execution) -> dict[str, Any]:
+    """What the events of an execution have made of it."""
     optional = {
         "result": execution.result,
         "failure": None if execution.failure is None else _failure_to_json(execution.failure),
@@ -275,15 +274,27 @@ def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
         "duration": execution.duration,
         "queuePosition": execution.queue_position,
     }
-    return STATE.stamp(
-        {
-            "executionId": execution.id,
-            "logSize": snapshot.log_size,
-            "lastSequence": execution.last_sequence,
-            "status": execution.status.value,
-            "usage": event_json.usage_to_json(execution.usage),
-            **{name: value for name, value in optional.items() if value is not None},
-        }
+    return {
+        "lastSequence": execution.last_sequence,
+        "status": execution.status.value,
+        "usage": event_json.usage_to_json(execution.usage),
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def outcome_from_fields(fields: Fields, created: Execution) -> Execution:
+    """The execution `created` after the events that a document tells the outcome of. Raises ValueError."""
+    return replace(
+        created,
+        last_sequence=fields.whole("lastSequence"),
+        status=Status(fields.text("status")),
+        usage=_usage(fields.fields("usage")),
+        result=fields.optional(fields.text, "result"),
+        failure=fields.optional(lambda name: _failure(fields.fields(name)), "failure"),
+        started_at=fields.optional(fields.time, "startedAt"),
+        finished_at=fields.optional(fields.time, "finishedAt"),
+        duration=fields.optional(fields.whole, "duration"),
+        queue_position=fields.optional(fields.whole, "queuePosition"),
     )
 
 
@@ -292,21 +303,8 @@ def snapshot_from_json(document: object, created: Execution) -> Snapshot:
     fields = STATE.open(document)
     if fields.identifier("executionId") != created.id:
         raise ValueError("executionId is another execution's")
-    snapshot = Snapshot(
-        log_size=fields.whole("logSize", least=1),
-        execution=replace(
-            created,
-            last_sequence=fields.whole("lastSequence"),
-            status=Status(fields.text("status")),
-            usage=_usage(fields.fields("usage")),
-            result=fields.optional(fields.text, "result"),
-            failure=fields.optional(lambda name: _failure(fields.fields(name)), "failure"),
-            started_at=fields.optional(fields.time, "startedAt"),
-            finished_at=fields.optional(fields.time, "finishedAt"),
-            duration=fields.optional(fields.whole, "duration"),
-            queue_position=fields.optional(fields.whole, "queuePosition"),
-        ),
-    )
+    log_size = fields.whole("logSize", least=1)
+    snapshot = Snapshot(log_size, outcome_from_fields(fields, created))
     fields.end()
     return snapshot
 

@@ -32,6 +32,9 @@ def recover(layout: Layout, index: Index, removal: Removal, keys: KeyFiles) -> N
     done, not for what there is. The index is built anew when it is missing or was never completed, for example in a
     folder that was put back from a copy of the projects alone; one of an earlier version is brought into today's form.
     """
+    for name in files.names_in(layout.servers):
+        if name.startswith(files.TEMPORARY_PREFIX):
+            (layout.servers / name).unlink(missing_ok=True)
     if not index.complete():
         _make_current(layout, index, removal)
     for name in files.names_in(layout.staging):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from heapq import nlargest
 
 from cloutagent_server.domain.errors import (
+    CursorOutOfRange,
     ExecutionNotFound,
     IdempotencyKeyReused,
     ProjectNotFound,
@@ -15,7 +16,7 @@ from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
-from cloutagent_server.storage.base import Page
+from cloutagent_server.storage.base import History, Page
 from cloutagent_server.storage.changes import appended
 from cloutagent_server.storage.memory.records import ExecutionRecord, Records
 
@@ -73,7 +74,9 @@ class MemoryExecutions:
         record = self._records.executions.get(execution_id)
         if record is None:
             raise ExecutionNotFound(execution_id)
-        start = max(after_sequence, 0)
+        start = max(after_sequence, 0) - record.trimmed
+        if start < 0:
+            raise CursorOutOfRange(record.trimmed + 1, record.execution.last_sequence)
         return tuple(record.events[start : start + limit])
 
     async def wait_for_events(self, execution_id: str, after_sequence: int) -> None:
@@ -99,6 +102,45 @@ class MemoryExecutions:
         """See `ExecutionStorage.list_unfinished`."""
         executions = (self._records.executions[execution_id].execution for execution_id in self._records.unfinished)
         return tuple(sorted(executions, key=lambda execution: paging.position(execution.created_at, execution.id)))
+
+    async def list_abandoned(self) -> Sequence[str]:
+        """See `ExecutionStorage.list_abandoned`. There is no other server."""
+        return tuple(self._records.unfinished)
+
+    async def claim(self, execution_id: str) -> Execution | None:
+        """See `ExecutionStorage.claim`."""
+        return await self.read(execution_id) if execution_id in self._records.unfinished else None
+
+    async def request_cancel(self, execution_id: str) -> None:
+        """See `ExecutionStorage.request_cancel`."""
+        self._records.cancel_requests.add(execution_id)
+
+    async def list_cancel_requests(self) -> Sequence[str]:
+        """See `ExecutionStorage.list_cancel_requests`."""
+        return tuple(self._records.cancel_requests)
+
+    async def drop_cancel_request(self, execution_id: str) -> None:
+        """See `ExecutionStorage.drop_cancel_request`."""
+        self._records.cancel_requests.discard(execution_id)
+
+    async def list_histories(self) -> Sequence[History]:
+        """See `ExecutionStorage.list_histories`."""
+        return tuple(
+            History(
+                key, record.execution.finished_at, sum(len(event.data) for event in record.events), record.trimmed > 0
+            )
+            for key, record in self._records.executions.items()
+            if record.execution.finished_at is not None
+        )
+
+    async def trim(self, execution_id: str) -> bool:
+        """See `ExecutionStorage.trim`."""
+        record = self._records.executions.get(execution_id)
+        if record is None or not record.execution.status.terminal or len(record.events) < 2:
+            return False
+        record.trimmed += len(record.events) - 1
+        del record.events[:-1]
+        return True
 
     async def delete(self, execution_id: str) -> None:
         """See `ExecutionStorage.delete`."""

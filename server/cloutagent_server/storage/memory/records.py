@@ -28,10 +28,11 @@ class ProjectRecord:
 
 @dataclass(slots=True)
 class ExecutionRecord:
-    """An execution as its events have made it, and these events."""
+    """An execution as its events have made it, and these events but for the first `trimmed`."""
 
     execution: Execution
     events: list[StoredEvent] = field(default_factory=list)
+    trimmed: int = 0
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class Records:
     keys: dict[str, str] = field(default_factory=dict)
     executions: dict[str, ExecutionRecord] = field(default_factory=dict)
     unfinished: set[str] = field(default_factory=set)
+    cancel_requests: set[str] = field(default_factory=set)
     key_check: SealedSecret | None = None
     watchers: Watchers = field(default_factory=Watchers)
 

@@ -22,7 +22,7 @@ from cloutagent_server.storage.filesystem.backup import archive
 from cloutagent_server.storage.filesystem.backup.archive import CHUNK, File, Manifest
 from cloutagent_server.storage.filesystem.layout import SEALED, SECRETS, Layout
 from cloutagent_server.storage.filesystem.locks import Locks
-from cloutagent_server.storage.filesystem.log import read_header
+from cloutagent_server.storage.filesystem.log_lines import read_header
 from cloutagent_server.storage.filesystem.records import key_check_from_json, load, load_project, secrets_from_json
 
 

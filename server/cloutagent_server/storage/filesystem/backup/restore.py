@@ -30,10 +30,10 @@ from cloutagent_server.storage.filesystem.layout import (
     Layout,
 )
 from cloutagent_server.storage.filesystem.locks import Locks
+from cloutagent_server.storage.filesystem.log_lines import header_of
 from cloutagent_server.storage.filesystem.records import (
     ProjectRecord,
     dump,
-    execution_from_json,
     key_check_from_json,
     load,
     load_project,
@@ -116,7 +116,7 @@ def _verify(stream: BinaryIO, fault_of: FaultOf | None) -> Manifest:
 def _check(file: File, parts: Parts, fault_of: FaultOf | None) -> None:
     name = file.path.rpartition("/")[2]
     if name == LOG:
-        created = execution_from_json(parse(_first_line(parts)))
+        created = header_of(_first_line(parts)).execution
         if file.path != f"{created.project_id}/{EXECUTIONS}/{created.id}/{LOG}":
             raise ValueError("is another execution's")
     elif name == METADATA:

@@ -18,7 +18,8 @@ from cloutagent_server.storage.filesystem.index import ExecutionEntry, hash_of
 from cloutagent_server.storage.filesystem.layout import LOG, STATE
 from cloutagent_server.storage.filesystem.lines import lines_between
 from cloutagent_server.storage.filesystem.locks import sharing_file
-from cloutagent_server.storage.filesystem.log import is_event, read_execution, read_header
+from cloutagent_server.storage.filesystem.log import read_execution
+from cloutagent_server.storage.filesystem.log_lines import LogHeader, read_header
 from cloutagent_server.storage.filesystem.records import Snapshot, load, snapshot_from_json
 
 
@@ -86,13 +87,13 @@ def _read(directory: Path, project_id: str) -> _Log:
         raise files.unreadable(path, fault) from fault
     try:
         files.check_trust(path, descriptor)
-        created, start = read_header(descriptor, path, directory.name)
-        if created.project_id != project_id:
+        header = read_header(descriptor, path, directory.name)
+        if header.execution.project_id != project_id:
             raise StoredDataDamaged(str(path), "first line: is of another project")
-        snapshot, snapshot_fault = _read_snapshot(directory / STATE, created)
+        snapshot, snapshot_fault = _read_snapshot(directory / STATE, header.execution)
         # The snapshot first, then the size: so a log that grows meanwhile is never behind its snapshot.
         size = os.fstat(descriptor).st_size
-        return _fold(descriptor, path, created, start, size, snapshot, snapshot_fault)
+        return _fold(descriptor, path, header, size, snapshot, snapshot_fault)
     finally:
         os.close(descriptor)
 
@@ -107,22 +108,18 @@ def _read_snapshot(path: Path, created: Execution) -> tuple[Snapshot | None, str
 def _fold(
     descriptor: int,
     path: Path,
-    created: Execution,
-    start: int,
+    header: LogHeader,
     size: int,
     snapshot: Snapshot | None,
     snapshot_fault: str | None,
 ) -> _Log:
-    execution, end = created, start
-    at_snapshot = created if snapshot is not None and snapshot.log_size == start else None
-    for sequence, line in enumerate(lines_between(descriptor, start, size), 1):
+    execution, end = header.execution, header.size
+    at_snapshot = execution if snapshot is not None and snapshot.log_size == end else None
+    for sequence, line in enumerate(lines_between(descriptor, end, size), header.first_sequence):
         try:
-            event = event_json.decode(line)
-            if not is_event(created.id, sequence, line):
-                raise ValueError("is not that event")
-            execution = execution.after(event)
+            execution = execution.after(event_json.decode(header.event_of(sequence, line)))
         except (ValueError, RecursionError) as fault:
-            raise StoredDataDamaged(str(path), f"event {sequence}: {fault}") from fault
+            raise StoredDataDamaged(str(path), f"{header.place_of(sequence)}: {fault}") from fault
         end += len(line) + 1
         if snapshot is not None and snapshot.log_size == end:
             at_snapshot = execution

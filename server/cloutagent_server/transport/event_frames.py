@@ -1,0 +1,111 @@
+"""Events as they lie in the answers of WatchExecution and ExecuteStream: encoded once, however many watch.
+
+Both answers are lists of events in the same field, so that an answer is its events' frames one after the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
+
+from cloutagent.v1.execution_pb2 import ExecutionEvent, TextDeltaEvent, WatchExecutionResponse
+from cloutagent_server.domain.events import StoredEvent, TextDelta
+from cloutagent_server.transport.event_codec import to_proto
+
+# A batch of at most so many events is taken for a live one, which others are about to send too.
+_LIVE_EVENTS: Final = 16
+
+# The common event: text without an escape, which is the same in JSON and in protobuf.
+_PLAIN_TEXT: Final = re.compile(
+    rb'\{"executionId":"([^"\\]*)","sequence":\d+,"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{3})Z",'
+    rb'"kind":"text_delta","textDelta":\{"text":"([^"\\]+)"\}\}'
+)
+
+
+def _tag(message: type[ExecutionEvent | TextDeltaEvent | WatchExecutionResponse], field: str) -> bytes:
+    """What a field with a length begins with."""
+    return bytes([message.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
+
+
+_EVENTS: Final = _tag(WatchExecutionResponse, "events")
+_EXECUTION_ID: Final = _tag(ExecutionEvent, "execution_id")
+_SEQUENCE: Final = bytes([ExecutionEvent.DESCRIPTOR.fields_by_name["sequence"].number << 3])
+_TIME: Final = _tag(ExecutionEvent, "time")
+_TEXT_DELTA: Final = _tag(ExecutionEvent, "text_delta")
+_TEXT: Final = _tag(TextDeltaEvent, "text")
+_KIND: Final = ExecutionEvent(kind=TextDelta.kind).SerializeToString()
+
+
+def encode(event: StoredEvent) -> bytes:
+    """The event as protobuf."""
+    plain = _PLAIN_TEXT.fullmatch(event.data) if event.kind == TextDelta.kind else None
+    if plain is None:
+        return to_proto(event).SerializeToString()
+    execution_id, second, milliseconds, text = plain.groups()
+    nanos = int(milliseconds) * 1_000_000
+    time = _seconds(second) + (b"\x10" + _varint(nanos) if nanos else b"")
+    delta = _TEXT + _varint(len(text)) + text
+    return b"".join(
+        (
+            _EXECUTION_ID + _varint(len(execution_id)) + execution_id,
+            _SEQUENCE + _varint(event.sequence),
+            _TIME + _varint(len(time)) + time,
+            _KIND,
+            _TEXT_DELTA + _varint(len(delta)) + delta,
+        )
+    )
+
+
+def framed(encoded: bytes) -> bytes:
+    """An encoded event as one of an answer's events."""
+    return _EVENTS + _varint(len(encoded)) + encoded
+
+
+class EventFrames:
+    """Answers made of events. The frames of those sent last, in live batches, are kept for the other watchers."""
+
+    def __init__(self, max_bytes: int = 4 << 20) -> None:
+        """`max_bytes` bounds what is kept."""
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._frames: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def answer(self, events: Sequence[StoredEvent]) -> bytes:
+        """The answer that holds these events."""
+        if len(events) > _LIVE_EVENTS:
+            return b"".join([framed(encode(event)) for event in events])
+        return b"".join([self._live(event) for event in events])
+
+    def _live(self, event: StoredEvent) -> bytes:
+        # The stored bytes tell the event: watchers at the end of a log share them, so that they are hashed once.
+        frame = self._frames.get(event.data)
+        if frame is None:
+            frame = framed(encode(event))
+            self._frames[event.data] = frame
+            self._bytes += len(event.data) + len(frame)
+            while self._bytes > self._max_bytes:
+                data, dropped = self._frames.popitem(last=False)
+                self._bytes -= len(data) + len(dropped)
+        return frame
+
+
+@lru_cache(maxsize=256)
+def _seconds(text: bytes) -> bytes:
+    """The seconds of a timestamp, as its field."""
+    seconds = int(datetime.fromisoformat(text.decode() + "+00:00").timestamp())
+    return b"\x08" + _varint(seconds & 0xFFFFFFFFFFFFFFFF) if seconds else b""
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    parts = bytearray()
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)

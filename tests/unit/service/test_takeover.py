@@ -1,0 +1,84 @@
+"""Two servers' services on one folder: each keeps to its own executions, and takes over those of a dead one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cloutagent_server.domain.events import FailureReason
+from cloutagent_server.domain.execution import Execution, Status
+from cloutagent_server.service.takeover import Takeover
+from cloutagent_server.storage.filesystem import FileSystemStorage
+from tests.support import builders
+from tests.support.service_world import DEADLINE_SECONDS, World, make_world
+
+HANG = "hang on"
+
+
+@pytest.fixture
+async def worlds(tmp_path: Path) -> AsyncIterator[list[World]]:
+    """Two servers on a folder; each runs one execution at a time and looks after the other all the time."""
+    storages = [FileSystemStorage(tmp_path / "projects") for _ in range(2)]
+    found, looking = [], []
+    for storage in storages:
+        await storage.start()
+        world = make_world(storage=storage, max_running=1)
+        found.append(world)
+        looking.append(Takeover(world.executions, interval_seconds=0.01))
+        looking[-1].start()
+    yield found
+    for takeover in looking:
+        await takeover.stop()
+    for world, storage in zip(found, storages, strict=True):
+        await world.executions.stop(grace=0)
+        await storage.stop()
+
+
+async def running_and_waiting(world: World) -> tuple[Execution, Execution]:
+    project = await world.project()
+    running = await world.start(project, HANG)
+    await world.until(running.id, lambda execution: execution.usage.total_tokens > 0)
+    return running, await world.start(project)
+
+
+async def test_each_keeps_to_its_own(worlds: list[World]) -> None:
+    ours, theirs = worlds
+    running, waiting = await running_and_waiting(ours)
+    for _ in range(5):
+        await theirs.executions.recover()
+    assert (await theirs.read(running.id)).status is Status.RUNNING
+    assert (await theirs.read(waiting.id)).status is Status.QUEUED
+    assert theirs.engine.executors == {}
+
+
+async def test_the_executions_of_a_dead_server_are_taken_over_by_one(worlds: list[World], tmp_path: Path) -> None:
+    dead = FileSystemStorage(tmp_path / "projects")
+    await dead.start()
+    project = await worlds[0].project()
+    running, waiting = [
+        await dead.executions.create(builders.execution(project.id, agent=project.agent, prompt="say hello"))
+        for _ in range(2)
+    ]
+    await dead.executions.append(builders.events(running.id, [builders.queued(), builders.started()]))
+    await dead.executions.append(builders.events(waiting.id, [builders.queued()]))
+    await dead.stop()
+    ended = await worlds[1].until(running.id, Status.FAILED)
+    assert ended.failure is not None and ended.failure.reason is FailureReason.INTERRUPTED
+    await worlds[1].until(waiting.id, Status.COMPLETED)
+    kinds = await worlds[0].kinds(waiting.id)
+    assert (kinds.count("started"), kinds.count("completed")) == (1, 1)
+    assert sum(len(world.engine.executors) for world in worlds) == 1
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["running", "waiting"])
+async def test_cancelling_what_another_server_runs(worlds: list[World], which: int) -> None:
+    ours, theirs = worlds
+    execution = (await running_and_waiting(ours))[which]
+    cancelled = await asyncio.wait_for(theirs.executions.cancel(execution.id), DEADLINE_SECONDS)
+    assert cancelled.status is Status.CANCELLED
+    assert (await ours.kinds(execution.id)).count("cancelled") == 1
+    await ours.executions.cancel_requested()
+    assert list(await ours.storage.executions.list_cancel_requests()) == []

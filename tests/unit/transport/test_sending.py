@@ -1,0 +1,97 @@
+"""Sending to watchers: one that does not read is dropped with what it needs to go on, and delays nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from cloutagent.v1 import execution_pb2, execution_pb2_grpc
+from cloutagent_server.domain.events import Payload
+from cloutagent_server.domain.project import Project
+from cloutagent_server.transport.server import GrpcServer
+from tests.support import builders
+from tests.support.service_world import DEADLINE_SECONDS, World, make_world
+
+ADMIN_KEY = "an-admin-key-of-some-length"
+EVENTS = 600
+
+
+@pytest.fixture
+def world() -> World:
+    return make_world(admin_key=ADMIN_KEY)
+
+
+@pytest.fixture
+async def stub(world: World) -> AsyncIterator[Any]:
+    server = GrpcServer(world.services, stall_seconds=0.5)
+    port = await server.start("127.0.0.1", 0)
+    # What one caller may have under way is bounded, as it is by Envoy.
+    options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        yield execution_pb2_grpc.ExecutionServiceStub(channel)
+    await world.executions.stop(grace=0)
+    await server.stop(grace=0)
+    world.authenticator.close()
+
+
+async def long_log(world: World, project: Project) -> str:
+    """An execution that has ended, with a log that no buffer on the way takes whole."""
+    execution = await world.storage.executions.create(builders.execution(project.id))
+    texts = [builders.text_delta("x" * 50_000)] * EVENTS
+    payloads: list[Payload] = [builders.queued(), builders.started(), *texts, builders.completed()]
+    await world.storage.executions.append(builders.events(execution.id, payloads))
+    return execution.id
+
+
+async def to_the_end(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["WatchExecution", "StreamExecutionEvents"])
+async def test_a_stalled_watcher_is_dropped_and_resumes_where_it_was(stub: Any, world: World, text: bool) -> None:
+    project = await world.project()
+    execution_id = await long_log(world, project)
+    options = {"metadata": (("x-api-key", ADMIN_KEY), ("accept", "application/x-ndjson"))}
+    if text:
+        stalled = stub.StreamExecutionEvents(
+            execution_pb2.StreamExecutionEventsRequest(execution_id=execution_id), **options
+        )
+    else:
+        stalled = stub.WatchExecution(execution_pb2.WatchExecutionRequest(execution_id=execution_id), **options)
+    await stalled.read()
+    await asyncio.sleep(1.5)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(to_the_end(stalled), DEADLINE_SECONDS)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.reason == "WATCHER_TOO_SLOW"
+    last = int(info.metadata["last_sequence"])
+    assert last < EVENTS
+
+    request = execution_pb2.WatchExecutionRequest(execution_id=execution_id, after_sequence=last)
+    rest = [event.sequence async for answer in stub.WatchExecution(request, **options) for event in answer.events]
+    assert rest == list(range(last + 1, EVENTS + 4))
+
+
+async def test_a_stalled_watcher_delays_nobody(stub: Any, world: World) -> None:
+    project = await world.project()
+    execution_id = await long_log(world, project)
+    options = {"metadata": (("x-api-key", ADMIN_KEY),)}
+    stalled = stub.WatchExecution(execution_pb2.WatchExecutionRequest(execution_id=execution_id), **options)
+    await stalled.read()
+    request = execution_pb2.WatchExecutionRequest(execution_id=execution_id, after_sequence=EVENTS)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        for _ in range(10):
+            seen = [event.sequence async for one in stub.WatchExecution(request, **options) for event in one.events]
+            assert seen == [EVENTS + 1, EVENTS + 2, EVENTS + 3]
+    stalled.cancel()
