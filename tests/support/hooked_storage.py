@@ -9,6 +9,7 @@ from cloutagent_server.domain.execution import Execution
 from cloutagent_server.storage.base import Page
 from cloutagent_server.storage.memory import MemoryStorage
 from cloutagent_server.storage.memory.executions import MemoryExecutions
+from cloutagent_server.storage.memory.ledger import MemoryLedger
 from cloutagent_server.storage.memory.projects import MemoryProjects
 from cloutagent_server.storage.memory.secrets import MemorySecrets
 
@@ -90,6 +91,11 @@ class HookedStorage:
     def executions(self) -> HookedExecutions:
         """Executions, with hooks."""
         return self._executions
+
+    @property
+    def ledger(self) -> MemoryLedger:
+        """Ledgers."""
+        return self._inner.ledger
 
     async def start(self) -> None:
         """Nothing is to be prepared."""

@@ -9,6 +9,7 @@ from cloutagent_server.storage.filesystem.executions import FileSystemExecutions
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.keys import KeyFiles
 from cloutagent_server.storage.filesystem.layout import Layout
+from cloutagent_server.storage.filesystem.ledger import FileSystemLedger
 from cloutagent_server.storage.filesystem.locks import Locks
 from cloutagent_server.storage.filesystem.offload import off_loop
 from cloutagent_server.storage.filesystem.projects import FileSystemProjects
@@ -31,6 +32,7 @@ class FileSystemStorage:
             self._layout, self._index, self._locks, self._removal, self._keys, self._executions.forget
         )
         self._secrets = FileSystemSecrets(self._layout, self._locks)
+        self._ledger = FileSystemLedger(self._layout, self._locks)
 
     @property
     def projects(self) -> FileSystemProjects:
@@ -46,6 +48,11 @@ class FileSystemStorage:
     def executions(self) -> FileSystemExecutions:
         """Executions."""
         return self._executions
+
+    @property
+    def ledger(self) -> FileSystemLedger:
+        """Ledgers."""
+        return self._ledger
 
     async def start(self) -> None:
         """See `Storage.start`."""

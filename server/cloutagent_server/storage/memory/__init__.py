@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cloutagent_server.storage.memory.executions import MemoryExecutions
+from cloutagent_server.storage.memory.ledger import MemoryLedger
 from cloutagent_server.storage.memory.projects import MemoryProjects
 from cloutagent_server.storage.memory.records import Records
 from cloutagent_server.storage.memory.secrets import MemorySecrets
@@ -16,6 +17,7 @@ class MemoryStorage:
         self._projects = MemoryProjects(records)
         self._secrets = MemorySecrets(records)
         self._executions = MemoryExecutions(records)
+        self._ledger = MemoryLedger(records)
 
     @property
     def projects(self) -> MemoryProjects:
@@ -31,6 +33,11 @@ class MemoryStorage:
     def executions(self) -> MemoryExecutions:
         """Executions."""
         return self._executions
+
+    @property
+    def ledger(self) -> MemoryLedger:
+        """Ledgers."""
+        return self._ledger
 
     async def start(self) -> None:
         """Nothing is to be prepared."""
