@@ -68,9 +68,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     SECRET_VERSION_CONFLICT: _ErrorReason.ValueType  # 31
     """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
     BUDGET_EXCEEDED: _ErrorReason.ValueType  # 40
-    """FAILED_PRECONDITION, 400. Nothing is left of a budget of the project, so no execution can start. Metadata: `scope`
-    (`daily`, `monthly` or `total`), `exceeded` (`tokens` or `cost`), `limit`, `used`, `left`.
-    """
+    """FAILED_PRECONDITION, 400. Nothing is left of a budget of the project. Metadata: `scope`, `exceeded`, `limit`, `used`, `left`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reason of an error, machine-readable: the `reason` of the google.rpc.ErrorInfo in the error's details, by its name
@@ -123,7 +121,5 @@ SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 30
 SECRET_VERSION_CONFLICT: ErrorReason.ValueType  # 31
 """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
 BUDGET_EXCEEDED: ErrorReason.ValueType  # 40
-"""FAILED_PRECONDITION, 400. Nothing is left of a budget of the project, so no execution can start. Metadata: `scope`
-(`daily`, `monthly` or `total`), `exceeded` (`tokens` or `cost`), `limit`, `used`, `left`.
-"""
+"""FAILED_PRECONDITION, 400. Nothing is left of a budget of the project. Metadata: `scope`, `exceeded`, `limit`, `used`, `left`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

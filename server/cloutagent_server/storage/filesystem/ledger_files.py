@@ -143,7 +143,10 @@ class LedgerFiles:
                 try:
                     record = read_line(line)
                 except ValueError as found:
-                    fault = fault or found
+                    if fault is not None:
+                        # One record is written at a time: a crash leaves no more than one that is not whole.
+                        raise
+                    fault = found
                     continue
                 if fault is not None:
                     raise fault
