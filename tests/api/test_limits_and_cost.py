@@ -21,7 +21,13 @@ async def test_passing_the_token_limit_ends_the_run_as_failed(projects: Projects
     assert result["cost"]["promptTokens"] + result["cost"]["completionTokens"] == 240
     execution = await project.execution(result["id"])
     assert execution["limits"]["maxTokens"] == 150
-    assert execution["failure"] == {"reason": "limit_exceeded", "message": result["error"], "exceeded": "tokens"}
+    budget = {"scope": "execution", "exceeded": "tokens", "limit": 150.0, "used": 240.0, "left": 0.0}
+    assert execution["failure"] == {
+        "reason": "limit_exceeded",
+        "message": result["error"],
+        "exceeded": "tokens",
+        "budget": budget,
+    }
     events = await project.watch(result["id"])
     assert kinds(events) == ["queued", "started", "token_usage", "limit_warning", "token_usage", "failed"]
     assert events[3]["limitWarning"] == {"limit": "tokens", "percent": 80.0}

@@ -21,6 +21,9 @@ Without a script, `default_script` goes by the first word of the prompt:
 | anything else | one model call, two text deltas, the message, an answer |
 
 Every model call asks first and uses 100 input and 20 output tokens; the answer is always `echo: ` and the prompt.
+
+A call that was asked for is ended by the next report without an id, which is its final usage; one that is followed by
+none was not billed.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from cloutagent_server.domain.cost import TokenUsage, Usage
 from cloutagent_server.domain.events import AgentOutput, Failure, FailureReason, Message, TextDelta, ToolResult, ToolUse
 from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
 from cloutagent_server.domain.project import AgentConfig
-from cloutagent_server.engine.base import CallRefused, PlannedCall, RunListener
+from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall, RunListener
 
 CALL_PROMPT_TOKENS = 100
 CALL_COMPLETION_TOKENS = 20
@@ -77,6 +80,7 @@ class FakeExecutor:
         self._engine = engine
         self._stopped = asyncio.Event()
         self._calls = 0
+        self._asked: str | None = None
         self._deadline: float | None = None
 
     async def initialize(self, config: AgentConfig) -> None:
@@ -99,6 +103,7 @@ class FakeExecutor:
         except _RunEnds as reached:
             end = reached
         finally:
+            await self.end_call(CallEnd.FREE)
             self._engine.note_end(self.execution_id)
             self.ended.set()
         duration = round((time.monotonic() - started) * 1000)
@@ -116,11 +121,31 @@ class FakeExecutor:
             await self.ended.wait()
 
     async def call_model(self, prompt_tokens: int, completion_tokens: int, call_id: str | None, model: str) -> None:
-        """Report a model call; one without an id is a new one."""
+        """Report a model call; without an id it is the end of the one that was asked for, or a new one."""
+        ends = call_id is None
         if call_id is None:
-            self._calls += 1
-            call_id = f"call_{self._calls}"
-        await self.listener.on_usage(call_id, TokenUsage(prompt_tokens, completion_tokens, model))
+            call_id = self._asked or self.next_call_id()
+        usage = TokenUsage(prompt_tokens, completion_tokens, model)
+        await self.listener.on_usage(call_id, usage)
+        if ends:
+            await self.end_call(CallEnd.TOLD, usage)
+
+    def next_call_id(self) -> str:
+        """An id that no call of this run had."""
+        self._calls += 1
+        return f"{self.execution_id}/{self._calls}"
+
+    async def ask(self, call: PlannedCall) -> int:
+        """Ask for a call; one that was asked for before was not billed."""
+        await self.end_call(CallEnd.FREE)
+        self._asked = call.id
+        return await self.listener.before_call(call)
+
+    async def end_call(self, end: CallEnd, usage: TokenUsage | None = None) -> None:
+        """End the call that was asked for, if there is one."""
+        if self._asked is not None:
+            call_id, self._asked = self._asked, None
+            await self.listener.after_call(call_id, end, usage)
 
     async def wait(self, event: asyncio.Event | None) -> None:
         """Wait for `event`, or for ever; ends the run when it is stopped or its time is up."""
@@ -257,13 +282,16 @@ def tool_answers(tool_use_id: str, content: str, is_error: bool = False) -> Step
     return _output(ToolResult(tool_use_id, content, is_error))
 
 
-def planned(model: str, max_tokens: int, input_tokens: int = 0, input_bound: int | None = None) -> PlannedCall:
+def planned(
+    model: str, max_tokens: int, input_tokens: int = 0, input_bound: int | None = None, call_id: str = "call"
+) -> PlannedCall:
     """A model call with so much input. `input_bound` is what is known without counting, by default the exact number."""
 
     async def count_input() -> int:
         return input_tokens
 
-    return PlannedCall(model, max_tokens, input_tokens if input_bound is None else input_bound, count_input)
+    bound = input_tokens if input_bound is None else input_bound
+    return PlannedCall(call_id, model, max_tokens, bound, count_input, cache_write=True)
 
 
 def ask(
@@ -272,9 +300,10 @@ def ask(
     """A model call is about to go out. One that is refused ends the run as FAILED with MODEL_ERROR."""
 
     async def step(executor: FakeExecutor) -> None:
-        call = planned(model or executor.model, max_tokens, input_tokens, input_bound)
+        call_id = executor.next_call_id()
+        call = planned(model or executor.model, max_tokens, input_tokens, input_bound, call_id)
         try:
-            executor.allowed.append(await executor.listener.before_call(call))
+            executor.allowed.append(await executor.ask(call))
         except CallRefused as refusal:
             raise _RunEnds(Status.FAILED, failure=Failure(FailureReason.MODEL_ERROR, str(refusal))) from None
 

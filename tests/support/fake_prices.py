@@ -30,6 +30,11 @@ class FakePriceList:
             )
         }
 
+    @property
+    def version(self) -> str:
+        """Always the same."""
+        return "fake 1"
+
     def models(self) -> Sequence[Model]:
         """The three models by name."""
         return [self._models[name] for name in sorted(self._models)]

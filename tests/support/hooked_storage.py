@@ -10,6 +10,7 @@ from cloutagent_server.storage.base import History, Page
 from cloutagent_server.storage.memory import MemoryStorage
 from cloutagent_server.storage.memory.audit import MemoryAuditLog
 from cloutagent_server.storage.memory.executions import MemoryExecutions
+from cloutagent_server.storage.memory.ledger import MemoryLedger
 from cloutagent_server.storage.memory.projects import MemoryProjects
 from cloutagent_server.storage.memory.secrets import MemorySecrets
 
@@ -124,6 +125,11 @@ class HookedStorage:
     def audit(self) -> MemoryAuditLog:
         """The audit log."""
         return self._inner.audit
+
+    @property
+    def ledger(self) -> MemoryLedger:
+        """Ledgers."""
+        return self._inner.ledger
 
     async def start(self) -> None:
         """Nothing is to be prepared."""

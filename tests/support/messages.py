@@ -13,7 +13,7 @@ from aiohttp import web
 
 from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.events import AgentOutput
-from cloutagent_server.engine.base import PlannedCall
+from cloutagent_server.engine.base import CallEnd, PlannedCall
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -28,6 +28,7 @@ class RememberingListener:
     reports: list[tuple[str, TokenUsage]] = field(default_factory=list)
     asked: list[tuple[str, int]] = field(default_factory=list)
     planned: list[PlannedCall] = field(default_factory=list)
+    ends: list[tuple[CallEnd, TokenUsage | None]] = field(default_factory=list)
 
     async def on_output(self, output: AgentOutput) -> None:
         self.outputs.append(output)
@@ -41,6 +42,9 @@ class RememberingListener:
         if self.refusal is not None:
             raise self.refusal
         return min(call.max_tokens, self.allowance)
+
+    async def after_call(self, call_id: str, end: CallEnd, usage: TokenUsage | None) -> None:
+        self.ends.append((end, usage))
 
     @property
     def calls(self) -> dict[str, TokenUsage]:

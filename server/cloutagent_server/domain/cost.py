@@ -35,7 +35,11 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an execution's model calls have used together. `total_cost` is US dollars at list price."""
+    """What an execution's model calls have used together. `total_cost` is US dollars at list price.
+
+    `estimated` tells that the vendor did not say what all of the calls used, so that the most they can have used is
+    counted for those.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -43,13 +47,14 @@ class Usage:
     cache_write_tokens: int = 0
     total_cost: Decimal = ZERO
     model_calls: int = 0
+    estimated: bool = False
 
     @property
     def total_tokens(self) -> int:
         """Prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
 
-    def plus(self, usage: TokenUsage, cost: Decimal, calls: int = 0) -> Usage:
+    def plus(self, usage: TokenUsage, cost: Decimal, calls: int = 0, *, estimated: bool = False) -> Usage:
         """This usage with another part added that cost `cost` and began `calls` model calls."""
         return Usage(
             self.prompt_tokens + usage.prompt_tokens,
@@ -58,6 +63,7 @@ class Usage:
             self.cache_write_tokens + usage.cache_write_tokens,
             self.total_cost + cost,
             self.model_calls + calls,
+            self.estimated or estimated,
         )
 
 
@@ -74,6 +80,52 @@ class ExceededLimit(StrEnum):
 
     TOKENS = "tokens"
     COST = "cost"
+
+
+class BudgetScope(StrEnum):
+    """What a limit holds for: one execution, or all executions of its project together in a day, a month, or ever."""
+
+    EXECUTION = "execution"
+    DAILY = "daily"
+    MONTHLY = "monthly"
+    TOTAL = "total"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetExceeded:
+    """Which limit leaves no room for another model call. Amounts are tokens, or US dollars of a limit on cost.
+
+    Attributes:
+        scope: What the limit holds for.
+        exceeded: What it limits.
+        limit: The limit.
+        used: What has been used of it.
+    """
+
+    scope: BudgetScope
+    exceeded: ExceededLimit
+    limit: Decimal
+    used: Decimal
+
+    @property
+    def left(self) -> Decimal:
+        """What is left of the limit; 0 if it was passed."""
+        return max(ZERO, self.limit - self.used)
+
+    @property
+    def name(self) -> str:
+        """The limit, for people."""
+        amount = f"{_plain(self.limit)}" if self.exceeded is ExceededLimit.TOKENS else f"{_plain(self.limit)} USD"
+        kind = "token" if self.exceeded is ExceededLimit.TOKENS else "cost"
+        if self.scope is BudgetScope.EXECUTION:
+            return f"the {kind} limit of {amount}"
+        return f"the project's {self.scope.value} {kind} budget of {amount}"
+
+    @property
+    def state(self) -> str:
+        """What was used of it and what is left, for people."""
+        unit = "tokens" if self.exceeded is ExceededLimit.TOKENS else "USD"
+        return f"{_plain(self.used)} {unit} were used, {_plain(self.left)} are left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +164,9 @@ class Model:
     cache_read_token_price: Decimal | None = None
     cache_write_token_price: Decimal | None = None
     context_window: int | None = None
+
+
+def _plain(amount: Decimal) -> str:
+    """A number without an exponent and without zeros at its end."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

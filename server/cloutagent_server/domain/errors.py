@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cloutagent_server.domain.cost import BudgetExceeded
+
 
 class CloutAgentError(Exception):
     """Base of all errors that are answers, not faults of the server.
@@ -164,6 +166,20 @@ class QueueFull(CloutAgentError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"the queue is full: {limit} executions wait already", limit=str(limit))
+
+
+class BudgetUsedUp(CloutAgentError):
+    """Nothing is left of a budget of the project."""
+
+    def __init__(self, budget: BudgetExceeded) -> None:
+        super().__init__(
+            f"nothing is left of {budget.name}: {budget.state}",
+            scope=budget.scope.value,
+            exceeded=budget.exceeded.value,
+            limit=f"{budget.limit:f}",
+            used=f"{budget.used:f}",
+            left=f"{budget.left:f}",
+        )
 
 
 class CursorOutOfRange(CloutAgentError):

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from cloutagent_server.domain import timestamps
-from cloutagent_server.domain.cost import ExceededLimit, Usage
+from cloutagent_server.domain.cost import BudgetExceeded, BudgetScope, ExceededLimit, Usage
 from cloutagent_server.domain.events import (
     Cancelled,
     Completed,
@@ -24,8 +24,10 @@ from cloutagent_server.domain.events import (
     Message,
     Payload,
     Queued,
+    SdkCost,
     Started,
     StoredEvent,
+    TerminalPayload,
     TextDelta,
     TokenUsed,
     ToolResult,
@@ -83,6 +85,7 @@ def usage_to_json(usage: Usage) -> dict[str, Any]:
         "cacheWriteTokens": usage.cache_write_tokens,
         "totalCost": float(usage.total_cost),
         "modelCalls": usage.model_calls,
+        **({"estimated": True} if usage.estimated else {}),
     }
 
 
@@ -95,6 +98,28 @@ def usage_from_json(document: Mapping[str, Any]) -> Usage:
         document["cacheWriteTokens"],
         Decimal(str(document["totalCost"])),
         document["modelCalls"],
+        document.get("estimated", False),
+    )
+
+
+def budget_to_json(budget: BudgetExceeded) -> dict[str, Any]:
+    """The JSON form of which limit was exceeded."""
+    return {
+        "scope": budget.scope.value,
+        "exceeded": budget.exceeded.value,
+        "limit": float(budget.limit),
+        "used": float(budget.used),
+        "left": float(budget.left),
+    }
+
+
+def budget_from_json(document: Mapping[str, Any]) -> BudgetExceeded:
+    """What `budget_to_json` wrote."""
+    return BudgetExceeded(
+        BudgetScope(document["scope"]),
+        ExceededLimit(document["exceeded"]),
+        Decimal(str(document["limit"])),
+        Decimal(str(document["used"])),
     )
 
 
@@ -124,18 +149,32 @@ def _payload_to_json(payload: Payload) -> dict[str, Any]:
             }
         case LimitWarning(limit=limit, percent=percent):
             return {"limit": limit.value, "percent": percent}
-        case Completed(result=result, usage=usage, duration=duration):
-            return {"result": result, "usage": usage_to_json(usage), "duration": duration}
-        case Failed(failure=failure, usage=usage, duration=duration):
-            return {"failure": _failure_to_json(failure), "usage": usage_to_json(usage), "duration": duration}
-        case Cancelled(usage=usage, duration=duration):
-            return {"usage": usage_to_json(usage), "duration": duration}
+        case Completed(result=result):
+            return {"result": result, **_end_to_json(payload)}
+        case Failed(failure=failure):
+            return {"failure": _failure_to_json(failure), **_end_to_json(payload)}
+        case Cancelled():
+            return _end_to_json(payload)
+
+
+def _end_to_json(end: TerminalPayload) -> dict[str, Any]:
+    document: dict[str, Any] = {"usage": usage_to_json(end.usage), "duration": end.duration}
+    if end.sdk_cost is not None:
+        document["sdkCost"] = {"cost": float(end.sdk_cost.cost), "differs": end.sdk_cost.differs}
+    return document
+
+
+def _sdk_cost(document: Mapping[str, Any]) -> SdkCost | None:
+    said = document.get("sdkCost")
+    return None if said is None else SdkCost(Decimal(str(said["cost"])), said["differs"])
 
 
 def _failure_to_json(failure: Failure) -> dict[str, Any]:
     document: dict[str, Any] = {"reason": failure.reason.value, "message": failure.message}
     if failure.exceeded is not None:
         document["exceeded"] = failure.exceeded.value
+    if failure.budget is not None:
+        document["budget"] = budget_to_json(failure.budget)
     return document
 
 
@@ -145,6 +184,7 @@ def _failure_from_json(document: Mapping[str, Any]) -> Failure:
         FailureReason(document["reason"]),
         document["message"],
         None if exceeded is None else ExceededLimit(exceeded),
+        budget_from_json(document["budget"]) if "budget" in document else None,
     )
 
 
@@ -159,7 +199,9 @@ _READERS: Final[Mapping[str, Callable[[Any], Payload]]] = {
         usage_from_json(d["usage"]), d["percentOfTokenLimit"], d["percentOfCostLimit"], d["model"]
     ),
     LimitWarning.kind: lambda d: LimitWarning(ExceededLimit(d["limit"]), d["percent"]),
-    Completed.kind: lambda d: Completed(d["result"], usage_from_json(d["usage"]), d["duration"]),
-    Failed.kind: lambda d: Failed(_failure_from_json(d["failure"]), usage_from_json(d["usage"]), d["duration"]),
-    Cancelled.kind: lambda d: Cancelled(usage_from_json(d["usage"]), d["duration"]),
+    Completed.kind: lambda d: Completed(d["result"], usage_from_json(d["usage"]), d["duration"], _sdk_cost(d)),
+    Failed.kind: lambda d: Failed(
+        _failure_from_json(d["failure"]), usage_from_json(d["usage"]), d["duration"], _sdk_cost(d)
+    ),
+    Cancelled.kind: lambda d: Cancelled(usage_from_json(d["usage"]), d["duration"], _sdk_cost(d)),
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import ClassVar
 
-from cloutagent_server.domain.cost import ExceededLimit, Usage
+from cloutagent_server.domain.cost import BudgetExceeded, ExceededLimit, Usage
 
 
 class FailureReason(StrEnum):
@@ -23,11 +24,23 @@ class FailureReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an execution failed. `message` is for people; `exceeded` names the limit when that was the reason."""
+    """Why an execution failed. `message` is for people.
+
+    When a limit was the reason, `exceeded` tells its kind and `budget` which one it was, and what was used and left.
+    """
 
     reason: FailureReason
     message: str
     exceeded: ExceededLimit | None = None
+    budget: BudgetExceeded | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SdkCost:
+    """What the agent SDK says that the run cost, in US dollars, and whether that differs from what was metered."""
+
+    cost: Decimal
+    differs: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +123,7 @@ class Completed:
     result: str
     usage: Usage
     duration: int
+    sdk_cost: SdkCost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +134,7 @@ class Failed:
     failure: Failure
     usage: Usage
     duration: int
+    sdk_cost: SdkCost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +144,7 @@ class Cancelled:
     kind: ClassVar[str] = "cancelled"
     usage: Usage
     duration: int
+    sdk_cost: SdkCost | None = None
 
 
 AgentOutput = TextDelta | Message | ToolUse | ToolResult

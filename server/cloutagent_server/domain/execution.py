@@ -140,6 +140,7 @@ class ExecutionResult:
         duration: Milliseconds from the start of the run.
         result: The agent's final text, when completed.
         failure: Why, when failed.
+        sdk_cost: What the agent SDK says that the run cost, in US dollars; None if it did not say.
     """
 
     id: str
@@ -148,6 +149,7 @@ class ExecutionResult:
     duration: int
     result: str | None = field(default=None, repr=False)
     failure: Failure | None = None
+    sdk_cost: Decimal | None = None
 
     @property
     def error(self) -> str | None:

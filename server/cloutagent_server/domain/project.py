@@ -54,6 +54,23 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetLimit:
+    """What all executions of a project may use together in one period; None is no limit. `max_cost` is US dollars."""
+
+    max_tokens: int | None = None
+    max_cost: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What all executions of a project may use together. Days and months are those of UTC."""
+
+    daily: BudgetLimit = BudgetLimit()
+    monthly: BudgetLimit = BudgetLimit()
+    total: BudgetLimit = BudgetLimit()
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectDraft:
     """A project before it has an identifier and times."""
 
@@ -61,6 +78,7 @@ class ProjectDraft:
     agent: AgentConfig
     limits: Limits = Limits()
     description: str | None = None
+    budget: Budget = Budget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +93,7 @@ class Project:
     created_at: datetime
     updated_at: datetime
     revision: int = 1
+    budget: Budget = Budget()
 
 
 class Unset(Enum):
@@ -94,6 +113,7 @@ class ProjectChanges:
     description: str | Unset | None = UNSET
     agent: AgentConfig | Unset = UNSET
     limits: Limits | Unset = UNSET
+    budget: Budget | Unset = UNSET
 
 
 @dataclass(frozen=True, slots=True)

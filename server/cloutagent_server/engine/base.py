@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum
 from typing import Protocol
 
 from cloutagent_server.domain.cost import Model, TokenUsage
@@ -15,6 +16,11 @@ from cloutagent_server.domain.project import AgentConfig
 
 class PriceList(Protocol):
     """Models and what they cost."""
+
+    @property
+    def version(self) -> str:
+        """Tells this list of prices from others, for whoever checks a cost later."""
+        ...
 
     def models(self) -> Sequence[Model]:
         """All models that an agent may use, by name."""
@@ -42,23 +48,53 @@ class PlannedCall:
     """A model call that is about to go out.
 
     Attributes:
+        id: Identifier of the call.
         model: The model.
         max_tokens: The most output tokens that the agent wants.
-        input_bound: More tokens than the input can have: the bytes of its JSON text.
-        count_input: Asks the vendor for the exact number of input tokens; gives the bound if the vendor does not tell.
+        input_bound: The most tokens that the input can have, by its bytes; None if they do not tell (images, tools).
+        count_input: Asks the vendor for the exact number of input tokens; None if the vendor does not tell.
+        cache_write: Whether the request lets the vendor write input to its cache, which may have a price of its own.
+        cache_write_1h: Whether it may write it for one hour.
+        unbounded: What makes the input impossible to bound in any way before the call; None if nothing does.
     """
 
+    id: str
     model: str
     max_tokens: int
-    input_bound: int
-    count_input: Callable[[], Awaitable[int]]
+    input_bound: int | None
+    count_input: Callable[[], Awaitable[int | None]]
+    cache_write: bool = False
+    cache_write_1h: bool = False
+    unbounded: str | None = None
+
+    def at_most(self, input_tokens: int, output_tokens: int) -> TokenUsage:
+        """The dearest usage with so much input and output that the request allows."""
+        return TokenUsage(
+            input_tokens,
+            output_tokens,
+            self.model,
+            cache_write_tokens=input_tokens if self.cache_write else 0,
+            cache_write_1h_tokens=input_tokens if self.cache_write_1h else 0,
+        )
+
+
+class CallEnd(Enum):
+    """What is known about the bill of a model call that has ended."""
+
+    FREE = "free"
+    """It was not billed: it did not go out, or the vendor refused it before it used anything."""
+    TOLD = "told"
+    """The vendor told its final usage."""
+    CUT = "cut"
+    """It may have been billed, and the vendor did not tell for how much in the end."""
 
 
 class RunListener(Protocol):
     """Who owns a run. The engine tells it what happens, in order, and asks before it spends money.
 
-    `on_output` and `on_usage` are called one at a time; `before_call` may be called meanwhile, once for each of several
-    concurrent calls. An exception of the listener other than CallRefused ends the run and comes out of `execute`.
+    `on_output` and `on_usage` are called one at a time; `before_call` and `after_call` may be called meanwhile, once
+    for each of several concurrent calls. An exception of the listener other than CallRefused ends the run and comes out
+    of `execute`.
     """
 
     async def on_output(self, output: AgentOutput) -> None:
@@ -76,8 +112,17 @@ class RunListener(Protocol):
     async def before_call(self, call: PlannedCall) -> int:
         """A model call is about to go out; returns the most output tokens that it may write, at least 1.
 
+        May be cancelled, when nobody wants the call any more. `after_call` follows in every case.
+
         Raises:
             CallRefused: The call must not go out.
+        """
+        ...
+
+    async def after_call(self, call_id: str, end: CallEnd, usage: TokenUsage | None) -> None:
+        """A call that was asked for has ended. `usage` is what the vendor told of it; None if nothing.
+
+        Comes once for each call, after its last `on_usage` and the end of its `before_call`, and before `execute` ends.
         """
         ...
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -71,6 +71,7 @@ class _Ending:
     status: Status
     result: str | None = None
     failure: Failure | None = None
+    sdk_cost: Decimal | None = None
 
 
 _CANCELLED: Final = _Ending(Status.CANCELLED)
@@ -213,7 +214,13 @@ class ClaudeExecutor:
         if self._listener.fault is not None:
             raise self._listener.fault
         return ExecutionResult(
-            self._id, ending.status, self._usage(run.session), duration, ending.result, ending.failure
+            self._id,
+            ending.status,
+            self._usage(run.session),
+            duration,
+            ending.result,
+            ending.failure,
+            ending.sdk_cost,
         )
 
     def estimate_cost(self, prompt_tokens: int, completion_tokens: int = 0) -> Decimal:
@@ -259,7 +266,9 @@ class ClaudeExecutor:
                 if self._listener.fault is not None:
                     return _CANCELLED
                 if isinstance(message, ResultMessage):
-                    return _ending(message, transcript, run)
+                    said = message.total_cost_usd
+                    sdk_cost = None if said is None else Decimal(str(said))
+                    return replace(_ending(message, transcript, run), sdk_cost=sdk_cost)
         except ProcessError as error:
             return _failed(FailureReason.AGENT_ERROR, f"the agent's process ended with exit code {error.exit_code}")
         except Exception as error:

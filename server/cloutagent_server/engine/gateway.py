@@ -25,13 +25,15 @@ from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine import messages_api
-from cloutagent_server.engine.base import CallRefused, PlannedCall, PriceList
+from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall, PriceList
+from cloutagent_server.engine.input_bound import counted_part, facts_of
 from cloutagent_server.engine.listening import OrderedListener
-from cloutagent_server.engine.metering import CallMeter, StreamMeter, error_of
+from cloutagent_server.engine.metering import CallMeter, StreamMeter, error_of, tells_output
 
 _MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
 _CONNECT_SECONDS: Final = 10.0
 _COUNT_SECONDS: Final = 15.0
+_REMEMBERED_COUNTS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class ModelGateway:
         self._runner: web.AppRunner | None = None
         self._client: aiohttp.ClientSession | None = None
         self._base_url = ""
+        self._added: dict[str, int] = {}
 
     async def start(self) -> None:
         """Listen on a free port of 127.0.0.1."""
@@ -191,32 +194,64 @@ class ModelGateway:
         most = min(wanted, session.config.max_tokens) if type(wanted) is int else session.config.max_tokens
         if most < 1:
             return _error(400, "invalid_request_error", "max_tokens: must be at least 1")
+        call = _Call(new_id(), CallMeter(model))
+        messages_api.configure(body, session.config, most)
         try:
-            allowed = min(most, await session.listener.before_call(self._planned(request, model, most, body)))
+            planned = self._planned(request, call.id, model, most, body)
+            allowed = min(most, await session.listener.before_call(planned))
+            if allowed < 1:
+                return _error(402, "billing_error", "the budget of this run allows no more output")
+            messages_api.configure(body, session.config, allowed)
+            return await self._forward(request, session, body, call)
         except CallRefused as refusal:
             return _error(402, "billing_error", str(refusal))
-        if allowed < 1:
-            return _error(402, "billing_error", "the budget of this run allows no more output")
-        messages_api.configure(body, session.config, allowed)
-        return await self._forward(request, session, body, _Call(new_id(), CallMeter(model)))
+        finally:
+            await session.listener.after_call(call.id, call.end, call.meter.usage)
 
-    def _planned(self, request: web.Request, model: str, max_tokens: int, body: dict[str, Any]) -> PlannedCall:
-        counted = json.dumps(messages_api.input_of(body)).encode()
+    def _planned(
+        self, request: web.Request, call_id: str, model: str, max_tokens: int, body: dict[str, Any]
+    ) -> PlannedCall:
+        """The call as the listener is asked about it.
 
-        async def count_input() -> int:
-            assert self._client is not None
-            headers = messages_api.request_headers(request.headers, self._api_key)
-            url = URL(self._upstream + messages_api.COUNT_TOKENS_PATH)
-            timeout = aiohttp.ClientTimeout(total=_COUNT_SECONDS)
-            try:
-                async with self._client.post(url, data=counted, headers=headers, timeout=timeout) as answer:
-                    document = _json_or_none(await answer.read())
-            except (aiohttp.ClientError, TimeoutError):
-                return len(counted)
-            tokens = document.get("input_tokens") if isinstance(document, dict) else None
-            return tokens if type(tokens) is int and tokens >= 0 else len(counted)
+        What the vendor adds to the input for tools and the like is counted with the first request that has them: the
+        count of that request is a bound of it for all further ones.
+        """
+        facts = facts_of(body)
+        added = 0 if facts.added_for is None else self._added.get(facts.added_for)
+        counted = json.dumps(counted_part(body)).encode()
 
-        return PlannedCall(model, max_tokens, len(counted), count_input)
+        async def count_input() -> int | None:
+            tokens = await self._count(request, counted)
+            if tokens is not None and facts.added_for is not None:
+                while len(self._added) >= _REMEMBERED_COUNTS:
+                    del self._added[next(iter(self._added))]
+                self._added[facts.added_for] = min(tokens, self._added.get(facts.added_for, tokens))
+            return tokens
+
+        bound = None if facts.text_bytes is None or added is None else facts.text_bytes + added
+        return PlannedCall(
+            call_id,
+            model,
+            max_tokens,
+            bound,
+            count_input,
+            facts.cache_write,
+            facts.cache_write_1h,
+            facts.unbounded,
+        )
+
+    async def _count(self, request: web.Request, counted: bytes) -> int | None:
+        assert self._client is not None
+        headers = messages_api.request_headers(request.headers, self._api_key)
+        url = URL(self._upstream + messages_api.COUNT_TOKENS_PATH)
+        timeout = aiohttp.ClientTimeout(total=_COUNT_SECONDS)
+        try:
+            async with self._client.post(url, data=counted, headers=headers, timeout=timeout) as answer:
+                document = _json_or_none(await answer.read()) if answer.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+        tokens = document.get("input_tokens") if isinstance(document, dict) else None
+        return tokens if type(tokens) is int and tokens >= 0 else None
 
     async def _forward(
         self, request: web.Request, session: GatewaySession, body: dict[str, Any], call: _Call | None
@@ -226,20 +261,26 @@ class ModelGateway:
         url = URL(self._upstream + request.rel_url.raw_path_qs, encoded=True)
         headers = messages_api.request_headers(request.headers, self._api_key)
         data = io.BytesIO(json.dumps(body).encode())
+        call = call or _Call("", CallMeter(""))
+        call.end = CallEnd.CUT
         try:
             answer = await self._client.post(url, data=data, headers=headers, allow_redirects=False)
-        except (aiohttp.ClientError, TimeoutError):
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            if isinstance(fault, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+                call.end = CallEnd.FREE
             session.last_error = VendorError(None, "it cannot be reached")
             return _error(502, "api_error", "the model's API cannot be reached")
         try:
-            if answer.status == 200 and call is not None and answer.content_type == "text/event-stream":
+            if answer.status != 200:
+                call.end = CallEnd.FREE
+            elif call.id and answer.content_type == "text/event-stream":
                 return await self._relay_stream(request, session, answer, call)
             return await self._relay_document(session, answer, call)
         finally:
             answer.close()
 
     async def _relay_document(
-        self, session: GatewaySession, answer: aiohttp.ClientResponse, call: _Call | None
+        self, session: GatewaySession, answer: aiohttp.ClientResponse, call: _Call
     ) -> web.Response:
         try:
             data = await answer.read()
@@ -252,8 +293,10 @@ class ModelGateway:
         if answer.status >= 400:
             error = error_of(document)
             session.last_error = VendorError(answer.status, error.message if error else answer.reason or "")
-        elif call is not None and isinstance(document, Mapping):
+        elif call.id and isinstance(document, Mapping):
             call.meter.report(document.get("usage"))
+            if tells_output(document.get("usage")):
+                call.end = CallEnd.TOLD
             await session.report(call.id, call.meter.usage)
         return web.Response(status=answer.status, body=data, headers=messages_api.response_headers(answer.headers))
 
@@ -275,6 +318,10 @@ class ModelGateway:
             session.last_error = VendorError(None, "its answer broke off")
         finally:
             stream.end()
+            if stream.final:
+                call.end = CallEnd.TOLD
+            elif stream.error is not None and call.meter.usage is None:
+                call.end = CallEnd.FREE
             await session.report(call.id, call.meter.usage)
         if stream.error is not None:
             session.last_error = VendorError(None, stream.error.message)
@@ -292,10 +339,13 @@ async def _written(response: web.StreamResponse, chunk: bytes) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
+    """A call under way. `end` is how its bill would stand if it ended now."""
+
     id: str
     meter: CallMeter
+    end: CallEnd = CallEnd.FREE
 
 
 def _error(status: int, kind: str, message: str) -> web.Response:

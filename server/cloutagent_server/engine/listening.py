@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.events import AgentOutput
-from cloutagent_server.engine.base import CallRefused, PlannedCall, RunListener
+from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall, RunListener
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +26,7 @@ class OrderedListener:
         self._listener = listener
         self._turn = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._asked: dict[str, asyncio.Task[int]] = {}
         self.fault: Exception | None = None
 
     async def on_output(self, output: AgentOutput) -> None:
@@ -37,8 +38,14 @@ class OrderedListener:
         await self._to_the_end(self._report(self._listener.on_usage, call_id, usage))
 
     async def before_call(self, call: PlannedCall) -> int:
-        """See `RunListener`."""
-        return await self._to_the_end(self._ask(call))
+        """See `RunListener`. `after_call` must follow, also for a caller that was cancelled."""
+        asked = asyncio.ensure_future(self._ask(call))
+        self._asked[call.id] = asked
+        return await asked
+
+    async def after_call(self, call_id: str, end: CallEnd, usage: TokenUsage | None) -> None:
+        """See `RunListener`. The listener is told after a fault, too: what was reserved has to be given back."""
+        await self._to_the_end(self._end(call_id, end, usage))
 
     async def settle(self) -> None:
         """Return when everything that was told so far has arrived."""
@@ -62,6 +69,18 @@ class OrderedListener:
             except Exception as fault:
                 self.fault = fault
         raise CallRefused("the server cannot account for this call")
+
+    async def _end(self, call_id: str, end: CallEnd, usage: TokenUsage | None) -> None:
+        asked = self._asked.pop(call_id, None)
+        if asked is not None:
+            await asyncio.wait({asked})
+            if not asked.cancelled():
+                # Whoever asked may be gone, and with it the one who was to hear of a refusal.
+                asked.exception()
+        try:
+            await self._listener.after_call(call_id, end, usage)
+        except Exception as fault:
+            self.fault = self.fault or fault
 
     async def _to_the_end(self, call: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(call)

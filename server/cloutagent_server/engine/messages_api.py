@@ -15,7 +15,7 @@ COUNT_TOKENS_PATH: Final = "/v1/messages/count_tokens"
 _VERSION: Final = re.compile(r"claude-[a-z]+-(?P<major>\d+)(?:-(?P<minor>\d{1,2}))?(?!\d)")
 _FIRST_WITHOUT_SAMPLING: Final = (4, 7)
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
-_INPUT: Final = ("model", "system", "messages", "tools", "tool_choice", "thinking")
+_PRICED_APART: Final = ("service_tier", "speed", "inference_geo")
 _HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -45,10 +45,11 @@ def configure(body: MutableMapping[str, Any], config: AgentConfig, max_tokens: i
     """Make the body of a messages request follow the agent's configuration and an allowance of output tokens.
 
     The configured temperature is the only sampling parameter that goes out, and none does for a model that takes none.
-    Thinking is dropped where the API refuses it beside the temperature or the allowance.
+    Thinking is dropped where the API refuses it beside the temperature or the allowance, and what would be billed at
+    another price than the list's is dropped always.
     """
     sampled = takes_temperature(body["model"])
-    for name in _SAMPLING:
+    for name in (*_SAMPLING, *_PRICED_APART):
         body.pop(name, None)
     if sampled:
         body["temperature"] = config.temperature
@@ -60,11 +61,6 @@ def configure(body: MutableMapping[str, Any], config: AgentConfig, max_tokens: i
             del body["thinking"]
         case {} if sampled and config.temperature != 1:
             del body["thinking"]
-
-
-def input_of(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a messages request that its input tokens are counted of: the body of a count_tokens request."""
-    return {name: body[name] for name in _INPUT if name in body}
 
 
 def request_headers(headers: Mapping[str, str], api_key: str | None) -> dict[str, str]:

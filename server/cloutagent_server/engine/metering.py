@@ -73,6 +73,8 @@ class StreamMeter:
         self._after_return = False
         self.error: ApiError | None = None
         """The error event of the stream, if there was one."""
+        self.final = False
+        """Whether the stream told what the call used in the end."""
 
     def feed(self, chunk: bytes) -> None:
         """Take in the next bytes of the stream; events that they complete are counted when this returns."""
@@ -112,10 +114,23 @@ class StreamMeter:
         except ValueError:
             return
         match event:
-            case {"type": "message_start", "message": {"usage": usage}} | {"type": "message_delta", "usage": usage}:
+            case {"type": "message_start", "message": {"usage": usage}}:
                 self._call.report(usage)
+            case {"type": "message_delta", "usage": usage}:
+                self._call.report(usage)
+                self.final = self.final or (tells_output(usage) and _stop_reason(event) is not None)
             case {"type": "error"}:
                 self.error = error_of(event)
+
+
+def tells_output(usage: object) -> bool:
+    """Whether a `usage` object of the API says how many tokens were written."""
+    return isinstance(usage, Mapping) and type(usage.get("output_tokens")) is int
+
+
+def _stop_reason(event: Mapping[str, Any]) -> object:
+    delta = event.get("delta")
+    return delta.get("stop_reason") if isinstance(delta, Mapping) else None
 
 
 def error_of(document: object) -> ApiError | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Final
 
-import genai_prices
 from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ModelInfo, TieredPrices
+from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 
 from cloutagent_server.domain.cost import Model, TokenUsage
 
@@ -28,10 +28,18 @@ class GenaiPriceList:
     def __init__(self) -> None:
         provider = next(provider for provider in get_snapshot().providers if provider.id == _PROVIDER)
         self._models: dict[str, Model] = {}
+        self._infos: dict[str, ModelInfo] = {}
+        self._prices: dict[tuple[str, date], ModelPrice] = {}
         for info in provider.models:
             listed = _LISTED.fullmatch(info.id)
             if listed is not None and (model := _model(listed["name"], info)) is not None:
                 self._models[model.id] = model
+                self._infos[model.id] = info
+
+    @property
+    def version(self) -> str:
+        """The package that the prices come from, and its version."""
+        return f"genai-prices {importlib.metadata.version('genai-prices')}"
 
     def models(self) -> Sequence[Model]:
         """All models of generation 4 and later, by name, with the base-tier prices that held when the list was made."""
@@ -51,14 +59,28 @@ class GenaiPriceList:
         name = None if usage.model is None else self._listed_name(usage.model)
         if name is None:
             raise LookupError(f"the price list does not know the model {usage.model}")
-        tokens = genai_prices.Usage(
-            input_tokens=usage.prompt_tokens,
-            output_tokens=usage.completion_tokens,
-            cache_read_tokens=usage.cache_read_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        plain = usage.prompt_tokens - usage.cache_read_tokens - usage.cache_write_tokens
+        if plain < 0 or usage.cache_write_1h_tokens > usage.cache_write_tokens:
+            raise ValueError("a part of the prompt is larger than the whole")
+        prices = self._prices_of(name)
+        write_price = prices.cache_write_mtok or prices.input_mtok
+        counts = (
+            (prices.input_mtok, plain),
+            (prices.output_mtok, usage.completion_tokens),
+            (prices.cache_read_mtok or prices.input_mtok, usage.cache_read_tokens),
+            (write_price, usage.cache_write_tokens - usage.cache_write_1h_tokens),
+            (prices.cache_write_1h_mtok or write_price, usage.cache_write_1h_tokens),
         )
-        return genai_prices.calc_price(tokens, name, provider_id=_PROVIDER).total_price
+        millionths = sum((_at(price, usage.prompt_tokens) * count for price, count in counts), Decimal(0))
+        return millionths / _TOKENS_PER_PRICE
+
+    def _prices_of(self, name: str) -> ModelPrice:
+        """The prices that hold today. They are looked up once a day, since that takes longer than to use them."""
+        now = datetime.now(UTC)
+        prices = self._prices.get((name, now.date()))
+        if prices is None:
+            prices = self._prices[name, now.date()] = self._infos[name].get_prices(now)
+        return prices
 
     def _listed_name(self, model: str) -> str | None:
         reference = _REFERENCE.fullmatch(model)
@@ -87,3 +109,11 @@ def _model(name: str, info: ModelInfo) -> Model | None:
 def _token_price(price: Decimal | TieredPrices | None) -> Decimal | None:
     base = price.base if isinstance(price, TieredPrices) else price
     return None if base is None else base / _TOKENS_PER_PRICE
+
+
+def _at(price: Decimal | TieredPrices | None, prompt_tokens: int) -> Decimal:
+    """The price of a million tokens in a call with so much input: a tier holds for all of a call above it."""
+    if isinstance(price, TieredPrices):
+        reached = [tier for tier in price.tiers if prompt_tokens > tier.start]
+        return max(reached, key=lambda tier: tier.start).price if reached else price.base
+    return Decimal(0) if price is None else price

@@ -25,21 +25,31 @@ class CostTracker:
         self._prices = prices
         self._executions: dict[str, _Tracked] = {}
 
-    def track_tokens(self, execution_id: str, usage: TokenUsage, call_id: str | None = None) -> Usage:
+    def track_tokens(
+        self,
+        execution_id: str,
+        usage: TokenUsage,
+        call_id: str | None = None,
+        cost: Decimal | None = None,
+        *,
+        estimated: bool = False,
+    ) -> Usage:
         """Count `usage` and return what the execution has used altogether.
 
         With a `call_id`, `usage` is all that this model call has used so far and replaces the earlier report of the
-        same call, so that price tiers apply to whole calls. Without one it is a call of its own.
+        same call, so that price tiers apply to whole calls. Without one it is a call of its own. `cost` is what it
+        costs in US dollars where that is known better than by list price; `estimated` marks what the vendor did not
+        tell.
         """
         tracked = self._executions.setdefault(execution_id, _Tracked())
-        cost = self.calculate_cost(usage)
+        cost = self.calculate_cost(usage) if cost is None else cost
         before = tracked.calls.get(call_id) if call_id is not None else None
         if call_id is not None:
             tracked.calls[call_id] = (usage, cost)
         if before is None:
-            tracked.total = tracked.total.plus(usage, cost, calls=1)
+            tracked.total = tracked.total.plus(usage, cost, calls=1, estimated=estimated)
         else:
-            tracked.total = tracked.total.plus(_difference(usage, before[0]), cost - before[1])
+            tracked.total = tracked.total.plus(_difference(usage, before[0]), cost - before[1], estimated=estimated)
         return tracked.total
 
     def calculate_cost(self, usage: TokenUsage) -> Decimal:
@@ -65,6 +75,11 @@ class CostTracker:
         """All that the execution has used so far."""
         tracked = self._executions.get(execution_id)
         return Usage() if tracked is None else tracked.total
+
+    def get_call(self, execution_id: str, call_id: str) -> tuple[TokenUsage, Decimal] | None:
+        """What a model call has used so far and what that costs in US dollars; None before its first report."""
+        tracked = self._executions.get(execution_id)
+        return None if tracked is None else tracked.calls.get(call_id)
 
     def forget(self, execution_id: str) -> None:
         """Drop an execution that has ended and whose usage is stored."""

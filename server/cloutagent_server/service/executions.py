@@ -14,6 +14,7 @@ from typing import Final
 from cloutagent_server.domain import event_json, timestamps
 from cloutagent_server.domain.cost import CostLimits, LimitCheckResult, Model, TokenUsage, Usage, check_limits
 from cloutagent_server.domain.errors import (
+    BudgetUsedUp,
     CloutAgentError,
     ExecutionNotFinished,
     ExecutionNotFound,
@@ -26,8 +27,9 @@ from cloutagent_server.domain.errors import (
 from cloutagent_server.domain.events import Cancelled, Event, Failed, Failure, FailureReason, Payload, Queued
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, Idempotency, Status
 from cloutagent_server.domain.identifiers import new_id
-from cloutagent_server.domain.project import Limits
+from cloutagent_server.domain.project import Budget, Limits
 from cloutagent_server.engine.base import Engine, PriceList
+from cloutagent_server.service.budgets import Turns, usage_after_crash, used_up
 from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.service.prompts import fill
 from cloutagent_server.service.queue import RunQueue
@@ -60,12 +62,14 @@ class ExecutionService:
         max_running: int,
         max_waiting: int,
     ) -> None:
+        self._storage = storage
         self._projects = storage.projects
         self._executions = storage.executions
         self._secrets = secrets
         self._engine = engine
         self._prices = prices
         self._tracker = CostTracker(prices)
+        self._turns = Turns()
         self._queue = RunQueue(self._drive, max_running, max_waiting)
         self._runs: dict[str, Run] = {}
         self._live: set[str] = set()
@@ -84,11 +88,14 @@ class ExecutionService:
                 a tool that this machine does not offer (any more).
             IdempotencyKeyReused: The key stands for another request.
             QueueFull: Too many executions wait.
+            BudgetUsedUp: Nothing is left of a budget of the project.
         """
         project = await self._projects.read(request.project_id)
         if project is None:
             raise ProjectNotFound(request.project_id)
         self._check_tools(project.agent.enabled_tools)
+        if not self._prices.knows(project.agent.model):
+            raise InvalidRequest.of("project.agent.model", f"{project.agent.model!r} has no price; see ListModels")
         if request.idempotency_key is None:
             self._queue.check_room()
         execution = Execution(
@@ -102,7 +109,7 @@ class ExecutionService:
             idempotency=_idempotency(request),
         )
         await fill(execution, project, self._secrets)
-        return await asyncio.shield(self._admit(execution))
+        return await asyncio.shield(self._admit(execution, project.budget))
 
     def _check_tools(self, names: Sequence[str]) -> None:
         refused = self._engine.refused_tools(names)
@@ -223,12 +230,15 @@ class ExecutionService:
             run.interrupt()
         await ended
 
-    async def _admit(self, execution: Execution) -> tuple[Execution, bool]:
+    async def _admit(self, execution: Execution, budget: Budget) -> tuple[Execution, bool]:
         """Store and queue an execution, whole or not at all: a caller that goes away does not end this half-way."""
         self._live.add(execution.id)
         try:
             stored = await self._executions.create(execution)
             if stored.id == execution.id:
+                exceeded = await used_up(self._storage.ledger, execution.project_id, budget)
+                if exceeded is not None:
+                    raise BudgetUsedUp(exceeded)
                 with self._queue.place():
                     return await self._enqueue(stored), True
         except Exception:
@@ -275,7 +285,8 @@ class ExecutionService:
             failure = Failure(FailureReason.INTERRUPTED, "the server died while the execution ran")
             try:
                 duration = await self._known_duration(execution)
-                await self._append(execution, Failed(failure, execution.usage, duration))
+                usage = await usage_after_crash(self._storage.ledger, execution, self._prices)
+                await self._append(execution, Failed(failure, usage, duration))
             finally:
                 self._live.discard(execution.id)
         elif execution.last_sequence == 0:
@@ -324,7 +335,7 @@ class ExecutionService:
             if project is None:
                 return
             prompts = await fill(execution, project, self._secrets)
-            run = Run(execution, prompts, self._executions, self._engine, self._prices, self._tracker)
+            run = Run(execution, prompts, self._storage, self._engine, self._prices, self._tracker, self._turns)
         except Exception as fault:
             log.exception("a run could not start", extra={"execution_id": execution.id})
             await self._fail_unstarted(execution, fault)

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Final
 
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.cost import (
     WARNING_PERCENT,
+    BudgetExceeded,
+    BudgetScope,
     CostLimits,
     ExceededLimit,
     TokenUsage,
@@ -29,6 +32,7 @@ from cloutagent_server.domain.events import (
     LimitWarning,
     Message,
     Payload,
+    SdkCost,
     Started,
     TerminalPayload,
     TextDelta,
@@ -37,16 +41,20 @@ from cloutagent_server.domain.events import (
     ToolUse,
 )
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, ExecutionResult, Status
-from cloutagent_server.engine.base import AgentExecutor, CallRefused, Engine, PlannedCall, PriceList
+from cloutagent_server.engine.base import AgentExecutor, CallEnd, Engine, PlannedCall, PriceList
+from cloutagent_server.service.budgets import BudgetRefusal, RunBudget, Turns, UnboundedInput
 from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.service.prompts import FilledPrompts
 from cloutagent_server.service.redaction import Redactor
-from cloutagent_server.storage.base import ExecutionStorage
+from cloutagent_server.storage.base import Storage
 
 log: Final = logging.getLogger(__name__)
 
 # Pauses between the attempts to store the end of a run while the storage takes no writes.
 END_RETRY_SECONDS: Final = (0.5, 2.0, 8.0)
+
+# What the SDK's figure may differ from ours by, in US dollars, for its binary fractions.
+SDK_COST_TOLERANCE: Final = Decimal("0.000001")
 
 
 class Run:
@@ -56,16 +64,17 @@ class Run:
         self,
         execution: Execution,
         prompts: FilledPrompts,
-        storage: ExecutionStorage,
+        storage: Storage,
         engine: Engine,
         prices: PriceList,
         tracker: CostTracker,
+        turns: Turns,
     ) -> None:
         self._execution = execution
         self._prompts = prompts
-        self._storage = storage
-        self._prices = prices
+        self._storage = storage.executions
         self._tracker = tracker
+        self._budget = RunBudget(execution, storage, prices, tracker, turns)
         self._limits = CostLimits(execution.limits.max_tokens, execution.limits.max_cost)
         self._redactor = Redactor(prompts.secrets.values())
         self._text = self._redactor.stream()
@@ -88,7 +97,9 @@ class Run:
         log.info("execution started", extra=named)
         try:
             await self._emit(Started(self._execution.agent.model))
-            await self._finish(self._end_of(await self._execute()))
+            result = await self._execute()
+            await self._settle_rest()
+            await self._finish(self._end_of(result))
         except Exception as fault:
             log.exception("run failed", extra={"execution_id": self._execution.id})
             await self._give_up(fault)
@@ -125,53 +136,48 @@ class Run:
 
     async def on_usage(self, call_id: str, usage: TokenUsage) -> None:
         """Count what a model call has used so far and hold the run to its limits."""
-        total = self._tracker.track_tokens(self._execution.id, usage, call_id)
+        await self._count(self._tracker.track_tokens(self._execution.id, usage, call_id), usage.model)
+
+    async def before_call(self, call: PlannedCall) -> int:
+        """Reserve what the call can use at most; refuse it where that does not fit into every limit."""
+        try:
+            return await self._budget.reserve(call)
+        except BudgetRefusal as refusal:
+            self._refuse(Failure(FailureReason.LIMIT_EXCEEDED, str(refusal), refusal.budget.exceeded, refusal.budget))
+            raise
+        except UnboundedInput as refusal:
+            self._refuse(Failure(FailureReason.MODEL_ERROR, str(refusal)))
+            raise
+
+    async def after_call(self, call_id: str, end: CallEnd, usage: TokenUsage | None) -> None:
+        """Give back what the call did not use, and count what it may have used."""
+        before = self._tracker.get_usage(self._execution.id)
+        total = await self._budget.settle(call_id, end, usage)
+        if total is not None and total != before:
+            await self._count(total, None if usage is None else usage.model)
+
+    async def _count(self, total: Usage, model: str | None) -> None:
         check = check_limits(total, self._limits)
         tokens, cost = check.percent_of_token_limit or 0.0, check.percent_of_cost_limit or 0.0
-        await self._emit(TokenUsed(total, tokens, cost, usage.model or self._execution.agent.model))
+        await self._emit(TokenUsed(total, tokens, cost, model or self._execution.agent.model))
         for limit, percent in ((ExceededLimit.TOKENS, tokens), (ExceededLimit.COST, cost)):
             if percent >= WARNING_PERCENT and limit not in self._warned:
                 self._warned.add(limit)
                 await self._emit(LimitWarning(limit, percent))
         if check.exceeded is not None:
-            self._exceed(check.exceeded)
+            self._refuse(_passed(check.exceeded, self._limits, total))
             self._stop()
 
-    async def before_call(self, call: PlannedCall) -> int:
-        """Lower a call's output to what the limits leave beside its input, and refuse it when they leave nothing.
+    def _refuse(self, failure: Failure) -> None:
+        """Note what ends the run. The first of such reasons stays."""
+        self._exceeded = self._exceeded or failure
 
-        The exact size of the input is asked for only when its bound does not fit easily.
-        """
-        if self._stopping is not None:
-            raise CallRefused("the execution is being stopped")
-        if self._allowed(call, call.input_bound) >= call.max_tokens:
-            return call.max_tokens
-        input_tokens = await call.count_input()
-        allowed = self._allowed(call, input_tokens)
-        if allowed < 1:
-            raise CallRefused(self._exceed(self._scarcest(call, input_tokens), passed=False).message)
-        return min(call.max_tokens, allowed)
-
-    def _allowed(self, call: PlannedCall, input_tokens: int) -> int:
-        return min(self._tokens_allowed(input_tokens), self._cost_allows(call, input_tokens))
-
-    def _tokens_allowed(self, input_tokens: int) -> int:
-        used = self._tracker.get_usage(self._execution.id)
-        return self._execution.limits.max_tokens - used.total_tokens - input_tokens
-
-    def _cost_allows(self, call: PlannedCall, input_tokens: int) -> int:
-        """Output tokens that the cost limit leaves, with all input at the price of writing it to the cache."""
-        used = self._tracker.get_usage(self._execution.id)
-        whole = TokenUsage(input_tokens, call.max_tokens, call.model, cache_write_tokens=input_tokens)
-        left = self._execution.limits.max_cost - used.total_cost
-        dearest = self._prices.cost(whole)
-        if dearest <= left:
-            return call.max_tokens
-        output = dearest - self._prices.cost(TokenUsage(input_tokens, 0, call.model, cache_write_tokens=input_tokens))
-        return int((left - (dearest - output)) * call.max_tokens / output) if output > 0 else 0
-
-    def _scarcest(self, call: PlannedCall, input_tokens: int) -> ExceededLimit:
-        return ExceededLimit.TOKENS if self._tokens_allowed(input_tokens) < 1 else ExceededLimit.COST
+    async def _settle_rest(self) -> None:
+        """What cannot be settled stays reserved and counts in full; whoever needs the room settles it then."""
+        try:
+            await self._budget.settle_rest()
+        except StorageUnavailable:
+            log.exception("model calls stay reserved", extra={"execution_id": self._execution.id})
 
     async def _execute(self) -> ExecutionResult:
         await self._executor.initialize(self._prompts.agent)
@@ -181,19 +187,20 @@ class Run:
 
     def _end_of(self, result: ExecutionResult) -> TerminalPayload:
         usage, duration = self._tracker.get_usage(self._execution.id), self._duration()
+        sdk_cost = _compared(result.sdk_cost, usage)
         if self._exceeded is not None:
-            return Failed(self._exceeded, usage, duration)
+            return Failed(self._exceeded, usage, duration, sdk_cost)
         if result.status is Status.COMPLETED:
-            return Completed(self._redactor.whole(result.result or ""), usage, duration)
+            return Completed(self._redactor.whole(result.result or ""), usage, duration, sdk_cost)
         if self._cancelled:
-            return Cancelled(usage, duration)
+            return Cancelled(usage, duration, sdk_cost)
         if self._interrupted:
             failure = Failure(FailureReason.INTERRUPTED, "the server stopped while the execution ran")
         elif result.failure is not None:
             failure = Failure(result.failure.reason, self._redactor.text(result.failure.message))
         else:
             failure = Failure(FailureReason.AGENT_ERROR, "the agent stopped without a result")
-        return Failed(failure, usage, duration)
+        return Failed(failure, usage, duration, sdk_cost)
 
     async def _finish(self, end: TerminalPayload) -> None:
         rest = self._text.flush()
@@ -208,6 +215,7 @@ class Run:
             log.exception("the end of a run could not be stored", extra={"execution_id": self._execution.id})
 
     async def _fail(self, fault: Exception) -> None:
+        await self._settle_rest()
         shown = fault.message if isinstance(fault, CloutAgentError) else "a fault of the server; its log names it"
         failure = Failure(FailureReason.AGENT_ERROR, f"the run was given up: {shown}")
         end = Failed(failure, self._tracker.get_usage(self._execution.id), self._duration())
@@ -249,24 +257,23 @@ class Run:
 
     def _stop(self) -> None:
         if self._stopping is None:
+            self._budget.stop()
             self._stopping = asyncio.ensure_future(self._executor.stop())
 
-    def _exceed(self, limit: ExceededLimit, *, passed: bool = True) -> Failure:
-        """Note that a limit ends the run: it was passed, or a call was refused that would have passed it."""
-        if self._exceeded is None:
-            usage = self._tracker.get_usage(self._execution.id)
-            message = _explain(limit, self._limits, usage, passed)
-            self._exceeded = Failure(FailureReason.LIMIT_EXCEEDED, message, limit)
-        return self._exceeded
 
-
-def _explain(limit: ExceededLimit, limits: CostLimits, usage: Usage, passed: bool) -> str:
+def _passed(limit: ExceededLimit, limits: CostLimits, usage: Usage) -> Failure:
+    """Why a run ends that used more than its limit."""
     tokens = limit is ExceededLimit.TOKENS
-    named = f"the token limit of {limits.max_tokens}" if tokens else f"the cost limit of {limits.max_cost} USD"
-    used = f"{usage.total_tokens} tokens" if tokens else f"{usage.total_cost} USD"
-    if passed:
-        return f"{named} ended the run: {used} were used"
-    return f"{named} ended the run: {used} were used, and the next model call does not fit into what is left"
+    most = (limits.max_tokens if tokens else limits.max_cost) or 0
+    used = usage.total_tokens if tokens else usage.total_cost
+    budget = BudgetExceeded(BudgetScope.EXECUTION, limit, Decimal(most), Decimal(used))
+    return Failure(FailureReason.LIMIT_EXCEEDED, f"{budget.name} ended the run: {budget.state}", limit, budget)
+
+
+def _compared(sdk_cost: Decimal | None, usage: Usage) -> SdkCost | None:
+    if sdk_cost is None:
+        return None
+    return SdkCost(sdk_cost, abs(sdk_cost - usage.total_cost) > SDK_COST_TOLERANCE)
 
 
 def _summary(execution: Execution) -> dict[str, object]:

@@ -17,6 +17,7 @@ from cloutagent_server.domain.api_key import ApiKey, ApiKeys
 from cloutagent_server.domain.audit import AuditEntry, AuditHead, AuditRecord
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.ledger import DayUsage, LedgerCall, LedgerTotals, Reservation, Settlement
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
 from cloutagent_server.domain.secret import SealedSecret, SecretRecord, SecretsHead
 
@@ -312,8 +313,61 @@ class AuditLog(Protocol):
         ...
 
 
+class Ledger(Protocol):
+    """What the model calls of projects may cost and did cost: the truth about money.
+
+    A call is reserved, then settled once, and both outlive the deletion of its execution; a project's ledger goes with
+    the project. It belongs to the day and the month of its reservation, in UTC. All processes see one ledger: what was
+    reserved or settled before, by anybody, is in the totals.
+    """
+
+    async def reserve(
+        self, project_id: str, now: datetime, decide: Callable[[LedgerTotals], Reservation | None]
+    ) -> LedgerTotals:
+        """Show `decide` the totals at `now` and store the reservation that it returns, in one step.
+
+        Nobody else reserves for the project meanwhile. A stored reservation is durable when this returns. `decide` may
+        be called in another thread; where it returns None or raises, nothing is stored. The totals are returned as
+        `decide` saw them.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+            ValueError: The call is under way already.
+        """
+        ...
+
+    async def settle(self, project_id: str, settlement: Settlement) -> bool:
+        """Put what a call used in the place of its reservation, durably, and wake those who wait.
+
+        False, and nothing is changed, if there is no such reservation or it was settled before.
+        """
+        ...
+
+    async def totals(self, project_id: str, now: datetime) -> LedgerTotals:
+        """What the project has used at `now`; nothing without the project."""
+        ...
+
+    async def wait_for_settlement(self, project_id: str, version: int) -> None:
+        """Return once a call was settled after the totals with this version, or sooner, or the project is gone."""
+        ...
+
+    async def calls(self, project_id: str, execution_id: str, since: datetime) -> Sequence[LedgerCall]:
+        """The calls of an execution in the order of their reservations; none without the project.
+
+        `since` is a time before its first call, such as its creation: older months need not be looked at.
+        """
+        ...
+
+    async def usage(self, project_id: str, first_day: str, last_day: str) -> Sequence[DayUsage]:
+        """What settled calls used on each day of a range (`YYYY-MM-DD`, both included), by day and model.
+
+        A day or a model without usage is left out.
+        """
+        ...
+
+
 class Storage(Protocol):
-    """One backend: its four parts over the same records, and its life."""
+    """One backend: its five parts over the same records, and its life."""
 
     @property
     def projects(self) -> ProjectStorage:
@@ -333,6 +387,11 @@ class Storage(Protocol):
     @property
     def audit(self) -> AuditLog:
         """The audit log, which outlives the projects."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """Ledgers."""
         ...
 
     async def start(self) -> None:

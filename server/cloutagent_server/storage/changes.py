@@ -18,7 +18,16 @@ from cloutagent_server.domain.secret import SecretRecord
 
 def created(draft: ProjectDraft, project_id: str, now: datetime) -> Project:
     """The project that a draft becomes."""
-    return Project(project_id, draft.name, draft.description, draft.agent, draft.limits, created_at=now, updated_at=now)
+    return Project(
+        project_id,
+        draft.name,
+        draft.description,
+        draft.agent,
+        draft.limits,
+        created_at=now,
+        updated_at=now,
+        budget=draft.budget,
+    )
 
 
 def first_key(project: Project, credential: KeyCredential) -> ApiKey:
@@ -40,6 +49,7 @@ def changed(project: Project, changes: ProjectChanges, now: datetime) -> Project
         description=project.description if isinstance(changes.description, Unset) else changes.description,
         agent=project.agent if isinstance(changes.agent, Unset) else changes.agent,
         limits=project.limits if isinstance(changes.limits, Unset) else changes.limits,
+        budget=project.budget if isinstance(changes.budget, Unset) else changes.budget,
         updated_at=max(now, project.updated_at),
         revision=project.revision + 1,
     )

@@ -6,10 +6,25 @@ from decimal import Decimal
 from typing import Final
 
 from cloutagent.v1 import cost_pb2
-from cloutagent_server.domain.cost import CostLimits, ExceededLimit, LimitCheckResult, Model, Usage
+from cloutagent_server.domain.cost import (
+    BudgetExceeded,
+    BudgetScope,
+    CostLimits,
+    ExceededLimit,
+    LimitCheckResult,
+    Model,
+    Usage,
+)
 
 _Exceeded = cost_pb2.LimitCheckResult.Exceeded
 EXCEEDED: Final = {ExceededLimit.TOKENS: _Exceeded.tokens, ExceededLimit.COST: _Exceeded.cost}
+_Scope = cost_pb2.BudgetExceeded.Scope
+_SCOPE: Final = {
+    BudgetScope.EXECUTION: _Scope.execution,
+    BudgetScope.DAILY: _Scope.daily,
+    BudgetScope.MONTHLY: _Scope.monthly,
+    BudgetScope.TOTAL: _Scope.total,
+}
 
 
 def usage_to_proto(usage: Usage) -> cost_pb2.Usage:
@@ -21,6 +36,18 @@ def usage_to_proto(usage: Usage) -> cost_pb2.Usage:
         cache_write_tokens=usage.cache_write_tokens,
         total_cost=float(usage.total_cost),
         model_calls=usage.model_calls,
+        estimated=usage.estimated or None,
+    )
+
+
+def budget_to_proto(budget: BudgetExceeded) -> cost_pb2.BudgetExceeded:
+    """The protobuf form of which limit left no room."""
+    return cost_pb2.BudgetExceeded(
+        scope=_SCOPE[budget.scope],
+        exceeded=EXCEEDED[budget.exceeded],
+        limit=float(budget.limit),
+        used=float(budget.used),
+        left=float(budget.left),
     )
 
 

@@ -53,6 +53,7 @@ CATALOGUE: Final[Mapping[type[errors.CloutAgentError], Entry]] = {
     errors.IdempotencyKeyReused: Entry(_Code.ALREADY_EXISTS, ErrorReason.IDEMPOTENCY_KEY_REUSED),
     errors.ExecutionNotFinished: Entry(_Code.FAILED_PRECONDITION, ErrorReason.EXECUTION_NOT_FINISHED),
     errors.QueueFull: Entry(_Code.RESOURCE_EXHAUSTED, ErrorReason.QUEUE_FULL, retry_seconds=5),
+    errors.BudgetUsedUp: Entry(_Code.FAILED_PRECONDITION, ErrorReason.BUDGET_EXCEEDED),
     errors.CursorOutOfRange: Entry(_Code.OUT_OF_RANGE, ErrorReason.CURSOR_OUT_OF_RANGE),
     errors.WatcherTooSlow: Entry(_Code.UNAVAILABLE, ErrorReason.WATCHER_TOO_SLOW, retry_seconds=1),
     errors.StoredDataDamaged: Entry(_Code.DATA_LOSS, ErrorReason.STORED_DATA_DAMAGED),

@@ -71,13 +71,25 @@ def _payload_to_proto(payload: events.Payload) -> Message:
         case events.LimitWarning(limit=limit, percent=percent):
             return execution_pb2.LimitWarningEvent(limit=EXCEEDED[limit], percent=percent)
         case events.Completed(result=result, usage=usage, duration=duration):
-            return execution_pb2.CompletedEvent(result=result, usage=usage_to_proto(usage), duration=duration)
+            return execution_pb2.CompletedEvent(
+                result=result, usage=usage_to_proto(usage), duration=duration, sdk_cost=_sdk_cost(payload)
+            )
         case events.Failed(failure=failure, usage=usage, duration=duration):
             return execution_pb2.FailedEvent(
-                failure=failure_to_proto(failure), usage=usage_to_proto(usage), duration=duration
+                failure=failure_to_proto(failure),
+                usage=usage_to_proto(usage),
+                duration=duration,
+                sdk_cost=_sdk_cost(payload),
             )
         case events.Cancelled(usage=usage, duration=duration):
-            return execution_pb2.CancelledEvent(usage=usage_to_proto(usage), duration=duration)
+            return execution_pb2.CancelledEvent(
+                usage=usage_to_proto(usage), duration=duration, sdk_cost=_sdk_cost(payload)
+            )
+
+
+def _sdk_cost(end: events.TerminalPayload) -> execution_pb2.SdkCost | None:
+    said = end.sdk_cost
+    return None if said is None else execution_pb2.SdkCost(cost=float(said.cost), differs=said.differs)
 
 
 def _struct(document: Mapping[str, object]) -> Struct:

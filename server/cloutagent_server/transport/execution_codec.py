@@ -9,7 +9,7 @@ from cloutagent.v1 import execution_pb2
 from cloutagent_server.domain.events import Failure, FailureReason
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, Status
 from cloutagent_server.service.executions import ExecutionRequest
-from cloutagent_server.transport.cost_codec import EXCEEDED, usage_to_proto
+from cloutagent_server.transport.cost_codec import EXCEEDED, budget_to_proto, usage_to_proto
 from cloutagent_server.transport.project_codec import agent_to_proto, limits_to_proto, timestamp
 
 RunRequest = (
@@ -96,4 +96,5 @@ def failure_to_proto(failure: Failure) -> execution_pb2.Failure:
         reason=_REASON[failure.reason],
         message=failure.message,
         exceeded=None if failure.exceeded is None else EXCEEDED[failure.exceeded],
+        budget=None if failure.budget is None else budget_to_proto(failure.budget),
     )

@@ -19,6 +19,8 @@ from cloutagent_server.domain.project import (
     DEFAULT_TEMPERATURE,
     DEFAULT_TIMEOUT,
     AgentConfig,
+    Budget,
+    BudgetLimit,
     Limits,
     Project,
     ProjectChanges,
@@ -47,6 +49,12 @@ _LEAVES: Final[Mapping[str, _Leaf]] = {
     "limits.max_tokens": _Leaf(DEFAULT_MAX_TOKENS),
     "limits.max_cost": _Leaf(DEFAULT_MAX_COST),
     "limits.timeout": _Leaf(DEFAULT_TIMEOUT),
+    "budget.daily.max_tokens": _Leaf(),
+    "budget.daily.max_cost": _Leaf(),
+    "budget.monthly.max_tokens": _Leaf(),
+    "budget.monthly.max_cost": _Leaf(),
+    "budget.total.max_tokens": _Leaf(),
+    "budget.total.max_cost": _Leaf(),
 }
 
 
@@ -65,6 +73,7 @@ def to_proto(project: Project) -> project_pb2.Project:
         description=project.description,
         agent=agent_to_proto(project.agent),
         limits=limits_to_proto(project.limits),
+        budget=budget_to_proto(project.budget),
         created_at=timestamp(project.created_at),
         updated_at=timestamp(project.updated_at),
     )
@@ -99,14 +108,32 @@ def limits_to_proto(limits: Limits) -> project_pb2.Limits:
     return project_pb2.Limits(max_tokens=limits.max_tokens, max_cost=float(limits.max_cost), timeout=limits.timeout)
 
 
+def budget_to_proto(budget: Budget) -> project_pb2.Budget | None:
+    """The protobuf form of a budget; None if nothing is limited."""
+    if budget == Budget():
+        return None
+    return project_pb2.Budget(
+        daily=_budget_limit(budget.daily), monthly=_budget_limit(budget.monthly), total=_budget_limit(budget.total)
+    )
+
+
+def _budget_limit(limit: BudgetLimit) -> project_pb2.BudgetLimit | None:
+    if limit == BudgetLimit():
+        return None
+    return project_pb2.BudgetLimit(
+        max_tokens=limit.max_tokens, max_cost=None if limit.max_cost is None else float(limit.max_cost)
+    )
+
+
 def draft_from_proto(request: project_pb2.CreateProjectRequest) -> ProjectDraft:
     """What a request for a new project asks for, with defaults for what it leaves out."""
-    values = {path: _value(request, path) for path in _LEAVES if path.startswith(("agent.", "limits."))}
+    values = {path: _value(request, path) for path in _LEAVES if path.startswith(("agent.", "limits.", "budget."))}
     return ProjectDraft(
         name=request.name,
         description=request.description if request.HasField("description") else None,
         agent=AgentConfig(id="", **_section(values, "agent")),
         limits=Limits(**_section(values, "limits")),
+        budget=_budget(Budget(), values),
     )
 
 
@@ -131,7 +158,19 @@ def changes_from_proto(request: project_pb2.UpdateProjectRequest, project: Proje
         changes["agent"] = replace(project.agent, **agent)
     if limits:
         changes["limits"] = replace(project.limits, **limits)
+    budget = _budget(project.budget, values)
+    if budget != project.budget:
+        changes["budget"] = budget
     return ProjectChanges(**changes)
+
+
+def _budget(budget: Budget, values: Mapping[str, Any]) -> Budget:
+    """`budget` with the values of its fields set."""
+    return Budget(
+        replace(budget.daily, **_section(values, "budget.daily")),
+        replace(budget.monthly, **_section(values, "budget.monthly")),
+        replace(budget.total, **_section(values, "budget.total")),
+    )
 
 
 def _masked(request: project_pb2.UpdateProjectRequest) -> list[str]:
@@ -167,7 +206,7 @@ def _value(message: Any, path: str) -> Any:
         message = getattr(message, section)
     if path == "agent.enabled_tools":
         return tuple(message)
-    return Decimal(str(message)) if path == "limits.max_cost" else message
+    return Decimal(str(message)) if path.endswith(".max_cost") else message
 
 
 def _section(values: Mapping[str, Any], section: str) -> dict[str, Any]:

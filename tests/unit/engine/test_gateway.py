@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from aiohttp import web
 
 from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.project import AgentConfig
-from cloutagent_server.engine.base import CallRefused
+from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall
 from cloutagent_server.engine.gateway import GatewaySession, ModelGateway, VendorError
 from cloutagent_server.engine.listening import OrderedListener
 from cloutagent_server.engine.prices import GenaiPriceList
@@ -243,7 +243,7 @@ async def test_the_input_can_be_counted_before_a_call_goes_out() -> None:
         async with run.post(body) as answer:
             await answer.read()
         (planned,) = run.listener.planned
-        assert planned.input_bound > 42
+        assert planned.input_bound is not None and planned.input_bound > 42
         assert await planned.count_input() == 42
         counted = run.upstream.received[-1]
         assert counted.path == "/v1/messages/count_tokens"
@@ -259,15 +259,15 @@ async def test_the_input_can_be_counted_before_a_call_goes_out() -> None:
         answering([]),
     ],
 )
-async def test_input_that_the_vendor_does_not_count_counts_as_its_bound(reply: Reply) -> None:
+async def test_input_that_the_vendor_does_not_count_is_not_known(reply: Reply) -> None:
     async with running(reply) as run:
         async with run.post() as answer:
             await answer.read()
         (planned,) = run.listener.planned
-        assert await planned.count_input() == planned.input_bound
+        assert await planned.count_input() is None
 
 
-async def test_input_counts_as_its_bound_when_the_vendor_breaks_off() -> None:
+async def test_input_is_not_known_when_the_vendor_breaks_off() -> None:
     async def reply(request: web.Request) -> web.StreamResponse:
         if request.path == "/v1/messages/count_tokens":
             assert request.transport is not None
@@ -278,7 +278,7 @@ async def test_input_counts_as_its_bound_when_the_vendor_breaks_off() -> None:
         async with run.post() as answer:
             await answer.read()
         (planned,) = run.listener.planned
-        assert await planned.count_input() == planned.input_bound
+        assert await planned.count_input() is None
 
 
 async def test_an_allowance_of_nothing_is_a_refusal() -> None:
@@ -511,3 +511,189 @@ async def test_a_long_prompt_goes_through_unchanged() -> None:
         async with run.http.post(url, data=io.BytesIO(body.encode()), headers=headers) as answer:
             assert answer.status == 200
         assert run.upstream.received[0].body["messages"] == [{"role": "user", "content": text}]
+
+
+# How the bill of a call stands after its end.
+
+
+def _then_close(reply: Reply) -> Reply:
+    async def closing(request: web.Request) -> web.StreamResponse:
+        response = await reply(request)
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    return closing
+
+
+async def _gone(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
+ERROR_EVENT = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("reply", "end"),
+    [
+        (streaming(stream_events(30, 9)), CallEnd.TOLD),
+        (answering({"type": "message", "usage": {"input_tokens": 3, "output_tokens": 4}}), CallEnd.TOLD),
+        (_then_close(streaming(stream_events(30, 9)[:5])), CallEnd.TOLD),
+        (failing(529, "overloaded_error", "Overloaded"), CallEnd.FREE),
+        (failing(400, "invalid_request_error", "no"), CallEnd.FREE),
+        (streaming([ERROR_EVENT]), CallEnd.FREE),
+        (streaming([*stream_events(30, 9)[:3], ERROR_EVENT]), CallEnd.CUT),
+        (_then_close(streaming(stream_events(30, 9)[:3])), CallEnd.CUT),
+        (streaming(stream_events(30, 9)[:3]), CallEnd.CUT),
+        (streaming([]), CallEnd.CUT),
+        (_gone, CallEnd.CUT),
+        (answering({"type": "message"}), CallEnd.CUT),
+        (answering([]), CallEnd.CUT),
+    ],
+)
+async def test_the_listener_is_told_once_how_a_call_ended(reply: Reply, end: CallEnd) -> None:
+    async with running(reply) as run:
+        async with run.post() as answer:
+            with suppress(aiohttp.ClientPayloadError):
+                await answer.read()
+        await asyncio.wait_for(run.gateway.close(run.session), WAIT)
+        assert run.listener.ends == [(end, run.listener.reports[-1][1] if run.listener.reports else None)]
+
+
+async def test_a_call_that_could_not_go_out_was_not_billed() -> None:
+    async with running(streaming([])) as run:
+        gateway = ModelGateway("http://127.0.0.1:1", KEY, PRICES)
+        await gateway.start()
+        try:
+            session = gateway.open(CONFIG, OrderedListener(run.listener))
+            body = {"model": MODEL, "max_tokens": 1, "messages": []}
+            headers = {"x-api-key": session.token}
+            async with run.http.post(f"{session.base_url}/v1/messages", json=body, headers=headers) as answer:
+                assert answer.status == 502
+        finally:
+            await gateway.stop()
+        assert run.listener.ends == [(CallEnd.FREE, None)]
+
+
+async def test_a_refused_call_ends_as_not_billed() -> None:
+    async with running(streaming([]), RememberingListener(refusal=CallRefused("nothing is left"))) as run:
+        async with run.post() as answer:
+            assert answer.status == 402
+        assert run.listener.ends == [(CallEnd.FREE, None)]
+
+
+async def test_an_agent_that_leaves_cuts_its_call() -> None:
+    async with running(_start_then_wait) as run:
+        async with run.post() as answer:
+            await answer.content.readline()
+            answer.close()
+        await asyncio.wait_for(run.upstream.cancelled.wait(), WAIT)
+        await asyncio.wait_for(run.gateway.close(run.session), WAIT)
+        assert run.listener.ends == [(CallEnd.CUT, TokenUsage(30, 1, MODEL))]
+
+
+async def test_an_agent_that_leaves_while_its_call_is_cleared_ends_the_asking() -> None:
+    asked, cancelled = asyncio.Event(), asyncio.Event()
+
+    class Waiting(RememberingListener):
+        async def before_call(self, call: PlannedCall) -> int:
+            asked.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+            return 1
+
+    async with running(streaming([]), Waiting()) as run:
+        posting = asyncio.ensure_future(run.post().__aenter__())
+        await asyncio.wait_for(asked.wait(), WAIT)
+        posting.cancel()
+        await asyncio.wait_for(cancelled.wait(), WAIT)
+        await asyncio.wait_for(run.gateway.close(run.session), WAIT)
+        assert (run.listener.ends, run.upstream.received) == ([(CallEnd.FREE, None)], [])
+
+
+async def test_what_is_added_for_tools_is_counted_once() -> None:
+    async def reply(request: web.Request) -> web.StreamResponse:
+        if request.path == "/v1/messages/count_tokens":
+            return web.json_response({"input_tokens": 700})
+        return await streaming(stream_events(42, 1))(request)
+
+    tools = [{"name": "look", "input_schema": {"type": "object"}}]
+    body = {"model": MODEL, "max_tokens": 10, "stream": True, "messages": [], "tools": tools}
+    async with running(reply) as run:
+        for _ in range(2):
+            async with run.post(body) as answer:
+                await answer.read()
+            await run.listener.planned[-1].count_input()
+        first, second = run.listener.planned
+        assert first.input_bound is None
+        assert second.input_bound is not None and 700 < second.input_bound < 800
+
+
+@pytest.mark.parametrize(
+    ("extra", "bounded", "unbounded"),
+    [
+        ({}, True, False),
+        ({"system": [{"type": "text", "text": "s"}]}, True, False),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, False, False),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": [{"type": "document"}]}]}]},
+            False,
+            False,
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "x"}]}]}, True, False),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, False, False),
+        ({"output_config": {"effort": "low"}}, False, False),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, False, True),
+        ({"mcp_servers": [{"type": "url"}]}, False, True),
+        ({"container": "c1"}, False, True),
+        ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, False, True),
+    ],
+)
+async def test_what_bytes_do_not_bound(extra: dict[str, Any], bounded: bool, unbounded: bool) -> None:
+    async with running(streaming(stream_events(1, 1))) as run:
+        async with run.post({"model": MODEL, "max_tokens": 10, "messages": [], **extra}) as answer:
+            await answer.read()
+        (planned,) = run.listener.planned
+        assert (planned.input_bound is not None, planned.unbounded is not None) == (bounded, unbounded)
+
+
+@pytest.mark.parametrize(
+    ("control", "write", "hour"),
+    [
+        (None, False, False),
+        ({"type": "ephemeral"}, True, False),
+        ({"type": "ephemeral", "ttl": "5m"}, True, False),
+        ({"type": "ephemeral", "ttl": "1h"}, True, True),
+    ],
+)
+@pytest.mark.parametrize("place", ["top", "block"])
+async def test_what_may_be_written_to_the_cache(control: object, write: bool, hour: bool, place: str) -> None:
+    block: dict[str, Any] = {"type": "text", "text": 'a "cache_control": {"ttl":"1h"}'}
+    body: dict[str, Any] = {"model": MODEL, "max_tokens": 10, "messages": [{"role": "user", "content": [block]}]}
+    if control is not None:
+        (body if place == "top" else block)["cache_control"] = control
+    async with running(streaming(stream_events(1, 1))) as run:
+        async with run.post(body) as answer:
+            await answer.read()
+        (planned,) = run.listener.planned
+        assert (planned.cache_write, planned.cache_write_1h) == (write, hour)
+
+
+async def test_what_is_priced_apart_from_the_list_does_not_go_out() -> None:
+    body = {
+        "model": MODEL,
+        "max_tokens": 1,
+        "messages": [],
+        "speed": "fast",
+        "service_tier": "auto",
+        "inference_geo": "us",
+    }
+    async with running(streaming(stream_events(1, 1))) as run:
+        async with run.post(body) as answer:
+            await answer.read()
+        assert set(run.upstream.received[0].body) == {"model", "max_tokens", "messages", "temperature"}

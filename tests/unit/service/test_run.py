@@ -33,6 +33,7 @@ from cloutagent_server.domain.execution import Execution, ExecutionOptions, Exec
 from cloutagent_server.domain.project import Limits
 from cloutagent_server.engine.base import RunListener
 from cloutagent_server.service import runner
+from cloutagent_server.service.budgets import Turns
 from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.service.prompts import FilledPrompts
 from cloutagent_server.service.runner import Run
@@ -103,7 +104,7 @@ async def driven(
     )
     prompts = FilledPrompts("the prompt", execution.agent, secrets or {})
     tracker = CostTracker(FakePriceList())
-    run = Run(execution, prompts, storage.executions, world.engine, FakePriceList(), tracker)
+    run = Run(execution, prompts, storage, world.engine, FakePriceList(), tracker, Turns())
     return Driven(world, storage, run, execution, tracker)
 
 

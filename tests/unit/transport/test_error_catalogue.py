@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from cloutagent.v1 import error_reason_pb2
 from cloutagent.v1.error_reason_pb2 import ErrorReason
 from cloutagent_server.domain import errors
+from cloutagent_server.domain.cost import BudgetExceeded, BudgetScope, ExceededLimit
 from cloutagent_server.domain.errors import CloutAgentError, FieldViolation, InvalidRequest
 from cloutagent_server.transport.errors import CATALOGUE, ERROR_DOMAIN, MAX_VIOLATIONS, Entry, entry_for, to_status
 from scripts.proto_image import PROTOS
@@ -38,6 +40,7 @@ EXAMPLES: tuple[CloutAgentError, ...] = (
     errors.IdempotencyKeyReused("e"),
     errors.ExecutionNotFinished("e"),
     errors.QueueFull(7),
+    errors.BudgetUsedUp(BudgetExceeded(BudgetScope.DAILY, ExceededLimit.COST, Decimal("2.5"), Decimal("2.75"))),
     errors.CursorOutOfRange(1, 9),
     errors.StoredDataDamaged("/srv/projects/p", "not JSON"),
     errors.ServerUnavailable("stopping"),

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63loutagent/v1/cost.proto\x12\rcloutagent.v1\"\xf3\x01\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\x05R\x0cpromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05R\x10\x63ompletionTokens\x12*\n\x11\x63\x61\x63he_read_tokens\x18\x03 \x01(\x05R\x0f\x63\x61\x63heReadTokens\x12,\n\x12\x63\x61\x63he_write_tokens\x18\x04 \x01(\x05R\x10\x63\x61\x63heWriteTokens\x12\x1d\n\ntotal_cost\x18\x05 \x01(\x01R\ttotalCost\x12\x1f\n\x0bmodel_calls\x18\x06 \x01(\x05R\nmodelCalls\"\x87\x01\n\nCostLimits\x12+\n\nmax_tokens\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00R\tmaxTokens\x88\x01\x01\x12\x30\n\x08max_cost\x18\x02 \x01(\x01\x42\x10\xbaH\r\x12\x0b!\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x01R\x07maxCost\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0b\n\t_max_cost\"\xe9\x02\n\x10LimitCheckResult\x12#\n\rwithin_limits\x18\x01 \x01(\x08R\x0cwithinLimits\x12\x38\n\x16percent_of_token_limit\x18\x02 \x01(\x01H\x00R\x13percentOfTokenLimit\x88\x01\x01\x12\x36\n\x15percent_of_cost_limit\x18\x03 \x01(\x01H\x01R\x12percentOfCostLimit\x88\x01\x01\x12I\n\x08\x65xceeded\x18\x04 \x01(\x0e\x32(.cloutagent.v1.LimitCheckResult.ExceededH\x02R\x08\x65xceeded\x88\x01\x01\"1\n\x08\x45xceeded\x12\x0f\n\x0bunspecified\x10\x00\x12\n\n\x06tokens\x10\x01\x12\x08\n\x04\x63ost\x10\x02\x42\x19\n\x17_percent_of_token_limitB\x18\n\x16_percent_of_cost_limitB\x0b\n\t_exceeded\"\x8a\x03\n\x05Model\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12,\n\x12prompt_token_price\x18\x03 \x01(\x01R\x10promptTokenPrice\x12\x34\n\x16\x63ompletion_token_price\x18\x04 \x01(\x01R\x14\x63ompletionTokenPrice\x12\x38\n\x16\x63\x61\x63he_read_token_price\x18\x05 \x01(\x01H\x00R\x13\x63\x61\x63heReadTokenPrice\x88\x01\x01\x12:\n\x17\x63\x61\x63he_write_token_price\x18\x06 \x01(\x01H\x01R\x14\x63\x61\x63heWriteTokenPrice\x88\x01\x01\x12*\n\x0e\x63ontext_window\x18\x07 \x01(\x05H\x02R\rcontextWindow\x88\x01\x01\x42\x19\n\x17_cache_read_token_priceB\x1a\n\x18_cache_write_token_priceB\x11\n\x0f_context_windowb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63loutagent/v1/cost.proto\x12\rcloutagent.v1\"\xa4\x02\n\x05Usage\x12#\n\rprompt_tokens\x18\x01 \x01(\x05R\x0cpromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05R\x10\x63ompletionTokens\x12*\n\x11\x63\x61\x63he_read_tokens\x18\x03 \x01(\x05R\x0f\x63\x61\x63heReadTokens\x12,\n\x12\x63\x61\x63he_write_tokens\x18\x04 \x01(\x05R\x10\x63\x61\x63heWriteTokens\x12\x1d\n\ntotal_cost\x18\x05 \x01(\x01R\ttotalCost\x12\x1f\n\x0bmodel_calls\x18\x06 \x01(\x05R\nmodelCalls\x12!\n\testimated\x18\x07 \x01(\x08H\x00R\testimated\x88\x01\x01\x42\x0c\n\n_estimated\"\x87\x01\n\nCostLimits\x12+\n\nmax_tokens\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00R\tmaxTokens\x88\x01\x01\x12\x30\n\x08max_cost\x18\x02 \x01(\x01\x42\x10\xbaH\r\x12\x0b!\x00\x00\x00\x00\x00\x00\x00\x00@\x01H\x01R\x07maxCost\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0b\n\t_max_cost\"\x9b\x02\n\x0e\x42udgetExceeded\x12\x39\n\x05scope\x18\x01 \x01(\x0e\x32#.cloutagent.v1.BudgetExceeded.ScopeR\x05scope\x12\x44\n\x08\x65xceeded\x18\x02 \x01(\x0e\x32(.cloutagent.v1.LimitCheckResult.ExceededR\x08\x65xceeded\x12\x14\n\x05limit\x18\x03 \x01(\x01R\x05limit\x12\x12\n\x04used\x18\x04 \x01(\x01R\x04used\x12\x12\n\x04left\x18\x05 \x01(\x01R\x04left\"J\n\x05Scope\x12\x0f\n\x0bunspecified\x10\x00\x12\r\n\texecution\x10\x01\x12\t\n\x05\x64\x61ily\x10\x02\x12\x0b\n\x07monthly\x10\x03\x12\t\n\x05total\x10\x04\"\xe9\x02\n\x10LimitCheckResult\x12#\n\rwithin_limits\x18\x01 \x01(\x08R\x0cwithinLimits\x12\x38\n\x16percent_of_token_limit\x18\x02 \x01(\x01H\x00R\x13percentOfTokenLimit\x88\x01\x01\x12\x36\n\x15percent_of_cost_limit\x18\x03 \x01(\x01H\x01R\x12percentOfCostLimit\x88\x01\x01\x12I\n\x08\x65xceeded\x18\x04 \x01(\x0e\x32(.cloutagent.v1.LimitCheckResult.ExceededH\x02R\x08\x65xceeded\x88\x01\x01\"1\n\x08\x45xceeded\x12\x0f\n\x0bunspecified\x10\x00\x12\n\n\x06tokens\x10\x01\x12\x08\n\x04\x63ost\x10\x02\x42\x19\n\x17_percent_of_token_limitB\x18\n\x16_percent_of_cost_limitB\x0b\n\t_exceeded\"\x8a\x03\n\x05Model\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12,\n\x12prompt_token_price\x18\x03 \x01(\x01R\x10promptTokenPrice\x12\x34\n\x16\x63ompletion_token_price\x18\x04 \x01(\x01R\x14\x63ompletionTokenPrice\x12\x38\n\x16\x63\x61\x63he_read_token_price\x18\x05 \x01(\x01H\x00R\x13\x63\x61\x63heReadTokenPrice\x88\x01\x01\x12:\n\x17\x63\x61\x63he_write_token_price\x18\x06 \x01(\x01H\x01R\x14\x63\x61\x63heWriteTokenPrice\x88\x01\x01\x12*\n\x0e\x63ontext_window\x18\x07 \x01(\x05H\x02R\rcontextWindow\x88\x01\x01\x42\x19\n\x17_cache_read_token_priceB\x1a\n\x18_cache_write_token_priceB\x11\n\x0f_context_windowb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,13 +37,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COSTLIMITS'].fields_by_name['max_cost']._loaded_options = None
   _globals['_COSTLIMITS'].fields_by_name['max_cost']._serialized_options = b'\272H\r\022\013!\000\000\000\000\000\000\000\000@\001'
   _globals['_USAGE']._serialized_start=44
-  _globals['_USAGE']._serialized_end=287
-  _globals['_COSTLIMITS']._serialized_start=290
-  _globals['_COSTLIMITS']._serialized_end=425
-  _globals['_LIMITCHECKRESULT']._serialized_start=428
-  _globals['_LIMITCHECKRESULT']._serialized_end=789
-  _globals['_LIMITCHECKRESULT_EXCEEDED']._serialized_start=674
-  _globals['_LIMITCHECKRESULT_EXCEEDED']._serialized_end=723
-  _globals['_MODEL']._serialized_start=792
-  _globals['_MODEL']._serialized_end=1186
+  _globals['_USAGE']._serialized_end=336
+  _globals['_COSTLIMITS']._serialized_start=339
+  _globals['_COSTLIMITS']._serialized_end=474
+  _globals['_BUDGETEXCEEDED']._serialized_start=477
+  _globals['_BUDGETEXCEEDED']._serialized_end=760
+  _globals['_BUDGETEXCEEDED_SCOPE']._serialized_start=686
+  _globals['_BUDGETEXCEEDED_SCOPE']._serialized_end=760
+  _globals['_LIMITCHECKRESULT']._serialized_start=763
+  _globals['_LIMITCHECKRESULT']._serialized_end=1124
+  _globals['_LIMITCHECKRESULT_EXCEEDED']._serialized_start=1009
+  _globals['_LIMITCHECKRESULT_EXCEEDED']._serialized_end=1058
+  _globals['_MODEL']._serialized_start=1127
+  _globals['_MODEL']._serialized_end=1521
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,7 @@ class Usage(_message.Message):
     CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
     TOTAL_COST_FIELD_NUMBER: _builtins.int
     MODEL_CALLS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Input tokens of all calls, those read from and written to the cache included."""
     completion_tokens: _builtins.int
@@ -42,6 +43,10 @@ class Usage(_message.Message):
     """Cost of all calls at list price, in US dollars."""
     model_calls: _builtins.int
     """Model calls that used tokens. A call that failed without using any is not counted."""
+    estimated: _builtins.bool
+    """True if the vendor did not tell what some of the calls used in the end (they were cut off, or the server died): for
+    those the most that they can have used is counted. Absent when all of it is exact.
+    """
     def __init__(
         self,
         *,
@@ -51,12 +56,15 @@ class Usage(_message.Message):
         cache_write_tokens: _builtins.int = ...,
         total_cost: _builtins.float = ...,
         model_calls: _builtins.int = ...,
+        estimated: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated", b"_estimated", "estimated", b"estimated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "completion_tokens", b"completion_tokens", "model_calls", b"model_calls", "prompt_tokens", b"prompt_tokens", "total_cost", b"total_cost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated", b"_estimated", "cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "completion_tokens", b"completion_tokens", "estimated", b"estimated", "model_calls", b"model_calls", "prompt_tokens", b"prompt_tokens", "total_cost", b"total_cost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__estimated: _TypeAlias = _typing.Literal["estimated"]  # noqa: Y015
+    _WhichOneofArgType__estimated: _TypeAlias = _typing.Literal["_estimated", b"_estimated"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated) -> _WhichOneofReturnType__estimated | None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
@@ -92,6 +100,75 @@ class CostLimits(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
 
 Global___CostLimits: _TypeAlias = CostLimits  # noqa: Y015
+
+@_typing.final
+class BudgetExceeded(_message.Message):
+    """Which limit left no room for another model call. Amounts are tokens, or US dollars for a limit on cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Scope:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[BudgetExceeded._Scope.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        unspecified: BudgetExceeded._Scope.ValueType  # 0
+        """Not known to this version of the API."""
+        execution: BudgetExceeded._Scope.ValueType  # 1
+        """One execution."""
+        daily: BudgetExceeded._Scope.ValueType  # 2
+        """All executions of the project on one day in UTC."""
+        monthly: BudgetExceeded._Scope.ValueType  # 3
+        """All executions of the project in one month in UTC."""
+        total: BudgetExceeded._Scope.ValueType  # 4
+        """All executions of the project altogether."""
+
+    class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+        """What a limit holds for."""
+
+    unspecified: BudgetExceeded.Scope.ValueType  # 0
+    """Not known to this version of the API."""
+    execution: BudgetExceeded.Scope.ValueType  # 1
+    """One execution."""
+    daily: BudgetExceeded.Scope.ValueType  # 2
+    """All executions of the project on one day in UTC."""
+    monthly: BudgetExceeded.Scope.ValueType  # 3
+    """All executions of the project in one month in UTC."""
+    total: BudgetExceeded.Scope.ValueType  # 4
+    """All executions of the project altogether."""
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    EXCEEDED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    scope: Global___BudgetExceeded.Scope.ValueType
+    """What the limit holds for."""
+    exceeded: Global___LimitCheckResult.Exceeded.ValueType
+    """What it limits."""
+    limit: _builtins.float
+    """The limit."""
+    used: _builtins.float
+    """What had been used of it."""
+    left: _builtins.float
+    """What was left of it; 0 if it was passed."""
+    def __init__(
+        self,
+        *,
+        scope: Global___BudgetExceeded.Scope.ValueType = ...,
+        exceeded: Global___LimitCheckResult.Exceeded.ValueType = ...,
+        limit: _builtins.float = ...,
+        used: _builtins.float = ...,
+        left: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exceeded", b"exceeded", "left", b"left", "limit", b"limit", "scope", b"scope", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetExceeded: _TypeAlias = BudgetExceeded  # noqa: Y015
 
 @_typing.final
 class LimitCheckResult(_message.Message):

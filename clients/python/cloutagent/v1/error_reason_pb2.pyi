@@ -69,6 +69,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
     WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 40
     """UNAVAILABLE, 503. The watcher read nothing for 20 seconds; watch on after the event. Metadata: `last_sequence`."""
+    BUDGET_EXCEEDED: _ErrorReason.ValueType  # 41
+    """FAILED_PRECONDITION, 400. Nothing is left of a budget of the project. Metadata: `scope`, `exceeded`, `limit`, `used`, `left`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reason of an error, machine-readable: the `reason` of the google.rpc.ErrorInfo in the error's details, by its name
@@ -122,4 +124,6 @@ SECRET_VERSION_CONFLICT: ErrorReason.ValueType  # 31
 """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
 WATCHER_TOO_SLOW: ErrorReason.ValueType  # 40
 """UNAVAILABLE, 503. The watcher read nothing for 20 seconds; watch on after the event. Metadata: `last_sequence`."""
+BUDGET_EXCEEDED: ErrorReason.ValueType  # 41
+"""FAILED_PRECONDITION, 400. Nothing is left of a budget of the project. Metadata: `scope`, `exceeded`, `limit`, `used`, `left`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -285,28 +285,65 @@ class Failure(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     EXCEEDED_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     reason: Global___Failure.Reason.ValueType
     """The kind of failure."""
     message: _builtins.str
     """What happened, for people."""
     exceeded: _cost_pb2.LimitCheckResult.Exceeded.ValueType
     """The limit, when that was the reason."""
+    @_builtins.property
+    def budget(self) -> _cost_pb2.BudgetExceeded:
+        """Which limit it was, what was used of it and what was left, when that was the reason."""
+
     def __init__(
         self,
         *,
         reason: Global___Failure.Reason.ValueType = ...,
         message: _builtins.str = ...,
         exceeded: _cost_pb2.LimitCheckResult.Exceeded.ValueType | None = ...,
+        budget: _cost_pb2.BudgetExceeded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exceeded", b"_exceeded", "exceeded", b"exceeded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_exceeded", b"_exceeded", "budget", b"budget", "exceeded", b"exceeded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exceeded", b"_exceeded", "exceeded", b"exceeded", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_exceeded", b"_exceeded", "budget", b"budget", "exceeded", b"exceeded", "message", b"message", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
     _WhichOneofReturnType__exceeded: _TypeAlias = _typing.Literal["exceeded"]  # noqa: Y015
     _WhichOneofArgType__exceeded: _TypeAlias = _typing.Literal["_exceeded", b"_exceeded"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exceeded) -> _WhichOneofReturnType__exceeded | None: ...
 
 Global___Failure: _TypeAlias = Failure  # noqa: Y015
+
+@_typing.final
+class SdkCost(_message.Message):
+    """What the agent SDK says that a run cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COST_FIELD_NUMBER: _builtins.int
+    DIFFERS_FIELD_NUMBER: _builtins.int
+    cost: _builtins.float
+    """Its figure in US dollars."""
+    differs: _builtins.bool
+    """True if it differs from `usage.total_cost`, which counts every call on the wire, by more than rounding."""
+    def __init__(
+        self,
+        *,
+        cost: _builtins.float = ...,
+        differs: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "differs", b"differs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SdkCost: _TypeAlias = SdkCost  # noqa: Y015
 
 @_typing.final
 class ExecutionResult(_message.Message):
@@ -722,6 +759,7 @@ class CompletedEvent(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    SDK_COST_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     """The agent's final text."""
     duration: _builtins.int
@@ -730,18 +768,25 @@ class CompletedEvent(_message.Message):
     def usage(self) -> _cost_pb2.Usage:
         """What the run used."""
 
+    @_builtins.property
+    def sdk_cost(self) -> Global___SdkCost:
+        """What the agent SDK says that the run cost. Absent if it did not say."""
+
     def __init__(
         self,
         *,
         result: _builtins.str = ...,
         usage: _cost_pb2.Usage | None = ...,
         duration: _builtins.int = ...,
+        sdk_cost: Global___SdkCost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost", "sdk_cost", b"sdk_cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "result", b"result", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost", "duration", b"duration", "result", b"result", "sdk_cost", b"sdk_cost", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sdk_cost: _TypeAlias = _typing.Literal["sdk_cost"]  # noqa: Y015
+    _WhichOneofArgType__sdk_cost: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sdk_cost) -> _WhichOneofReturnType__sdk_cost | None: ...
 
 Global___CompletedEvent: _TypeAlias = CompletedEvent  # noqa: Y015
 
@@ -754,6 +799,7 @@ class FailedEvent(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    SDK_COST_FIELD_NUMBER: _builtins.int
     duration: _builtins.int
     """Time from the start of the run in milliseconds; 0 if it never ran."""
     @_builtins.property
@@ -764,18 +810,25 @@ class FailedEvent(_message.Message):
     def usage(self) -> _cost_pb2.Usage:
         """What the run used."""
 
+    @_builtins.property
+    def sdk_cost(self) -> Global___SdkCost:
+        """What the agent SDK says that the run cost. Absent if it did not say."""
+
     def __init__(
         self,
         *,
         failure: Global___Failure | None = ...,
         usage: _cost_pb2.Usage | None = ...,
         duration: _builtins.int = ...,
+        sdk_cost: Global___SdkCost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost", "failure", b"failure", "sdk_cost", b"sdk_cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "failure", b"failure", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost", "duration", b"duration", "failure", b"failure", "sdk_cost", b"sdk_cost", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sdk_cost: _TypeAlias = _typing.Literal["sdk_cost"]  # noqa: Y015
+    _WhichOneofArgType__sdk_cost: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sdk_cost) -> _WhichOneofReturnType__sdk_cost | None: ...
 
 Global___FailedEvent: _TypeAlias = FailedEvent  # noqa: Y015
 
@@ -787,23 +840,31 @@ class CancelledEvent(_message.Message):
 
     USAGE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    SDK_COST_FIELD_NUMBER: _builtins.int
     duration: _builtins.int
     """Time from the start of the run in milliseconds; 0 if it never ran."""
     @_builtins.property
     def usage(self) -> _cost_pb2.Usage:
         """What the run used."""
 
+    @_builtins.property
+    def sdk_cost(self) -> Global___SdkCost:
+        """What the agent SDK says that the run cost. Absent if it did not say."""
+
     def __init__(
         self,
         *,
         usage: _cost_pb2.Usage | None = ...,
         duration: _builtins.int = ...,
+        sdk_cost: Global___SdkCost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost", "sdk_cost", b"sdk_cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost", "duration", b"duration", "sdk_cost", b"sdk_cost", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__sdk_cost: _TypeAlias = _typing.Literal["sdk_cost"]  # noqa: Y015
+    _WhichOneofArgType__sdk_cost: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sdk_cost) -> _WhichOneofReturnType__sdk_cost | None: ...
 
 Global___CancelledEvent: _TypeAlias = CancelledEvent  # noqa: Y015
 

@@ -34,6 +34,7 @@ class Project(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier, a UUID in lower case, assigned by the server."""
     name: _builtins.str
@@ -56,6 +57,12 @@ class Project(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When the project was last changed. Set by the server."""
 
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """What all executions of the project may use together. Absent: only the limits of each execution hold. Unlike those,
+        a change holds at once, for running executions too.
+        """
+
     def __init__(
         self,
         *,
@@ -66,15 +73,20 @@ class Project(_message.Message):
         limits: Global___Limits | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_name", b"_name", "agent", b"agent", "created_at", b"created_at", "description", b"description", "limits", b"limits", "name", b"name", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_description", b"_description", "_name", b"_name", "agent", b"agent", "budget", b"budget", "created_at", b"created_at", "description", b"description", "limits", b"limits", "name", b"name", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_name", b"_name", "agent", b"agent", "created_at", b"created_at", "description", b"description", "id", b"id", "limits", b"limits", "name", b"name", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_description", b"_description", "_name", b"_name", "agent", b"agent", "budget", b"budget", "created_at", b"created_at", "description", b"description", "id", b"id", "limits", b"limits", "name", b"name", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
     @_typing.overload
@@ -205,6 +217,88 @@ class Limits(_message.Message):
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
 
 @_typing.final
+class Budget(_message.Message):
+    """What all executions of a project may use together, those that run at the same time included. A model call goes out
+    only if the most that it can use fits; one that does not fit ends its execution as failed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAILY_FIELD_NUMBER: _builtins.int
+    MONTHLY_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def daily(self) -> Global___BudgetLimit:
+        """What they may use on one day in UTC. Absent: not limited."""
+
+    @_builtins.property
+    def monthly(self) -> Global___BudgetLimit:
+        """What they may use in one month in UTC. Absent: not limited."""
+
+    @_builtins.property
+    def total(self) -> Global___BudgetLimit:
+        """What they may use altogether. Deleting executions gives nothing back. Absent: not limited."""
+
+    def __init__(
+        self,
+        *,
+        daily: Global___BudgetLimit | None = ...,
+        monthly: Global___BudgetLimit | None = ...,
+        total: Global___BudgetLimit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_daily", b"_daily", "_monthly", b"_monthly", "_total", b"_total", "daily", b"daily", "monthly", b"monthly", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily", b"_daily", "_monthly", b"_monthly", "_total", b"_total", "daily", b"daily", "monthly", b"monthly", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__daily: _TypeAlias = _typing.Literal["daily"]  # noqa: Y015
+    _WhichOneofArgType__daily: _TypeAlias = _typing.Literal["_daily", b"_daily"]  # noqa: Y015
+    _WhichOneofReturnType__monthly: _TypeAlias = _typing.Literal["monthly"]  # noqa: Y015
+    _WhichOneofArgType__monthly: _TypeAlias = _typing.Literal["_monthly", b"_monthly"]  # noqa: Y015
+    _WhichOneofReturnType__total: _TypeAlias = _typing.Literal["total"]  # noqa: Y015
+    _WhichOneofArgType__total: _TypeAlias = _typing.Literal["_total", b"_total"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__daily) -> _WhichOneofReturnType__daily | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__monthly) -> _WhichOneofReturnType__monthly | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total) -> _WhichOneofReturnType__total | None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
+
+@_typing.final
+class BudgetLimit(_message.Message):
+    """What may be used in one period. Exactly the limit is within it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_COST_FIELD_NUMBER: _builtins.int
+    max_tokens: _builtins.int
+    """Prompt and completion tokens of all model calls together, cached input included. Absent: not limited."""
+    max_cost: _builtins.float
+    """Cost of all model calls together, in US dollars. Absent: not limited."""
+    def __init__(
+        self,
+        *,
+        max_tokens: _builtins.int | None = ...,
+        max_cost: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_cost", b"_max_cost", "_max_tokens", b"_max_tokens", "max_cost", b"max_cost", "max_tokens", b"max_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost", b"_max_cost", "_max_tokens", b"_max_tokens", "max_cost", b"max_cost", "max_tokens", b"max_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_cost: _TypeAlias = _typing.Literal["max_cost"]  # noqa: Y015
+    _WhichOneofArgType__max_cost: _TypeAlias = _typing.Literal["_max_cost", b"_max_cost"]  # noqa: Y015
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost) -> _WhichOneofReturnType__max_cost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+
+Global___BudgetLimit: _TypeAlias = BudgetLimit  # noqa: Y015
+
+@_typing.final
 class ProjectSummary(_message.Message):
     """A project as it stands in a list."""
 
@@ -258,6 +352,7 @@ class CreateProjectRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name for people, 1 to 100 characters."""
     description: _builtins.str
@@ -270,6 +365,10 @@ class CreateProjectRequest(_message.Message):
     def limits(self) -> Global___Limits:
         """What one execution may use at most. Absent fields take their defaults."""
 
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """What all executions of the project may use together. Absent: not limited."""
+
     def __init__(
         self,
         *,
@@ -277,15 +376,20 @@ class CreateProjectRequest(_message.Message):
         description: _builtins.str | None = ...,
         agent: Global___AgentConfig | None = ...,
         limits: Global___Limits | None = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_limits", b"_limits", "agent", b"agent", "description", b"description", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_description", b"_description", "_limits", b"_limits", "agent", b"agent", "budget", b"budget", "description", b"description", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_limits", b"_limits", "agent", b"agent", "description", b"description", "limits", b"limits", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_description", b"_description", "_limits", b"_limits", "agent", b"agent", "budget", b"budget", "description", b"description", "limits", b"limits", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
     _WhichOneofReturnType__limits: _TypeAlias = _typing.Literal["limits"]  # noqa: Y015
     _WhichOneofArgType__limits: _TypeAlias = _typing.Literal["_limits", b"_limits"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
     @_typing.overload
@@ -445,8 +549,8 @@ class UpdateProjectRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Paths of the fields to change, such as `name`, `agent`, `agent.temperature` or `limits.max_cost`. A path whose
-        field is absent in `project` resets it: to its default, or to absent for `description`; required fields cannot
-        be reset. Absent: the fields present in `project` change.
+        field is absent in `project` resets it: to its default, or to absent for `description` and all of `budget`;
+        required fields cannot be reset. Absent: the fields present in `project` change.
         """
 
     def __init__(

@@ -10,6 +10,7 @@ from cloutagent_server.storage.filesystem.executions import FileSystemExecutions
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.keys import KeyFiles
 from cloutagent_server.storage.filesystem.layout import Layout
+from cloutagent_server.storage.filesystem.ledger import FileSystemLedger
 from cloutagent_server.storage.filesystem.locks import Locks
 from cloutagent_server.storage.filesystem.offload import off_loop
 from cloutagent_server.storage.filesystem.ownership import Ownership
@@ -35,6 +36,7 @@ class FileSystemStorage:
         )
         self._secrets = FileSystemSecrets(self._layout, self._locks)
         self._audit = FileSystemAuditLog(self._layout)
+        self._ledger = FileSystemLedger(self._layout, self._locks)
 
     @property
     def projects(self) -> FileSystemProjects:
@@ -55,6 +57,11 @@ class FileSystemStorage:
     def audit(self) -> FileSystemAuditLog:
         """The audit log."""
         return self._audit
+
+    @property
+    def ledger(self) -> FileSystemLedger:
+        """Ledgers."""
+        return self._ledger
 
     async def start(self) -> None:
         """See `Storage.start`."""

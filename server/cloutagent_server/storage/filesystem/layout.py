@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ KEYS: Final = ".keys"
 KEY_USES: Final = "last-used.json"
 AUDIT: Final = ".audit"
 OWNER: Final = "owner.json"
+LEDGER: Final = "ledger"
 
 ROOT_NAMES: Final = frozenset(
     {
@@ -33,23 +35,25 @@ ROOT_NAMES: Final = frozenset(
         ".server.lock",
     }
 )
-PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS, KEYS})
+PROJECT_NAMES: Final = frozenset({METADATA, SECRETS, EXECUTIONS, KEYS, LEDGER})
 SECRETS_NAMES: Final = frozenset({SEALED, MANIFEST})
 KEYS_NAMES: Final = frozenset({KEY_USES})
 EXECUTION_NAMES: Final = frozenset({LOG, STATE, OWNER})
+LEDGER_NAME: Final = re.compile(r"\d{4}-\d{2}(\.jsonl|\.totals\.json)")
 
 
 class Layout:
     """The paths under one root.
 
     `{project id}/metadata.json`, `{project id}/.secrets/secrets.enc` with its `manifest.json`, and
-    `{project id}/executions/{execution id}/events.jsonl` are the truth. `state.json` beside a log and all of `.index`
-    are derived from it and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.audit` holds the
-    audit log, `.staging` what is being written, `.trash` what is being removed, `.restore` what a restore is about to
-    put in a project's place, `.locks` the lock files. `.servers` holds a lease of each server at work, `owner.json`
-    beside a log names the server that answers for the execution, and `.cancel` holds requests to cancel executions
-    that other servers run. The sets of names above tell everything that may stand beside the projects, in a project,
-    in what it has of secrets and keys, and in an execution.
+    `{project id}/executions/{execution id}/events.jsonl` and `{project id}/ledger/{month}.jsonl` are the truth.
+    `state.json` beside a log, `{month}.totals.json` beside a ledger's month and all of `.index` are derived from it
+    and can be rebuilt. `.key-check.json` tells which key sealed the secrets, `.audit` holds the audit log,
+    `.staging` what is being written, `.trash` what is being removed, `.restore` what a restore is about to put in a
+    project's place, `.locks` the lock files. `.servers` holds a lease of each server at work, `owner.json` beside a
+    log names the server that answers for the execution, and `.cancel` holds requests to cancel executions that
+    other servers run. The sets of names above tell everything that may stand beside the projects, in a project, in
+    what it has of secrets and keys, and in an execution.
     """
 
     def __init__(self, root: Path) -> None:
@@ -87,6 +91,10 @@ class Layout:
     def manifest(self, project_id: str) -> Path:
         """What binds a project's sealed secrets to their names and to the project."""
         return self.root / project_id / ".secrets" / "manifest.json"
+
+    def ledger(self, project_id: str) -> Path:
+        """The directory of a project's ledger."""
+        return self.root / project_id / LEDGER
 
     def executions(self, project_id: str) -> Path:
         """The directory of a project's executions."""

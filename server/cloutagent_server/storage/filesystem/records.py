@@ -14,11 +14,11 @@ from typing import Any, Final, TypeVar
 
 from cloutagent_server.domain import event_json, timestamps
 from cloutagent_server.domain.api_key import DEFAULT_KEY_NAME, ApiKey, ApiKeys
-from cloutagent_server.domain.cost import ExceededLimit, Usage
+from cloutagent_server.domain.cost import BudgetExceeded, BudgetScope, ExceededLimit, Usage
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.events import Failure, FailureReason
 from cloutagent_server.domain.execution import Execution, Idempotency, Status
-from cloutagent_server.domain.project import AgentConfig, KeyCredential, Limits, Project
+from cloutagent_server.domain.project import AgentConfig, Budget, BudgetLimit, KeyCredential, Limits, Project
 from cloutagent_server.domain.secret import (
     NAME_PATTERN,
     SealedSecret,
@@ -106,6 +106,7 @@ def project_to_json(record: ProjectRecord) -> dict[str, Any]:
             **({} if project.description is None else {"description": project.description}),
             "agent": _agent_to_json(project.agent),
             "limits": _limits_to_json(project.limits),
+            **({} if project.budget == Budget() else {"budget": _budget_to_json(project.budget)}),
             "createdAt": timestamps.to_text(project.created_at),
             "updatedAt": timestamps.to_text(project.updated_at),
             "revision": project.revision,
@@ -129,6 +130,7 @@ def project_from_json(document: object) -> ProjectRecord:
             created_at=fields.time("createdAt"),
             updated_at=fields.time("updatedAt"),
             revision=fields.whole("revision", least=1),
+            budget=fields.optional(lambda name: _budget(fields.fields(name)), "budget") or Budget(),
         ),
         tuple(map(_key, fields.items("apiKeys"))),
     )
@@ -374,6 +376,31 @@ def _limits(fields: Fields) -> Limits:
     return limits
 
 
+def _budget_to_json(budget: Budget) -> dict[str, Any]:
+    periods = {"daily": budget.daily, "monthly": budget.monthly, "total": budget.total}
+    return {name: _budget_limit_to_json(limit) for name, limit in periods.items() if limit != BudgetLimit()}
+
+
+def _budget_limit_to_json(limit: BudgetLimit) -> dict[str, Any]:
+    return {
+        **({} if limit.max_tokens is None else {"maxTokens": limit.max_tokens}),
+        **({} if limit.max_cost is None else {"maxCost": float(limit.max_cost)}),
+    }
+
+
+def _budget(fields: Fields) -> Budget:
+    def limit(name: str) -> BudgetLimit:
+        period = fields.fields(name)
+        cost = period.optional(period.number, "maxCost")
+        found = BudgetLimit(period.optional(period.whole, "maxTokens"), None if cost is None else Decimal(str(cost)))
+        period.end()
+        return found
+
+    budget = Budget(*(fields.optional(limit, name) or BudgetLimit() for name in ("daily", "monthly", "total")))
+    fields.end()
+    return budget
+
+
 def _usage(fields: Fields) -> Usage:
     usage = Usage(
         prompt_tokens=fields.whole("promptTokens"),
@@ -382,15 +409,18 @@ def _usage(fields: Fields) -> Usage:
         cache_write_tokens=fields.whole("cacheWriteTokens"),
         total_cost=Decimal(str(fields.number("totalCost"))),
         model_calls=fields.whole("modelCalls"),
+        estimated=fields.optional(fields.truth, "estimated") or False,
     )
     fields.end()
     return usage
 
 
 def _failure_to_json(failure: Failure) -> dict[str, Any]:
-    document = {"reason": failure.reason.value, "message": failure.message}
+    document: dict[str, Any] = {"reason": failure.reason.value, "message": failure.message}
     if failure.exceeded is not None:
         document["exceeded"] = failure.exceeded.value
+    if failure.budget is not None:
+        document["budget"] = event_json.budget_to_json(failure.budget)
     return document
 
 
@@ -400,9 +430,22 @@ def _failure(fields: Fields) -> Failure:
         FailureReason(fields.text("reason")),
         fields.text("message"),
         None if exceeded is None else ExceededLimit(exceeded),
+        fields.optional(lambda name: _budget_exceeded(fields.fields(name)), "budget"),
     )
     fields.end()
     return failure
+
+
+def _budget_exceeded(fields: Fields) -> BudgetExceeded:
+    exceeded = BudgetExceeded(
+        BudgetScope(fields.text("scope")),
+        ExceededLimit(fields.text("exceeded")),
+        Decimal(str(fields.number("limit"))),
+        Decimal(str(fields.number("used"))),
+    )
+    fields.number("left")
+    fields.end()
+    return exceeded
 
 
 def _idempotency(fields: Fields) -> Idempotency:

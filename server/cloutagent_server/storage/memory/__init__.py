@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cloutagent_server.storage.memory.audit import MemoryAuditLog
 from cloutagent_server.storage.memory.executions import MemoryExecutions
+from cloutagent_server.storage.memory.ledger import MemoryLedger
 from cloutagent_server.storage.memory.projects import MemoryProjects
 from cloutagent_server.storage.memory.records import Records
 from cloutagent_server.storage.memory.secrets import MemorySecrets
@@ -18,6 +19,7 @@ class MemoryStorage:
         self._secrets = MemorySecrets(records)
         self._executions = MemoryExecutions(records)
         self._audit = MemoryAuditLog()
+        self._ledger = MemoryLedger(records)
 
     @property
     def projects(self) -> MemoryProjects:
@@ -38,6 +40,11 @@ class MemoryStorage:
     def audit(self) -> MemoryAuditLog:
         """The audit log."""
         return self._audit
+
+    @property
+    def ledger(self) -> MemoryLedger:
+        """Ledgers."""
+        return self._ledger
 
     async def start(self) -> None:
         """Nothing is to be prepared."""

@@ -49,6 +49,7 @@ class MemoryProjects:
         if record is None:
             return
         self._forget_keys(project_id, record.keys)
+        self._records.settlements.wake(project_id)
         for execution_id in record.execution_ids:
             self._records.remove_execution(execution_id)
 

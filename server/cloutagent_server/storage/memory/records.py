@@ -9,8 +9,10 @@ from datetime import datetime
 from cloutagent_server.domain.api_key import ApiKeys
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.ledger import LedgerCall
 from cloutagent_server.domain.project import Project
 from cloutagent_server.domain.secret import SealedSecret, SecretRecord
+from cloutagent_server.storage.ledger_book import MonthBook
 from cloutagent_server.storage.watchers import Watchers
 
 
@@ -24,6 +26,8 @@ class ProjectRecord:
     secrets: SecretRecord = field(default_factory=SecretRecord)
     execution_ids: set[str] = field(default_factory=set)
     idempotency: dict[str, str] = field(default_factory=dict)
+    ledger: dict[str, MonthBook] = field(default_factory=dict)
+    calls: dict[str, LedgerCall] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -46,6 +50,7 @@ class Records:
     cancel_requests: set[str] = field(default_factory=set)
     key_check: SealedSecret | None = None
     watchers: Watchers = field(default_factory=Watchers)
+    settlements: Watchers = field(default_factory=Watchers)
 
     def remove_execution(self, execution_id: str) -> None:
         """Forget an execution and let its watchers find it gone."""

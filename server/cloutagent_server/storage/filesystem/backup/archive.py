@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import BinaryIO, Final
 
 from cloutagent_server.domain import timestamps
-from cloutagent_server.storage.filesystem.layout import AUDIT, EXECUTIONS, LOG, METADATA, SECRETS
+from cloutagent_server.storage.filesystem.layout import AUDIT, EXECUTIONS, LEDGER, LOG, METADATA, SECRETS
 from cloutagent_server.storage.filesystem.schema import Fields, Schema, parse
 
 KEY_CHECK: Final = ".key-check.json"
@@ -35,7 +35,7 @@ _MAX_END: Final = 1 << 20
 _ID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PATH: Final = re.compile(
     rf"(?P<project>{_ID})/(?:{re.escape(METADATA)}|{re.escape(SECRETS)}/[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}"
-    rf"|{EXECUTIONS}/{_ID}/{re.escape(LOG)})"
+    rf"|{EXECUTIONS}/{_ID}/{re.escape(LOG)}|{LEDGER}/\d{{4}}-\d{{2}}\.jsonl)"
 )
 _AUDIT: Final = re.compile(rf"{re.escape(AUDIT)}/\d{{6}}\.jsonl")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")

@@ -129,6 +129,11 @@ class _Copy:
             return
         for path, content in contents:
             self._add(path, [content])
+        if contents:
+            ledger = self.layout.ledger(project_id)
+            for name in sorted(files.names_in(ledger)):
+                if archive.is_backed_up(self._relative(ledger / name)):
+                    self._ledger(ledger / name)
         if executions and contents:
             for execution_id in sorted(filter(is_id, files.names_in(self.layout.executions(project_id)))):
                 try:
@@ -149,6 +154,20 @@ class _Copy:
 
     def _is_wanted(self, path: Path) -> bool:
         return archive.is_backed_up(self._relative(path)) and stat.S_ISREG(path.lstat().st_mode)
+
+    def _ledger(self, path: Path) -> None:
+        """Copy a month of the ledger up to its last whole line."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            files.check_trust(path, descriptor)
+            self._add(path, _parts(descriptor, _end_of_lines(descriptor)))
+        except StoredDataDamaged as fault:
+            self.left_out.append(fault)
+        finally:
+            os.close(descriptor)
 
     def _execution(self, path: Path, execution_id: str) -> None:
         try:

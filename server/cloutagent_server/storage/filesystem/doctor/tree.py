@@ -64,6 +64,8 @@ def _is_known(parts: tuple[str, ...]) -> bool:
             return name in layout.SECRETS_NAMES
         case (_, layout.KEYS, name):
             return name in layout.KEYS_NAMES
+        case (_, layout.LEDGER, name):
+            return layout.LEDGER_NAME.fullmatch(name) is not None
         case (_, layout.EXECUTIONS, name):
             return is_id(name)
         case (_, layout.EXECUTIONS, _, name):

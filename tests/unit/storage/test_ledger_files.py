@@ -1,0 +1,131 @@
+"""The ledger on disk: what a crash leaves, what others write, what is damaged, and what need not be read again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from cloutagent_server.domain.cost import TokenUsage
+from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.ledger import Amount, Reservation, Settlement, Window
+from cloutagent_server.domain.project import Project
+from cloutagent_server.storage.filesystem import FileSystemStorage
+from tests.support import builders
+
+NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
+LATER = NOW + timedelta(days=3)
+MODEL = "claude-sonnet-4-5"
+
+
+@pytest.fixture
+async def storage(tmp_path: Path) -> AsyncIterator[FileSystemStorage]:
+    backend = FileSystemStorage(tmp_path)
+    await backend.start()
+    yield backend
+    await backend.stop()
+
+
+@pytest.fixture
+async def project(storage: FileSystemStorage) -> Project:
+    return await storage.projects.create(builders.project_draft(), builders.credential())
+
+
+async def reserve(storage: FileSystemStorage, project: Project, at: datetime = NOW) -> Reservation:
+    call = Reservation("e", new_id(), TokenUsage(99, 1, MODEL), Decimal("0.5"), at)
+    await storage.ledger.reserve(project.id, at, lambda _: call)
+    return call
+
+
+async def settle(storage: FileSystemStorage, project: Project, call: Reservation) -> None:
+    end = Settlement(call.call_id, TokenUsage(30, 10, MODEL), Decimal("0.1"), "prices 1")
+    assert await storage.ledger.settle(project.id, end)
+
+
+def month(tmp_path: Path, project: Project, name: str = "2026-03.jsonl") -> Path:
+    return tmp_path / project.id / "ledger" / name
+
+
+async def total(storage: FileSystemStorage, project: Project, at: datetime = NOW) -> Window:
+    return (await storage.ledger.totals(project.id, at)).total
+
+
+async def test_another_process_sees_and_settles_what_this_one_reserved(
+    storage: FileSystemStorage, project: Project, tmp_path: Path
+) -> None:
+    other = FileSystemStorage(tmp_path)
+    call = await reserve(storage, project)
+    assert (await total(other, project)).reserved == call.amount
+    await settle(other, project, call)
+    assert await total(storage, project) == Window(Amount(40, Decimal("0.1")))
+    again = await reserve(storage, project)
+    assert (await total(other, project)).reserved == again.amount
+
+
+@pytest.mark.parametrize("left", [b'{"schemaVersion":1,"kind":"reser', b"\0" * 40, b"\0" * 40 + b"\n", b"{}\n"])
+async def test_what_a_crash_left_at_the_end_is_no_record_and_is_cut(
+    storage: FileSystemStorage, project: Project, tmp_path: Path, left: bytes
+) -> None:
+    call = await reserve(storage, project)
+    path = month(tmp_path, project)
+    whole = path.read_bytes()
+    path.write_bytes(whole + left)
+    assert (await total(FileSystemStorage(tmp_path), project)).reserved == call.amount
+    await settle(storage, project, call)
+    assert path.read_bytes().startswith(whole) and left.strip(b"\n") not in path.read_bytes().split(b"\n")
+    assert await total(FileSystemStorage(tmp_path), project) == Window(Amount(40, Decimal("0.1")))
+
+
+async def test_a_changed_record_is_damage_and_nothing_is_reserved_on_it(
+    storage: FileSystemStorage, project: Project, tmp_path: Path
+) -> None:
+    await settle(storage, project, await reserve(storage, project))
+    await reserve(storage, project)
+    path = month(tmp_path, project)
+    content = path.read_bytes().replace(b'"cost":"0.1"', b'"cost":"0.0"', 1)
+    path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(StoredDataDamaged):
+            await reserve(FileSystemStorage(tmp_path), project)
+    assert path.read_bytes() == content
+
+
+async def test_a_month_that_is_over_is_not_read_again(
+    storage: FileSystemStorage, project: Project, tmp_path: Path
+) -> None:
+    await settle(storage, project, await reserve(storage, project))
+    totals = month(tmp_path, project, "2026-03.totals.json")
+    expected = await total(FileSystemStorage(tmp_path), project, LATER)
+    assert totals.exists()
+    path = month(tmp_path, project)
+    path.write_bytes(path.read_bytes().replace(b'"cost":"0.5"', b'"cost":"0.4"'))
+    assert await total(FileSystemStorage(tmp_path), project, LATER) == expected
+    totals.unlink()
+    with pytest.raises(StoredDataDamaged):
+        await total(FileSystemStorage(tmp_path), project, LATER)
+
+
+async def test_totals_of_another_log_are_not_believed(
+    storage: FileSystemStorage, project: Project, tmp_path: Path
+) -> None:
+    await settle(storage, project, await reserve(storage, project))
+    await total(FileSystemStorage(tmp_path), project, LATER)
+    call = await reserve(storage, project)
+    assert (await total(FileSystemStorage(tmp_path), project, LATER)).reserved == call.amount
+    month(tmp_path, project, "2026-03.totals.json").write_bytes(b"no json")
+    assert (await total(FileSystemStorage(tmp_path), project, LATER)).reserved == call.amount
+
+
+async def test_a_call_is_settled_in_the_month_that_it_was_reserved_in(
+    storage: FileSystemStorage, project: Project, tmp_path: Path
+) -> None:
+    call = await reserve(storage, project)
+    await reserve(storage, project, LATER)
+    await settle(storage, project, call)
+    assert month(tmp_path, project).read_bytes().count(b"\n") == 2
+    found = await FileSystemStorage(tmp_path).ledger.totals(project.id, LATER)
+    assert (found.month.settled, found.total.settled) == (Amount(), Amount(40, Decimal("0.1")))
