@@ -104,6 +104,6 @@ class WireEngine:
         """An agent for one run."""
         return WireAgent(execution_id, listener, self)
 
-    def refused_tools(self, names: Sequence[str]) -> Sequence[str]:
+    def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
         """None."""
-        return []
+        return {}
