@@ -69,6 +69,8 @@ class App:
             prices,
             settings.max_concurrent_executions,
             settings.max_queued_executions,
+            settings.max_concurrent_per_project,
+            settings.max_queued_per_project,
         )
         projects = ProjectService(storage.projects, self._authenticator, self._executions, prices, engine)
         self.services = Services(

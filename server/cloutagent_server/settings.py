@@ -117,6 +117,10 @@ class Settings(BaseSettings):
     backup_keep: int = Field(7, ge=1, le=10_000, description="Backups that are kept; older ones are removed.")
     max_concurrent_executions: int = Field(3, ge=1, le=1000, description="Executions that run at a time.")
     max_queued_executions: int = Field(1000, ge=0, le=1_000_000, description="Executions that may wait.")
+    max_concurrent_per_project: int | None = Field(
+        None, ge=1, le=1000, description="Executions of one project that run at a time. Unset: no bound of its own."
+    )
+    max_queued_per_project: int = Field(500, ge=0, le=1_000_000, description="Executions of one project that may wait.")
     stop_grace_seconds: float = Field(10.0, ge=0, le=3600, description="Time that runs get to end at a stop.")
 
     agent_memory_limit: ByteSize = Field(

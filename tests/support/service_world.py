@@ -15,10 +15,11 @@ from cloutagent_server.engine.base import PriceList
 from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit
 from cloutagent_server.service.auth import Authenticator
-from cloutagent_server.service.executions import ExecutionRequest, ExecutionService
+from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
+from cloutagent_server.service.requests import ExecutionRequest
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.watch import HEARTBEAT_SECONDS, WatchService
 from cloutagent_server.storage.base import Storage

@@ -125,7 +125,8 @@ def _payload_to_json(payload: Payload) -> dict[str, Any]:
         case LimitWarning(limit=limit, percent=percent):
             return {"limit": limit.value, "percent": percent}
         case Completed(result=result, usage=usage, duration=duration):
-            return {"result": result, "usage": usage_to_json(usage), "duration": duration}
+            cut = {"resultTruncated": True} if payload.truncated else {}
+            return {"result": result, "usage": usage_to_json(usage), "duration": duration, **cut}
         case Failed(failure=failure, usage=usage, duration=duration):
             return {"failure": _failure_to_json(failure), "usage": usage_to_json(usage), "duration": duration}
         case Cancelled(usage=usage, duration=duration):
@@ -159,7 +160,9 @@ _READERS: Final[Mapping[str, Callable[[Any], Payload]]] = {
         usage_from_json(d["usage"]), d["percentOfTokenLimit"], d["percentOfCostLimit"], d["model"]
     ),
     LimitWarning.kind: lambda d: LimitWarning(ExceededLimit(d["limit"]), d["percent"]),
-    Completed.kind: lambda d: Completed(d["result"], usage_from_json(d["usage"]), d["duration"]),
+    Completed.kind: lambda d: Completed(
+        d["result"], usage_from_json(d["usage"]), d["duration"], d.get("resultTruncated", False)
+    ),
     Failed.kind: lambda d: Failed(_failure_from_json(d["failure"]), usage_from_json(d["usage"]), d["duration"]),
     Cancelled.kind: lambda d: Cancelled(usage_from_json(d["usage"]), d["duration"]),
 }

@@ -32,7 +32,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The execution was queued with `position` executions ahead of it."""
+    """The execution was queued with `position` executions ahead of it, or has moved to this place in the queue."""
 
     kind: ClassVar[str] = "queued"
     position: int
@@ -104,12 +104,16 @@ class LimitWarning:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The execution ended with a result. `duration` is milliseconds from the start of the run."""
+    """The execution ended with a result. `duration` is milliseconds from the start of the run.
+
+    `truncated` tells that `result` was cut.
+    """
 
     kind: ClassVar[str] = "completed"
     result: str
     usage: Usage
     duration: int
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,12 @@ def _payload_to_proto(payload: events.Payload) -> Message:
         case events.LimitWarning(limit=limit, percent=percent):
             return execution_pb2.LimitWarningEvent(limit=EXCEEDED[limit], percent=percent)
         case events.Completed(result=result, usage=usage, duration=duration):
-            return execution_pb2.CompletedEvent(result=result, usage=usage_to_proto(usage), duration=duration)
+            return execution_pb2.CompletedEvent(
+                result=result,
+                usage=usage_to_proto(usage),
+                duration=duration,
+                result_truncated=True if payload.truncated else None,
+            )
         case events.Failed(failure=failure, usage=usage, duration=duration):
             return execution_pb2.FailedEvent(
                 failure=failure_to_proto(failure), usage=usage_to_proto(usage), duration=duration

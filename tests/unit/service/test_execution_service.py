@@ -27,7 +27,7 @@ from cloutagent_server.domain.execution import Execution, ExecutionOptions, Stat
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Limits, Project, ProjectChanges
 from cloutagent_server.service import runner
-from cloutagent_server.service.executions import ExecutionRequest
+from cloutagent_server.service.requests import ExecutionRequest
 from tests.support import fake_engine as fake
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_prices import CHEAP_MODEL, MODEL

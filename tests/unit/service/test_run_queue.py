@@ -80,15 +80,15 @@ async def test_a_full_queue_refuses(runs: Runs) -> None:
     queue = RunQueue(runs.run, 1, 2)
     running, *waiting = (execution() for _ in range(3))
     for one in (running, *waiting):
-        queue.check_room()
+        queue.check_room(new_id())
         queue.add(one)
     with pytest.raises(QueueFull) as caught:
-        queue.check_room()
+        queue.check_room(new_id())
     assert caught.value.metadata == {"limit": "2"}
     await turn()
     runs.end(running.id)
     await turn()
-    queue.check_room()
+    queue.check_room(new_id())
     runs.end(waiting[0].id)
     runs.end(waiting[1].id)
     await turn()
@@ -97,23 +97,23 @@ async def test_a_full_queue_refuses(runs: Runs) -> None:
 async def test_with_no_waiting_room_a_free_place_still_takes_one(runs: Runs) -> None:
     queue = RunQueue(runs.run, 1, 0)
     one = execution()
-    queue.check_room()
+    queue.check_room(new_id())
     queue.add(one)
     with pytest.raises(QueueFull):
-        queue.check_room()
+        queue.check_room(new_id())
     runs.end(one.id)
     await turn()
-    queue.check_room()
+    queue.check_room(new_id())
 
 
 async def test_a_held_place_counts_until_it_is_given_back(runs: Runs) -> None:
     queue = RunQueue(runs.run, 1, 1)
-    with queue.place(), queue.place():
-        with pytest.raises(QueueFull), queue.place():
+    with queue.place(new_id()), queue.place(new_id()):
+        with pytest.raises(QueueFull), queue.place(new_id()):
             pass
         with pytest.raises(QueueFull):
-            queue.check_room()
-    queue.check_room()
+            queue.check_room(new_id())
+    queue.check_room(new_id())
 
 
 async def test_withdraw_takes_out_only_what_waits(runs: Runs) -> None:
@@ -140,7 +140,7 @@ async def test_a_closed_queue_starts_nothing_and_lets_the_waiting_be_withdrawn(r
     await turn()
     queue.close()
     with pytest.raises(ServerUnavailable):
-        queue.check_room()
+        queue.check_room(new_id())
     runs.end(running.id)
     await turn()
     assert runs.started == [running.id]

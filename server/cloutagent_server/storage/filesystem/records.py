@@ -227,6 +227,8 @@ def execution_to_json(execution: Execution) -> dict[str, Any]:
                 "agent": _agent_to_json(execution.agent),
                 "limits": _limits_to_json(execution.limits),
                 "createdAt": timestamps.to_text(execution.created_at),
+                **({"labels": dict(execution.labels)} if execution.labels else {}),
+                **({"secretNames": list(execution.secret_names)} if execution.secret_names else {}),
                 **(
                     {}
                     if idempotency is None
@@ -250,6 +252,8 @@ def execution_from_json(document: object) -> Execution:
         agent=_agent(fields.fields("agent")),
         limits=_limits(fields.fields("limits")),
         created_at=fields.time("createdAt"),
+        labels=fields.optional(fields.text_map, "labels") or {},
+        secret_names=tuple(fields.optional(fields.texts, "secretNames") or ()),
         idempotency=fields.optional(lambda name: _idempotency(fields.fields(name)), "idempotency"),
     )
     fields.end()
@@ -269,6 +273,7 @@ def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
     execution = snapshot.execution
     optional = {
         "result": execution.result,
+        "resultTruncated": True if execution.result_truncated else None,
         "failure": None if execution.failure is None else _failure_to_json(execution.failure),
         "startedAt": None if execution.started_at is None else timestamps.to_text(execution.started_at),
         "finishedAt": None if execution.finished_at is None else timestamps.to_text(execution.finished_at),
@@ -300,6 +305,7 @@ def snapshot_from_json(document: object, created: Execution) -> Snapshot:
             status=Status(fields.text("status")),
             usage=_usage(fields.fields("usage")),
             result=fields.optional(fields.text, "result"),
+            result_truncated=fields.optional(fields.truth, "resultTruncated") or False,
             failure=fields.optional(lambda name: _failure(fields.fields(name)), "failure"),
             started_at=fields.optional(fields.time, "startedAt"),
             finished_at=fields.optional(fields.time, "finishedAt"),
