@@ -160,12 +160,12 @@ class ExecutionNotFinished(CloutAgentError):
 
 
 class QueueFull(CloutAgentError):
-    """No more executions can wait: of anybody, or of the project `project_id`."""
+    """No more executions can wait. `scope` says where: in the `server`, or of the one `project`."""
 
-    def __init__(self, limit: int, project_id: str | None = None) -> None:
-        whose = "the queue is full" if project_id is None else "the project's part of the queue is full"
-        named = {} if project_id is None else {"project_id": project_id}
-        super().__init__(f"{whose}: {limit} executions wait already", limit=str(limit), **named)
+    def __init__(self, limit: int, scope: str = "server") -> None:
+        super().__init__(
+            f"the queue of the {scope} is full: {limit} executions wait already", limit=str(limit), scope=scope
+        )
 
 
 class CursorOutOfRange(CloutAgentError):

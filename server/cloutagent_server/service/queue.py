@@ -74,7 +74,7 @@ class RunQueue:
         free_of_project = max(0, min(free, self._max_running_of_project - self._running_of[project_id]))
         waiting = self._waiting_of[project_id] + self._places_of[project_id]
         if waiting >= free_of_project + self._max_waiting_of_project:
-            raise QueueFull(self._max_waiting_of_project, project_id)
+            raise QueueFull(self._max_waiting_of_project, "project")
 
     @contextmanager
     def place(self, project_id: str) -> Iterator[None]:

@@ -239,6 +239,7 @@ class Run:
                 with contextlib.suppress(StorageUnavailable):
                     await self._emit(payload)
                     return
+            log.error("the end of a run could not be stored yet", extra={"execution_id": self._execution.id})
         self._unstored.append(payload)
 
     def _duration(self) -> int:
