@@ -95,7 +95,9 @@ class RestApi:
         assert route is not None, f"{rpc} has no REST route"
         path, query, content = _parts(route, body)
         sent = {name: value for name, value in headers.items() if value is not None}
-        return self.client.build_request(route.verb, path, params=httpx.QueryParams([*query]), json=content, headers=sent)
+        return self.client.build_request(
+            route.verb, path, params=httpx.QueryParams([*query]), json=content, headers=sent
+        )
 
 
 def http_client(address: str) -> httpx.AsyncClient:
