@@ -72,6 +72,8 @@ class App:
             prices,
             settings.max_concurrent_executions,
             settings.max_queued_executions,
+            settings.max_concurrent_per_project,
+            settings.max_queued_per_project,
         )
         self._takeover = Takeover(self._executions)
         keep = timedelta(days=settings.execution_retention_days)

@@ -125,6 +125,10 @@ class Settings(BaseSettings):
         ge=1024**2,
         description="Bytes that the event logs of ended executions may have together; beyond, the oldest are trimmed.",
     )
+    max_concurrent_per_project: int | None = Field(
+        None, ge=1, le=1000, description="Executions of one project that run at a time. Unset: no bound of its own."
+    )
+    max_queued_per_project: int = Field(500, ge=0, le=1_000_000, description="Executions of one project that may wait.")
     stop_grace_seconds: float = Field(10.0, ge=0, le=3600, description="Time that runs get to end at a stop.")
 
     agent_memory_limit: ByteSize = Field(

@@ -86,6 +86,13 @@ async def test_a_call_that_fails_is_recorded_with_its_reason(stage: Stage, proje
     assert begun.resource.secret == "NOBODY"
 
 
+async def test_a_dry_run_leaves_no_line(stage: Stage, projects: Projects) -> None:
+    project = await projects()
+    before = await records(stage)
+    assert "estimate" in await project.call("StartExecution", prompt="hello", validateOnly=True)
+    assert await records(stage) == before
+
+
 async def test_a_run_is_recorded_with_the_execution_that_it_made(stage: Stage, projects: Projects) -> None:
     project = await projects()
     execution = await project.start("say hello")

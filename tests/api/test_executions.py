@@ -80,6 +80,8 @@ async def test_a_started_execution_is_201_and_runs(projects: Projects) -> None:
         "createdAt": started["createdAt"],
         "lastSequence": 1,
         "queuePosition": 0,
+        "labels": {},
+        "secretNames": [],
     }
     ended = await project.ended(started["id"])
     assert ended == {

@@ -24,7 +24,7 @@ async def test_executions_wait_in_order_and_a_full_queue_is_429(projects: Projec
     for rpc in ("Execute", "StartExecution"):
         with failing("RESOURCE_EXHAUSTED", 429, "QUEUE_FULL") as caught:
             await other.call(rpc, prompt="fourth")
-        assert caught.failure.metadata == {"limit": "2"}
+        assert caught.failure.metadata == {"limit": "2", "scope": "server"}
         assert caught.failure.detail("RetryInfo") is not None
     with failing("RESOURCE_EXHAUSTED", 429, "QUEUE_FULL"):
         await other.call("Execute", prompt="fourth", idempotencyKey="k")

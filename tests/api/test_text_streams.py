@@ -129,10 +129,14 @@ async def test_a_resumed_execute_event_stream_needs_a_key_and_starts_nothing_wit
     assert engine.executors == {}
 
 
-async def test_a_new_execution_is_streamed_from_its_start_whatever_was_seen(projects: Projects) -> None:
+async def test_resuming_what_is_not_there_any_more_starts_no_second_run(projects: Projects, engine: FakeEngine) -> None:
     project = await projects()
     body = {"projectId": project.id, "prompt": "hello", "idempotencyKey": "new"}
-    async with project.api.text("ExecuteEventStream", body, project.key, accept=NDJSON, last_event_id="99") as opened:
+    with failing("OUT_OF_RANGE", 400, "CURSOR_OUT_OF_RANGE"):
+        async with project.api.text("ExecuteEventStream", body, project.key, last_event_id="99"):
+            pass
+    assert engine.executors == {}
+    async with project.api.text("ExecuteEventStream", body, project.key, accept=NDJSON, last_event_id="0") as opened:
         first = await anext(json_lines(opened.chunks))
     assert first["sequence"] == 1
 

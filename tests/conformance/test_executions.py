@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,11 @@ from cloutagent_server.domain.errors import (
     ProjectNotFound,
     RevisionConflict,
 )
-from cloutagent_server.domain.execution import Execution, Status
+from cloutagent_server.domain.execution import Execution, ExecutionFilter, Status
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Project, ProjectChanges
-from cloutagent_server.storage.base import Storage
+from cloutagent_server.storage import selection
+from cloutagent_server.storage.base import Page, Storage
 from tests.support import builders
 
 NOT_IDENTIFIERS = ["", "..", "../executions", "x", "0F0E0D0C-0B0A-4908-8706-050403020100"]
@@ -270,3 +272,68 @@ async def test_the_whole_life_of_an_execution_is_in_its_record(storage: Storage,
         last_sequence=11,
     )
     assert await storage.executions.read(execution.id) == finished
+
+
+async def test_list_gives_those_that_pass_every_filter(storage: Storage, project: Project) -> None:
+    made = []
+    for number in range(6):
+        labels = {"even": str(number % 2 == 0), "number": str(number)}
+        execution = builders.execution(project.id, created_at=builders.at(number), labels=labels)
+        made.append(await storage.executions.create(execution))
+    await storage.executions.append(builders.events(made[2].id, [builders.queued(), builders.started()]))
+
+    async def found(**fields: Any) -> list[int]:
+        wanted = ExecutionFilter(**fields)
+        numbers: list[int] = []
+        token = None
+        while True:
+            page = await storage.executions.list(project.id, 2, token, wanted)
+            assert len(page.items) <= 2
+            numbers += [int(one.labels["number"]) for one in page.items]
+            token = page.next_page_token
+            if token is None:
+                return numbers
+
+    assert await found(labels=frozenset({("even", "True")})) == [4, 2, 0]
+    assert await found(labels=frozenset({("even", "True"), ("number", "2")})) == [2]
+    assert await found(labels=frozenset({("even", "")})) == []
+    assert await found(statuses=frozenset({Status.RUNNING})) == [2]
+    assert await found(statuses=frozenset({Status.RUNNING, Status.QUEUED})) == [5, 4, 3, 2, 1, 0]
+    assert await found(created_after=builders.at(3)) == [5, 4, 3]
+    assert await found(created_before=builders.at(3)) == [2, 1, 0]
+    assert await found(created_after=builders.at(2), created_before=builders.at(4)) == [3, 2]
+    assert await found(created_after=builders.at(3) + timedelta(microseconds=1)) == [5, 4]
+    assert await found(created_before=builders.at(3) + timedelta(microseconds=1)) == [3, 2, 1, 0]
+    assert await found(created_before=datetime(1, 1, 1, tzinfo=UTC)) == []
+
+
+async def test_a_page_is_bounded_in_bytes_and_in_work(
+    storage: Storage, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = [
+        await storage.executions.create(
+            builders.execution(project.id, created_at=builders.at(number), prompt="é" * 500_000)
+        )
+        for number in range(3)
+    ]
+    first = await storage.executions.list(project.id, 10)
+    assert [one.id for one in first.items] == [large[2].id, large[1].id]
+    rest = await storage.executions.list(project.id, 10, first.next_page_token)
+    assert [one.id for one in rest.items] == [large[0].id] and rest.next_page_token is None
+    monkeypatch.setattr(selection, "MAX_LOOKED_AT", 2)
+    wanted = ExecutionFilter(created_before=builders.at(100), statuses=frozenset({Status.RUNNING}))
+    empty = await storage.executions.list(project.id, 10, None, wanted)
+    assert empty.items == () and empty.next_page_token is not None
+    last = await storage.executions.list(project.id, 10, empty.next_page_token, wanted)
+    assert last == Page((), None)
+
+
+async def test_what_a_key_stands_for_is_found(storage: Storage, project: Project) -> None:
+    made = await storage.executions.create(
+        builders.execution(project.id, idempotency=builders.idempotency(key="key"), secret_names=("A", "B"))
+    )
+    assert await storage.executions.find_idempotent(project.id, "key") == made
+    for project_id, key in ((project.id, "other"), (new_id(), "key"), ("../x", "key")):
+        assert await storage.executions.find_idempotent(project_id, key) is None
+    await storage.executions.delete(made.id)
+    assert await storage.executions.find_idempotent(project.id, "key") is None

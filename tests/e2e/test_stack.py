@@ -261,6 +261,26 @@ def test_an_interrupt_from_the_terminal_leaves_a_run_its_time_to_end(tmp_path: P
         rest.close()
 
 
+def test_a_reader_that_goes_away_ends_its_run_and_the_agent(stack: Stack, rest: Rest) -> None:
+    project_id, key = new_project(rest)
+    body = {"prompt": "[[say: Hello.]] [[silence]]", "onDisconnect": "cancel"}
+    headers = {"x-api-key": key, "accept": "application/x-ndjson"}
+    with (
+        httpx.Client(base_url=stack.url, timeout=30, trust_env=False) as client,
+        client.stream("POST", f"/api/v1/projects/{project_id}/execute/stream", json=body, headers=headers) as answer,
+    ):
+        events = map(json.loads, answer.iter_lines())
+        execution_id = next(event["executionId"] for event in events if event["kind"] == "text_delta")
+
+    def cancelled() -> bool:
+        found = rest.call("GET", f"/api/v1/executions/{execution_id}")["execution"]
+        return bool(found["status"] == "cancelled" and found["usage"]["modelCalls"] == 1)
+
+    assert eventually(cancelled, 20)
+    again = rest.call("POST", f"/api/v1/executions/{execution_id}/cancel", {})["execution"]
+    assert again["status"] == "cancelled"
+
+
 def test_data_without_its_key_is_refused_and_no_other_key_is_made(tmp_path: Path) -> None:
     with Stack(tmp_path, live=False):
         pass

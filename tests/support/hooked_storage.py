@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from cloutagent_server.domain.events import Event, StoredEvent
-from cloutagent_server.domain.execution import Execution
-from cloutagent_server.storage.base import History, Page
+from cloutagent_server.domain.execution import Execution, ExecutionFilter
+from cloutagent_server.storage.base import ALL_EXECUTIONS, History, Page
 from cloutagent_server.storage.memory import MemoryStorage
 from cloutagent_server.storage.memory.audit import MemoryAuditLog
 from cloutagent_server.storage.memory.executions import MemoryExecutions
@@ -58,9 +58,19 @@ class HookedExecutions:
         """See `ExecutionStorage.wait_for_events`."""
         await self._inner.wait_for_events(execution_id, after_sequence)
 
-    async def list(self, project_id: str, page_size: int, page_token: str | None = None) -> Page[Execution]:
+    async def find_idempotent(self, project_id: str, key: str) -> Execution | None:
+        """See `ExecutionStorage.find_idempotent`."""
+        return await self._inner.find_idempotent(project_id, key)
+
+    async def list(
+        self,
+        project_id: str,
+        page_size: int,
+        page_token: str | None = None,
+        wanted: ExecutionFilter = ALL_EXECUTIONS,
+    ) -> Page[Execution]:
         """See `ExecutionStorage.list`."""
-        return await self._inner.list(project_id, page_size, page_token)
+        return await self._inner.list(project_id, page_size, page_token, wanted)
 
     async def list_unfinished(self) -> Sequence[Execution]:
         """See `ExecutionStorage.list_unfinished`."""

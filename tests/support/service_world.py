@@ -15,10 +15,12 @@ from cloutagent_server.engine.base import PriceList
 from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit
 from cloutagent_server.service.auth import Authenticator
-from cloutagent_server.service.executions import ExecutionRequest, ExecutionService
+from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.keys import KeyService
+from cloutagent_server.service.places import PAUSE_SECONDS
 from cloutagent_server.service.projects import ProjectService
+from cloutagent_server.service.requests import ExecutionRequest
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.watch import HEARTBEAT_SECONDS, WatchService
 from cloutagent_server.storage.base import Storage
@@ -135,6 +137,7 @@ def make_world(
     max_running: int = 3,
     max_waiting: int = 100,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    place_pause_seconds: float = PAUSE_SECONDS,
 ) -> World:
     """Services over the given parts. `engine` runs the default script unless given."""
     storage = MemoryStorage() if storage is None else storage
@@ -142,7 +145,9 @@ def make_world(
     prices = FakePriceList() if prices is None else prices
     authenticator = Authenticator(storage.projects, admin_key)
     secrets = SecretManager(HeldAgainstAudit(storage.secrets, storage.audit), Keyring(ENCRYPTION_KEY))
-    executions = ExecutionService(storage, secrets, engine, prices, max_running, max_waiting)
+    executions = ExecutionService(
+        storage, secrets, engine, prices, max_running, max_waiting, place_pause_seconds=place_pause_seconds
+    )
     projects = ProjectService(storage.projects, authenticator, executions, prices, engine)
     watches = WatchService(storage.executions, heartbeat_seconds)
     return World(storage, engine, authenticator, secrets, executions, projects, watches)

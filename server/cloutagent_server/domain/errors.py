@@ -162,10 +162,12 @@ class ExecutionNotFinished(CloutAgentError):
 
 
 class QueueFull(CloutAgentError):
-    """No more executions can wait."""
+    """No more executions can wait. `scope` says where: in the `server`, or of the one `project`."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the queue is full: {limit} executions wait already", limit=str(limit))
+    def __init__(self, limit: int, scope: str = "server") -> None:
+        super().__init__(
+            f"the queue of the {scope} is full: {limit} executions wait already", limit=str(limit), scope=scope
+        )
 
 
 class BudgetUsedUp(CloutAgentError):

@@ -150,7 +150,8 @@ def _payload_to_json(payload: Payload) -> dict[str, Any]:
         case LimitWarning(limit=limit, percent=percent):
             return {"limit": limit.value, "percent": percent}
         case Completed(result=result):
-            return {"result": result, **_end_to_json(payload)}
+            cut = {"resultTruncated": True} if payload.truncated else {}
+            return {"result": result, **_end_to_json(payload), **cut}
         case Failed(failure=failure):
             return {"failure": _failure_to_json(failure), **_end_to_json(payload)}
         case Cancelled():
@@ -199,7 +200,9 @@ _READERS: Final[Mapping[str, Callable[[Any], Payload]]] = {
         usage_from_json(d["usage"]), d["percentOfTokenLimit"], d["percentOfCostLimit"], d["model"]
     ),
     LimitWarning.kind: lambda d: LimitWarning(ExceededLimit(d["limit"]), d["percent"]),
-    Completed.kind: lambda d: Completed(d["result"], usage_from_json(d["usage"]), d["duration"], _sdk_cost(d)),
+    Completed.kind: lambda d: Completed(
+        d["result"], usage_from_json(d["usage"]), d["duration"], _sdk_cost(d), d.get("resultTruncated", False)
+    ),
     Failed.kind: lambda d: Failed(
         _failure_from_json(d["failure"]), usage_from_json(d["usage"]), d["duration"], _sdk_cost(d)
     ),

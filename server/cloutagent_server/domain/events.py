@@ -45,7 +45,7 @@ class SdkCost:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The execution was queued with `position` executions ahead of it."""
+    """The execution was queued with `position` executions ahead of it, or has moved to this place in the queue."""
 
     kind: ClassVar[str] = "queued"
     position: int
@@ -117,13 +117,17 @@ class LimitWarning:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The execution ended with a result. `duration` is milliseconds from the start of the run."""
+    """The execution ended with a result. `duration` is milliseconds from the start of the run.
+
+    `truncated` tells that `result` was cut.
+    """
 
     kind: ClassVar[str] = "completed"
     result: str
     usage: Usage
     duration: int
     sdk_cost: SdkCost | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

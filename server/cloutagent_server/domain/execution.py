@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import Final
 
 from cloutagent_server.domain.cost import Usage
 from cloutagent_server.domain.events import (
@@ -20,6 +21,9 @@ from cloutagent_server.domain.events import (
     TokenUsed,
 )
 from cloutagent_server.domain.project import AgentConfig, Limits
+
+# What is kept of an agent's final text; the message events hold all of it.
+MAX_RESULT_BYTES: Final = 262_144
 
 
 class Status(StrEnum):
@@ -71,8 +75,11 @@ class Execution:
         variables: Values for the template's variables.
         agent: The agent's configuration when the execution was created.
         limits: The limits that hold for it.
+        labels: What the caller wants to find it by.
+        secret_names: Names of the secrets that its prompts refer to, in order.
+        result_truncated: Whether `result` was cut.
         last_sequence: Sequence number of its last event, 0 before the first.
-        queue_position: Executions ahead of it when it was queued; None once it runs.
+        queue_position: Executions ahead of it when that was last told; None once it runs.
         duration: Milliseconds from the start of the run to its end; None before the end.
     """
 
@@ -84,9 +91,12 @@ class Execution:
     created_at: datetime
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     idempotency: Idempotency | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    secret_names: tuple[str, ...] = ()
     status: Status = Status.QUEUED
     usage: Usage = Usage()
     result: str | None = field(default=None, repr=False)
+    result_truncated: bool = False
     failure: Failure | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -115,10 +125,11 @@ class Execution:
                 if self.status is not Status.QUEUED:
                     raise ValueError(f"{self.id} has started already")
                 return replace(here, status=Status.RUNNING, started_at=event.time, queue_position=None)
-            case Completed(result=result, usage=usage, duration=duration):
+            case Completed(result=result, usage=usage, duration=duration, truncated=truncated):
                 if self.status is not Status.RUNNING:
                     raise ValueError(f"{self.id} cannot complete before it runs")
-                return _ended(here, Status.COMPLETED, event.time, usage, duration, result=result)
+                ended = _ended(here, Status.COMPLETED, event.time, usage, duration, result=result)
+                return replace(ended, result_truncated=truncated)
             case Failed(failure=failure, usage=usage, duration=duration):
                 return _ended(here, Status.FAILED, event.time, usage, duration, failure=failure)
             case Cancelled(usage=usage, duration=duration):
@@ -127,6 +138,32 @@ class Execution:
                 return replace(here, usage=usage)
             case _:
                 return here
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionFilter:
+    """Which executions of a project are wanted: those that pass everything given.
+
+    Attributes:
+        statuses: The states that they may be in; empty is any.
+        labels: Labels that they all have, with these values.
+        created_after: They were created at this time or later.
+        created_before: They were created before this time.
+    """
+
+    statuses: frozenset[Status] = frozenset()
+    labels: frozenset[tuple[str, str]] = frozenset()
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+    def matches(self, execution: Execution) -> bool:
+        """Whether an execution is wanted."""
+        return (
+            (not self.statuses or execution.status in self.statuses)
+            and self.labels <= execution.labels.items()
+            and (self.created_after is None or execution.created_at >= self.created_after)
+            and (self.created_before is None or execution.created_at < self.created_before)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +192,16 @@ class ExecutionResult:
     def error(self) -> str | None:
         """Why it failed, for people; None unless failed."""
         return self.failure.message if self.failure else None
+
+
+def cut_result(text: str) -> tuple[str, bool]:
+    """A final text as it is kept, at most MAX_RESULT_BYTES of UTF-8, and whether it was cut for that."""
+    if len(text) * 4 <= MAX_RESULT_BYTES:
+        return text, False
+    data = text.encode("utf-8", "replace")
+    if len(data) <= MAX_RESULT_BYTES:
+        return text, False
+    return data[:MAX_RESULT_BYTES].decode("utf-8", "ignore"), True
 
 
 def _ended(

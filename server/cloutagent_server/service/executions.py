@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
+import contextlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
@@ -18,36 +17,31 @@ from cloutagent_server.domain.errors import (
     CloutAgentError,
     ExecutionNotFinished,
     ExecutionNotFound,
-    FieldViolation,
-    InvalidRequest,
+    IdempotencyKeyReused,
     ProjectNotFound,
     RevisionConflict,
+    StorageUnavailable,
     StoredDataDamaged,
 )
 from cloutagent_server.domain.events import Cancelled, Event, Failed, Failure, FailureReason, Payload, Queued
-from cloutagent_server.domain.execution import Execution, ExecutionOptions, Idempotency, Status
-from cloutagent_server.domain.identifiers import new_id
-from cloutagent_server.domain.project import Budget, Limits
+from cloutagent_server.domain.execution import Execution, ExecutionFilter, Status
+from cloutagent_server.domain.project import Budget, Project
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.service.budgets import Turns, usage_after_crash, used_up
 from cloutagent_server.service.cost_tracker import CostTracker
+from cloutagent_server.service.places import PAUSE_SECONDS, PlaceEvents
 from cloutagent_server.service.prompts import fill
 from cloutagent_server.service.queue import RunQueue
+from cloutagent_server.service.requests import Estimate, ExecutionRequest, estimate, prepare
 from cloutagent_server.service.runner import Run
 from cloutagent_server.service.secrets import SecretManager
-from cloutagent_server.storage.base import Page, Storage
+from cloutagent_server.service.unstored import UnstoredEnds
+from cloutagent_server.storage.base import ALL_EXECUTIONS, Page, Storage
 
 log: Final = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class ExecutionRequest:
-    """What a caller asks to run."""
-
-    project_id: str
-    prompt: str
-    options: ExecutionOptions = ExecutionOptions()
-    idempotency_key: str | None = None
+# How long a caller who cancels an execution waits for its end.
+CANCEL_SECONDS: Final = 30.0
 
 
 class ExecutionService:
@@ -61,7 +55,11 @@ class ExecutionService:
         prices: PriceList,
         max_running: int,
         max_waiting: int,
+        max_running_of_project: int | None = None,
+        max_waiting_of_project: int | None = None,
+        place_pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
+        """The bounds are those of `RunQueue`, the pause that of `PlaceEvents`."""
         self._storage = storage
         self._projects = storage.projects
         self._executions = storage.executions
@@ -70,52 +68,95 @@ class ExecutionService:
         self._prices = prices
         self._tracker = CostTracker(prices)
         self._turns = Turns()
-        self._queue = RunQueue(self._drive, max_running, max_waiting)
+        self._queue = RunQueue(
+            self._drive,
+            max_running,
+            max_waiting,
+            max_running_of_project,
+            max_waiting_of_project,
+            changed=lambda: self._places.changed(),
+        )
+        self._places = PlaceEvents(
+            storage.executions, self._queue.in_order, self._queue.position_of, place_pause_seconds
+        )
+        self._unstored = UnstoredEnds(storage.executions, self._settled)
         self._runs: dict[str, Run] = {}
         self._live: set[str] = set()
         self._cancelling: set[str] = set()
+        self._cancellations: set[asyncio.Task[None]] = set()
         self._unreadable: set[str] = set()
+        self._stopping = False
         self._interrupting = False
 
     async def start(self, request: ExecutionRequest) -> tuple[Execution, bool]:
         """Queue a run; returns the execution, and whether this call created it.
 
-        With an idempotency key that was used for the same request before, that earlier execution is returned.
+        With an idempotency key that was used for the same request before, that earlier execution is returned, whatever
+        has changed since.
 
         Raises:
             ProjectNotFound: There is no such project.
-            InvalidRequest: A limit is above the project's, the prompt refers to something unknown, or the project has
-                a tool that this machine does not offer (any more).
+            InvalidRequest: As for `prepare`.
             IdempotencyKeyReused: The key stands for another request.
             QueueFull: Too many executions wait.
             BudgetUsedUp: Nothing is left of a budget of the project.
+            ServerUnavailable: The server is stopping.
         """
-        project = await self._projects.read(request.project_id)
-        if project is None:
-            raise ProjectNotFound(request.project_id)
-        self._check_tools(project.agent.enabled_tools)
-        if not self._prices.knows(project.agent.model):
-            raise InvalidRequest.of("project.agent.model", f"{project.agent.model!r} has no price; see ListModels")
+        earlier = await self.find_earlier(request)
+        if earlier is not None:
+            return earlier, False
         if request.idempotency_key is None:
-            self._queue.check_room()
-        execution = Execution(
-            id=new_id(),
-            project_id=project.id,
-            prompt=request.prompt,
-            variables=dict(request.options.variables),
-            agent=project.agent,
-            limits=_lowered(project.limits, request.options),
-            created_at=timestamps.now(),
-            idempotency=_idempotency(request),
-        )
-        await fill(execution, project, self._secrets)
+            self._queue.check_room(request.project_id)
+        project = await self._project(request.project_id)
+        execution, _ = await prepare(request, project, self._secrets, self._engine, self._prices)
         return await asyncio.shield(self._admit(execution, project.budget))
 
-    def _check_tools(self, names: Sequence[str]) -> None:
-        refused = self._engine.refused_tools(names)
-        if refused:
-            told = [f"the tool {name!r} is not available on this server: {reason}" for name, reason in refused.items()]
-            raise InvalidRequest([FieldViolation("project.agent.enabledTools", one) for one in told])
+    @contextlib.asynccontextmanager
+    async def attached(
+        self, request: ExecutionRequest, *, cancel_when_gone: bool
+    ) -> AsyncIterator[tuple[Execution, bool]]:
+        """Start as `start` does, for a caller who follows the run in the body.
+
+        Leaving the body by cancellation means that the caller is gone: then the run goes on, or is cancelled with
+        `cancel_when_gone`. A server that stops sends its callers away without cancelling anything.
+        """
+        starting = asyncio.ensure_future(self.start(request))
+        try:
+            yield await asyncio.shield(starting)
+        except (asyncio.CancelledError, GeneratorExit):
+            left = asyncio.ensure_future(self._left(starting, cancel_when_gone and not self._stopping))
+            self._cancellations.add(left)
+            left.add_done_callback(self._cancellations.discard)
+            raise
+
+    async def dry_run(self, request: ExecutionRequest) -> Estimate:
+        """What a request would run and about cost; its idempotency key is passed over, and nothing is created.
+
+        Raises:
+            ProjectNotFound: There is no such project.
+            InvalidRequest: As for `prepare`.
+            BudgetUsedUp: Nothing is left of a budget of the project.
+        """
+        project = await self._project(request.project_id)
+        execution, prompts = await prepare(request, project, self._secrets, self._engine, self._prices)
+        exceeded = await used_up(self._storage.ledger, project.id, project.budget)
+        if exceeded is not None:
+            raise BudgetUsedUp(exceeded)
+        return estimate(execution, prompts, self._prices.cost)
+
+    async def find_earlier(self, request: ExecutionRequest) -> Execution | None:
+        """The execution that the request's idempotency key stands for; None without one.
+
+        Raises:
+            IdempotencyKeyReused: The key stands for another request.
+        """
+        idempotency = request.idempotency
+        if idempotency is None:
+            return None
+        earlier = await self._executions.find_idempotent(request.project_id, idempotency.key)
+        if earlier is not None and earlier.idempotency != idempotency:
+            raise IdempotencyKeyReused(earlier.id)
+        return None if earlier is None else self._with_position(earlier)
 
     async def get(self, execution_id: str) -> Execution:
         """The execution as it stands now, with its live place in the queue. Raises ExecutionNotFound."""
@@ -128,9 +169,11 @@ class ExecutionService:
         """The execution, or None if there is none."""
         return await self._executions.read(execution_id)
 
-    async def list(self, project_id: str, page_size: int, page_token: str | None) -> Page[Execution]:
-        """A page of a project's executions, newest first."""
-        page = await self._executions.list(project_id, page_size, page_token)
+    async def list(
+        self, project_id: str, page_size: int, page_token: str | None, wanted: ExecutionFilter = ALL_EXECUTIONS
+    ) -> Page[Execution]:
+        """A page of those of a project's executions that are wanted, newest first; see `ExecutionStorage.list`."""
+        page = await self._executions.list(project_id, page_size, page_token, wanted)
         return Page(tuple(map(self._with_position, page.items)), page.next_page_token)
 
     async def finished(self, execution_id: str) -> Execution:
@@ -142,19 +185,19 @@ class ExecutionService:
         return execution
 
     async def cancel(self, execution_id: str) -> Execution:
-        """End an execution and return it after its end. One that has ended stays as it is. Raises ExecutionNotFound."""
+        """End an execution and return it after its end. One that has ended stays as it is.
+
+        One that does not end within CANCEL_SECONDS is returned as it stands then. Raises ExecutionNotFound.
+        """
         execution = await self.get(execution_id)
         if execution.status.terminal:
             return execution
         if self._queue.withdraw(execution_id):
-            try:
-                return await self._cancel_idle(execution)
-            finally:
-                self._live.discard(execution_id)
+            return await asyncio.shield(self._cancel_waiting(execution))
         if execution_id not in self._live:
-            return await self._cancel_elsewhere(execution_id)
+            return await asyncio.shield(self._cancel_elsewhere(execution_id))
         self._cancel_run(execution_id)
-        return await self.finished(execution_id)
+        return await self._soon_finished(execution_id)
 
     async def cancel_all(self, project_id: str) -> None:
         """End all executions of a project that this server has queued or runs."""
@@ -181,9 +224,7 @@ class ExecutionService:
 
     async def estimate(self, project_id: str, prompt_tokens: int, completion_tokens: int) -> Decimal:
         """What so many tokens cost in US dollars with the project's model. Raises ProjectNotFound."""
-        project = await self._projects.read(project_id)
-        if project is None:
-            raise ProjectNotFound(project_id)
+        project = await self._project(project_id)
         return self._prices.cost(TokenUsage(prompt_tokens, completion_tokens, project.agent.model))
 
     def models(self) -> Sequence[Model]:
@@ -213,22 +254,24 @@ class ExecutionService:
                 await self._executions.drop_cancel_request(execution_id)
             elif execution_id in self._live:
                 if self._queue.withdraw(execution_id):
-                    try:
-                        await self._cancel_idle(execution)
-                    finally:
-                        self._live.discard(execution_id)
+                    await self._cancel_waiting(execution)
                 else:
                     self._cancel_run(execution_id)
 
     async def stop(self, grace: float) -> None:
         """Start nothing more, let runs end by themselves for `grace` seconds, then end them as interrupted."""
+        self._stopping = True
         self._queue.close()
+        await self._places.stop()
         ended = asyncio.ensure_future(self._queue.stop())
         await asyncio.wait([ended], timeout=grace)
         self._interrupting = True
         for run in list(self._runs.values()):
             run.interrupt()
         await ended
+        await self._unstored.stop()
+        if self._cancellations:
+            await asyncio.wait(self._cancellations)
 
     async def _admit(self, execution: Execution, budget: Budget) -> tuple[Execution, bool]:
         """Store and queue an execution, whole or not at all: a caller that goes away does not end this half-way."""
@@ -239,7 +282,7 @@ class ExecutionService:
                 exceeded = await used_up(self._storage.ledger, execution.project_id, budget)
                 if exceeded is not None:
                     raise BudgetUsedUp(exceeded)
-                with self._queue.place():
+                with self._queue.place(stored.project_id):
                     return await self._enqueue(stored), True
         except Exception:
             try:
@@ -251,12 +294,13 @@ class ExecutionService:
         return await self.get(stored.id), False
 
     async def _enqueue(self, execution: Execution) -> Execution:
-        queued = await self._append(execution, Queued(len(self._queue)))
+        queued = await self._append(execution, Queued(self._queue.next_position(execution.project_id)))
         self._add(queued)
         return self._with_position(queued)
 
     def _add(self, execution: Execution) -> None:
         self._live.add(execution.id)
+        self._places.give(execution)
         self._queue.add(execution)
 
     async def _claim(self, execution_id: str) -> Execution | None:
@@ -309,37 +353,77 @@ class ExecutionService:
             finally:
                 self._live.discard(execution_id)
         await self._executions.request_cancel(execution_id)
-        return await self.finished(execution_id)
+        return await self._soon_finished(execution_id)
+
+    async def _project(self, project_id: str) -> Project:
+        project = await self._projects.read(project_id)
+        if project is None:
+            raise ProjectNotFound(project_id)
+        return project
+
+    async def _left(self, starting: asyncio.Future[tuple[Execution, bool]], cancels: bool) -> None:
+        """See a start through whose caller is gone."""
+        with contextlib.suppress(CloutAgentError):
+            execution, _ = await starting
+            if cancels:
+                log.info("the caller is gone: cancelling", extra={"execution_id": execution.id})
+                await self.cancel(execution.id)
+
+    async def _soon_finished(self, execution_id: str) -> Execution:
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                return await self.finished(execution_id)
+        except TimeoutError:
+            return await self.get(execution_id)
+
+    async def _cancel_waiting(self, execution: Execution) -> Execution:
+        """Cancel an execution that was taken out of the queue."""
+        execution = await self._places.take(execution)
+        try:
+            ended = await self._cancel_idle(execution)
+        except StorageUnavailable:
+            self._unstored.keep(execution, [Cancelled(execution.usage, 0)])
+            raise
+        self._settled(execution.id)
+        return ended
 
     async def _cancel_idle(self, execution: Execution) -> Execution:
-        """Cancel an execution that waits no more and that no run drives."""
+        """Cancel an execution that waits no more and that no run drives. Whoever else appends to it ends it too."""
         try:
             return await self._append(execution, Cancelled(execution.usage, await self._known_duration(execution)))
         except RevisionConflict:
-            return await self.get(execution.id)
+            return await self._soon_finished(execution.id)
 
     async def _append(self, execution: Execution, payload: Payload) -> Execution:
         event = Event(execution.id, execution.last_sequence + 1, timestamps.now(), payload)
         return await self._executions.append([event])
 
     async def _drive(self, execution: Execution) -> None:
+        unstored: Sequence[Payload] = ()
         try:
-            await self._run(execution)
+            execution, unstored = await self._run(await self._places.take(execution))
         finally:
-            self._live.discard(execution.id)
-            self._cancelling.discard(execution.id)
+            if unstored:
+                self._unstored.keep(execution, unstored)
+            else:
+                self._settled(execution.id)
 
-    async def _run(self, execution: Execution) -> None:
+    def _settled(self, execution_id: str) -> None:
+        """The execution has ended, as far as this server is concerned."""
+        self._live.discard(execution_id)
+        self._cancelling.discard(execution_id)
+
+    async def _run(self, execution: Execution) -> tuple[Execution, Sequence[Payload]]:
+        """Run an execution; returns it as it then stands, with what the storage has not taken of its end."""
         try:
             project = await self._projects.read(execution.project_id)
             if project is None:
-                return
+                return execution, ()
             prompts = await fill(execution, project, self._secrets)
             run = Run(execution, prompts, self._storage, self._engine, self._prices, self._tracker, self._turns)
         except Exception as fault:
             log.exception("a run could not start", extra={"execution_id": execution.id})
-            await self._fail_unstarted(execution, fault)
-            return
+            return execution, await self._fail_unstarted(execution, fault)
         self._runs[execution.id] = run
         if execution.id in self._cancelling:
             run.cancel()
@@ -349,14 +433,19 @@ class ExecutionService:
             await run.drive()
         finally:
             del self._runs[execution.id]
+        return run.execution, run.unstored
 
-    async def _fail_unstarted(self, execution: Execution, fault: Exception) -> None:
+    async def _fail_unstarted(self, execution: Execution, fault: Exception) -> Sequence[Payload]:
         shown = fault.message if isinstance(fault, CloutAgentError) else "a fault of the server; its log names it"
         failure = Failure(FailureReason.AGENT_ERROR, f"the run could not start: {shown}")
+        end = Failed(failure, execution.usage, 0)
         try:
-            await self._append(execution, Failed(failure, execution.usage, 0))
+            await self._append(execution, end)
+        except StorageUnavailable:
+            return [end]
         except Exception:
             log.exception("the end of a run could not be stored", extra={"execution_id": execution.id})
+        return ()
 
     async def _known_duration(self, execution: Execution) -> int:
         if execution.started_at is None:
@@ -369,35 +458,3 @@ class ExecutionService:
         if execution.status is not Status.QUEUED:
             return execution
         return replace(execution, queue_position=self._queue.position_of(execution.id) or 0)
-
-
-def _lowered(limits: Limits, options: ExecutionOptions) -> Limits:
-    faults = []
-    if options.max_tokens is not None and options.max_tokens > limits.max_tokens:
-        faults.append(FieldViolation("options.maxTokens", f"must be at most the project's {limits.max_tokens}"))
-    if options.max_cost is not None and options.max_cost > limits.max_cost:
-        faults.append(FieldViolation("options.maxCost", f"must be at most the project's {limits.max_cost}"))
-    if options.timeout is not None and options.timeout > limits.timeout:
-        faults.append(FieldViolation("options.timeout", f"must be at most the project's {limits.timeout}"))
-    if faults:
-        raise InvalidRequest(faults)
-    return Limits(
-        limits.max_tokens if options.max_tokens is None else options.max_tokens,
-        limits.max_cost if options.max_cost is None else options.max_cost,
-        limits.timeout if options.timeout is None else options.timeout,
-    )
-
-
-def _idempotency(request: ExecutionRequest) -> Idempotency | None:
-    if request.idempotency_key is None:
-        return None
-    options = request.options
-    parts = [
-        request.prompt,
-        options.max_tokens,
-        None if options.max_cost is None else str(options.max_cost),
-        options.timeout,
-        sorted(options.variables.items()),
-    ]
-    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return Idempotency(request.idempotency_key, digest)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -16,7 +18,8 @@ from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.template import parse
 from cloutagent_server.storage.base import Page, ProjectStorage
 
-_UPDATE_ATTEMPTS: Final = 5
+_UPDATE_ATTEMPTS: Final = 20
+_UPDATE_PAUSE_SECONDS: Final = 0.01
 
 
 class ProjectService:
@@ -35,6 +38,7 @@ class ProjectService:
         self._executions = executions
         self._prices = prices
         self._engine = engine
+        self._update_locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def create(self, draft: ProjectDraft) -> tuple[Project, str]:
         """Store a new project; returns it with its API key, which nobody can read again.
@@ -65,15 +69,20 @@ class ProjectService:
     async def update(self, project_id: str, change: Callable[[Project], ProjectChanges]) -> Project:
         """Apply `change`, a function from the stored project to what is to be set, and return the result.
 
+        Concurrent calls come one after the other, in this server by waiting and among several by trying again.
+
         Raises:
             ProjectNotFound: There is no such project.
             InvalidRequest: As for `create`, or from `change`.
-            RevisionConflict: Others changed the project again and again in between.
+            RevisionConflict: Other servers changed the project again and again in between.
         """
-        for _ in range(_UPDATE_ATTEMPTS - 1):
-            with contextlib.suppress(RevisionConflict):
-                return await self._update_once(project_id, change)
-        return await self._update_once(project_id, change)
+        # The lock lives as long as somebody holds it or waits for it.
+        async with self._update_locks.setdefault(project_id, asyncio.Lock()):
+            for attempt in range(_UPDATE_ATTEMPTS - 1):
+                with contextlib.suppress(RevisionConflict):
+                    return await self._update_once(project_id, change)
+                await asyncio.sleep(_UPDATE_PAUSE_SECONDS * attempt)
+            return await self._update_once(project_id, change)
 
     async def delete(self, project_id: str) -> None:
         """Cancel the project's executions, then remove it with all that belongs to it. Raises ProjectNotFound."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -40,7 +40,13 @@ from cloutagent_server.domain.events import (
     ToolResult,
     ToolUse,
 )
-from cloutagent_server.domain.execution import Execution, ExecutionOptions, ExecutionResult, Status
+from cloutagent_server.domain.execution import (
+    Execution,
+    ExecutionOptions,
+    ExecutionResult,
+    Status,
+    cut_result,
+)
 from cloutagent_server.engine.base import AgentExecutor, CallEnd, Engine, PlannedCall, PriceList
 from cloutagent_server.service.budgets import BudgetRefusal, RunBudget, Turns, UnboundedInput
 from cloutagent_server.service.cost_tracker import CostTracker
@@ -84,12 +90,23 @@ class Run:
         self._cancelled = False
         self._interrupted = False
         self._stopping: asyncio.Task[None] | None = None
+        self._unstored: list[Payload] = []
         self._executor: AgentExecutor = engine.executor(execution.id, self)
 
     @property
     def project_id(self) -> str:
         """The project that it runs for."""
         return self._execution.project_id
+
+    @property
+    def execution(self) -> Execution:
+        """The execution as this run has made it."""
+        return self._execution
+
+    @property
+    def unstored(self) -> Sequence[Payload]:
+        """What the storage has not taken of the run's end when `drive` returned, in order. Usually nothing."""
+        return self._unstored
 
     async def drive(self) -> None:
         """Run the agent and write every event, the terminal one last. Raises nothing but cancellation."""
@@ -191,7 +208,8 @@ class Run:
         if self._exceeded is not None:
             return Failed(self._exceeded, usage, duration, sdk_cost)
         if result.status is Status.COMPLETED:
-            return Completed(self._redactor.whole(result.result or ""), usage, duration, sdk_cost)
+            text, truncated = cut_result(self._redactor.whole(result.result or ""))
+            return Completed(text, usage, duration, sdk_cost, truncated)
         if self._cancelled:
             return Cancelled(usage, duration, sdk_cost)
         if self._interrupted:
@@ -222,13 +240,15 @@ class Run:
         await self._insist(end)
 
     async def _insist(self, payload: Payload) -> None:
-        """Write what must not be lost, again and again for a while if the storage refuses it."""
-        for seconds in END_RETRY_SECONDS:
-            with contextlib.suppress(StorageUnavailable):
-                await self._emit(payload)
-                return
-            await asyncio.sleep(seconds)
-        await self._emit(payload)
+        """Write what must not be lost, again and again for a while if the storage refuses it, then leave it."""
+        if not self._unstored:
+            for seconds in (0.0, *END_RETRY_SECONDS):
+                await asyncio.sleep(seconds)
+                with contextlib.suppress(StorageUnavailable):
+                    await self._emit(payload)
+                    return
+            log.error("the end of a run could not be stored yet", extra={"execution_id": self._execution.id})
+        self._unstored.append(payload)
 
     def _duration(self) -> int:
         """Milliseconds since the run started; 0 before."""

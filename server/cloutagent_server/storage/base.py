@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from cloutagent_server.domain.api_key import ApiKey, ApiKeys
 from cloutagent_server.domain.audit import AuditEntry, AuditHead, AuditRecord
 from cloutagent_server.domain.events import Event, StoredEvent
-from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.execution import Execution, ExecutionFilter
 from cloutagent_server.domain.ledger import DayUsage, LedgerCall, LedgerTotals, Reservation, Settlement
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
 from cloutagent_server.domain.secret import SealedSecret, SecretRecord, SecretsHead
 
 T = TypeVar("T")
+
+ALL_EXECUTIONS: Final = ExecutionFilter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +225,22 @@ class ExecutionStorage(Protocol):
         """Return once there is an event after `after_sequence`, or the execution has ended or does not exist."""
         ...
 
-    async def list(self, project_id: str, page_size: int, page_token: str | None = None) -> Page[Execution]:
-        """A project's executions by creation time, newest first, at most `page_size`; empty without the project.
+    async def find_idempotent(self, project_id: str, key: str) -> Execution | None:
+        """The project's execution that was created with this idempotency key, or None if there is none."""
+        ...
 
-        An execution that exists during the whole of a paged listing is in it exactly once.
+    async def list(
+        self,
+        project_id: str,
+        page_size: int,
+        page_token: str | None = None,
+        wanted: ExecutionFilter = ALL_EXECUTIONS,
+    ) -> Page[Execution]:
+        """Those of a project's executions that are `wanted`, by creation time, newest first; empty without the project.
+
+        At most `page_size`; fewer where their texts would have more than 2 MiB together, and where 1,000 executions
+        were looked at: such a page may be empty and still have a next one. An execution that exists, and is wanted,
+        during the whole of a paged listing is in it exactly once.
 
         Raises:
             InvalidRequest: `page_token` is not one that this backend issued.

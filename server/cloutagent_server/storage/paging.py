@@ -21,6 +21,16 @@ def position(created_at: datetime, identifier: str) -> str:
     return f"{(created_at - _EPOCH) // _MILLISECOND:015d}-{identifier}"
 
 
+def position_before(time: datetime) -> str:
+    """What sorts in front of every record that was created at `time` or later."""
+    return f"{max(0, (time - _EPOCH) // _MILLISECOND):015d}"
+
+
+def position_after(time: datetime) -> str:
+    """What sorts behind every record that was created at `time` or earlier."""
+    return f"{max(0, (time - _EPOCH) // _MILLISECOND):015d}~"
+
+
 def identifier_at(place: str) -> str:
     """The identifier in a position."""
     return place[16:]

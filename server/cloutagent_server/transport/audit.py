@@ -86,7 +86,8 @@ class Auditing(Around):
     async def around(self, method: str, request: Message, context: Context) -> AsyncIterator[None]:
         """Between two records. Raises StorageUnavailable, with nothing done, if the first cannot be made."""
         action = self._actions.get(method)
-        if action is None:
+        if action is None or getattr(request, "validate_only", False):
+            # A dry run does nothing that could be audited.
             yield
             return
         entry, principal = _entry(action, request, context), call.principal()

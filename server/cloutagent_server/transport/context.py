@@ -31,11 +31,13 @@ _cursor: ContextVar[int] = ContextVar("cursor", default=0)
 
 def metadata_of(context: Context, name: str) -> str | None:
     """The value of a metadata entry of the call; None if it is absent or binary."""
+    return next(iter(all_metadata_of(context, name)), None)
+
+
+def all_metadata_of(context: Context, name: str) -> list[str]:
+    """All values of a metadata entry of the call that are not binary, in the order in which they came."""
     entries: Iterable[tuple[str, str | bytes]] = context.invocation_metadata() or ()
-    for key, value in entries:
-        if key == name and isinstance(value, str):
-            return value
-    return None
+    return [value for key, value in entries if key == name and isinstance(value, str)]
 
 
 def source_of(context: Context) -> str:

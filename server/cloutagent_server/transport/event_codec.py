@@ -72,7 +72,11 @@ def _payload_to_proto(payload: events.Payload) -> Message:
             return execution_pb2.LimitWarningEvent(limit=EXCEEDED[limit], percent=percent)
         case events.Completed(result=result, usage=usage, duration=duration):
             return execution_pb2.CompletedEvent(
-                result=result, usage=usage_to_proto(usage), duration=duration, sdk_cost=_sdk_cost(payload)
+                result=result,
+                usage=usage_to_proto(usage),
+                duration=duration,
+                sdk_cost=_sdk_cost(payload),
+                result_truncated=True if payload.truncated else None,
             )
         case events.Failed(failure=failure, usage=usage, duration=duration):
             return execution_pb2.FailedEvent(

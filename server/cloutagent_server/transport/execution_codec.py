@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from cloutagent.v1 import execution_pb2
+from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.domain.events import Failure, FailureReason
-from cloutagent_server.domain.execution import Execution, ExecutionOptions, Status
-from cloutagent_server.service.executions import ExecutionRequest
-from cloutagent_server.transport.cost_codec import EXCEEDED, budget_to_proto, usage_to_proto
+from cloutagent_server.domain.execution import Execution, ExecutionFilter, ExecutionOptions, Status
+from cloutagent_server.service.requests import Estimate, ExecutionRequest
+from cloutagent_server.transport.cost_codec import EXCEEDED, budget_to_proto, check_to_proto, usage_to_proto
 from cloutagent_server.transport.project_codec import agent_to_proto, limits_to_proto, timestamp
 
 RunRequest = (
@@ -17,6 +21,9 @@ RunRequest = (
     | execution_pb2.StartExecutionRequest
     | execution_pb2.ExecuteStreamRequest
     | execution_pb2.ExecuteEventStreamRequest
+)
+AttachedRequest = (
+    execution_pb2.ExecuteRequest | execution_pb2.ExecuteStreamRequest | execution_pb2.ExecuteEventStreamRequest
 )
 
 _Status = execution_pb2.Execution.Status
@@ -27,6 +34,7 @@ _STATUS: Final = {
     Status.FAILED: _Status.failed,
     Status.CANCELLED: _Status.cancelled,
 }
+_STATUS_FROM_PROTO: Final = {value: status for status, value in _STATUS.items()}
 _Reason = execution_pb2.Failure.Reason
 _REASON: Final = {
     FailureReason.LIMIT_EXCEEDED: _Reason.limit_exceeded,
@@ -37,8 +45,8 @@ _REASON: Final = {
 }
 
 
-def request_from_proto(request: RunRequest) -> ExecutionRequest:
-    """What a caller asks to run."""
+def request_from_proto(request: RunRequest, idempotency_key: str | None) -> ExecutionRequest:
+    """What a caller asks to run, with the key that the call has in its request or in its header."""
     options = request.options
     return ExecutionRequest(
         project_id=request.project_id,
@@ -49,7 +57,37 @@ def request_from_proto(request: RunRequest) -> ExecutionRequest:
             timeout=options.timeout if options.HasField("timeout") else None,
             variables=dict(options.variables),
         ),
-        idempotency_key=request.idempotency_key if request.HasField("idempotency_key") else None,
+        idempotency_key=idempotency_key,
+        labels=dict(request.labels),
+    )
+
+
+def cancels_when_gone(request: AttachedRequest) -> bool:
+    """Whether the run is to be cancelled when the caller goes away."""
+    return request.on_disconnect == execution_pb2.ExecutionOptions.OnDisconnect.cancel
+
+
+def filter_from_proto(request: execution_pb2.ListExecutionsRequest) -> ExecutionFilter:
+    """Which executions a caller wants to see."""
+    pairs = (label.partition("=") for label in request.labels)
+    return ExecutionFilter(
+        statuses=frozenset(_STATUS_FROM_PROTO[status] for status in request.statuses),
+        labels=frozenset((name, value) for name, _, value in pairs),
+        created_after=_time(request.created_after, "createdAfter") if request.HasField("created_after") else None,
+        created_before=_time(request.created_before, "createdBefore") if request.HasField("created_before") else None,
+    )
+
+
+def estimate_to_proto(estimate: Estimate) -> execution_pb2.ExecutionEstimate:
+    """The protobuf form of an estimate."""
+    return execution_pb2.ExecutionEstimate(
+        model=estimate.model,
+        limits=limits_to_proto(estimate.limits),
+        prompt_tokens=estimate.usage.prompt_tokens,
+        completion_tokens=estimate.usage.completion_tokens,
+        estimated_cost=float(estimate.usage.total_cost),
+        limit_check=check_to_proto(estimate.check),
+        secret_names=estimate.secret_names,
     )
 
 
@@ -71,6 +109,9 @@ def to_proto(execution: Execution) -> execution_pb2.Execution:
         duration=execution.duration,
         queue_position=execution.queue_position,
         last_sequence=execution.last_sequence,
+        labels=execution.labels,
+        secret_names=execution.secret_names,
+        result_truncated=True if execution.result_truncated else None,
     )
 
 
@@ -87,6 +128,7 @@ def to_result(execution: Execution) -> execution_pb2.ExecutionResult:
         ),
         duration=execution.duration or 0,
         error=None if execution.failure is None else execution.failure.message,
+        result_truncated=True if execution.result_truncated else None,
     )
 
 
@@ -98,3 +140,11 @@ def failure_to_proto(failure: Failure) -> execution_pb2.Failure:
         exceeded=None if failure.exceeded is None else EXCEEDED[failure.exceeded],
         budget=None if failure.budget is None else budget_to_proto(failure.budget),
     )
+
+
+def _time(time: Timestamp, field: str) -> datetime:
+    """A time of a request, cut to microseconds. Raises InvalidRequest for one that no calendar has."""
+    try:
+        return time.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest.of(field, "is not a time") from None

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from google.api.httpbody_pb2 import HttpBody
 
 from cloutagent.v1 import execution_pb2, execution_pb2_grpc
 from cloutagent_server.domain import timestamps
-from cloutagent_server.domain.errors import InvalidRequest
+from cloutagent_server.domain.errors import CursorOutOfRange, InvalidRequest
+from cloutagent_server.domain.execution import Execution
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport import event_codec
 from cloutagent_server.transport.context import Context, answer_with, learn, note_cursor
 from cloutagent_server.transport.cost_codec import check_to_proto, limits_from_proto, model_to_proto, usage_to_proto
 from cloutagent_server.transport.event_frames import EventFrames, framed
-from cloutagent_server.transport.execution_codec import request_from_proto, to_proto, to_result
+from cloutagent_server.transport.execution_codec import (
+    AttachedRequest,
+    cancels_when_gone,
+    estimate_to_proto,
+    filter_from_proto,
+    request_from_proto,
+    to_proto,
+    to_result,
+)
+from cloutagent_server.transport.idempotency import idempotency_key
 from cloutagent_server.transport.text_stream import last_event_id, parts, text_events
 
 DEFAULT_PAGE_SIZE: Final = 100
@@ -33,15 +43,18 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
 
     async def Execute(self, request: execution_pb2.ExecuteRequest, context: Context) -> execution_pb2.ExecutionResult:
         """Run the agent and wait for the end."""
-        execution, _ = await self._executions.start(request_from_proto(request))
-        learn(execution_id=execution.id)
-        return to_result(await self._executions.finished(execution.id))
+        async with self._attached(request, context) as execution:
+            return to_result(await self._executions.finished(execution.id))
 
     async def StartExecution(
         self, request: execution_pb2.StartExecutionRequest, context: Context
     ) -> execution_pb2.StartExecutionResponse:
-        """Queue a run; a REST caller gets 201 if this call created it."""
-        execution, created = await self._executions.start(request_from_proto(request))
+        """Queue a run; a REST caller gets 201 if this call created it. Or only look at what it would be."""
+        asked = request_from_proto(request, idempotency_key(request, context))
+        if request.validate_only:
+            estimate = await self._executions.dry_run(asked)
+            return execution_pb2.StartExecutionResponse(estimate=estimate_to_proto(estimate))
+        execution, created = await self._executions.start(asked)
         learn(execution_id=execution.id)
         if created:
             await answer_with(context, 201)
@@ -51,10 +64,9 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         self, request: execution_pb2.ExecuteStreamRequest, context: Context
     ) -> AsyncIterator[bytes]:
         """Queue a run and stream its events, encoded."""
-        execution, _ = await self._executions.start(request_from_proto(request))
-        learn(execution_id=execution.id)
-        async for answer in self._answers(execution.id, 0):
-            yield answer
+        async with self._attached(request, context) as execution, aclosing(self._answers(execution.id, 0)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def WatchExecution(  # type: ignore[override]  # StreamSending sends encoded answers
         self, request: execution_pb2.WatchExecutionRequest, context: Context
@@ -78,13 +90,19 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
     ) -> AsyncIterator[HttpBody]:
         """Queue a run and stream its events as text."""
         seen = last_event_id(context)
-        if seen is not None and not request.HasField("idempotency_key"):
-            raise InvalidRequest.of("Last-Event-ID", "needs an idempotencyKey: without one this is a new execution")
-        execution, created = await self._executions.start(request_from_proto(request))
-        learn(execution_id=execution.id)
-        after = 0 if created or seen is None else seen
-        async for body in text_events(self._watches, context, execution.id, after):
-            yield body
+        if seen is not None:
+            asked = request_from_proto(request, idempotency_key(request, context))
+            if asked.idempotency_key is None:
+                raise InvalidRequest.of("Last-Event-ID", "needs an idempotencyKey: without one this is a new execution")
+            if seen and await self._executions.find_earlier(asked) is None:
+                # Whoever has seen events has had a run. A second one is not what resuming asks for.
+                raise CursorOutOfRange(1, 0)
+        async with (
+            self._attached(request, context) as execution,
+            aclosing(text_events(self._watches, context, execution.id, seen or 0)) as bodies,
+        ):
+            async for body in bodies:
+                yield body
 
     async def GetExecution(
         self, request: execution_pb2.GetExecutionRequest, context: Context
@@ -97,7 +115,8 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
     ) -> execution_pb2.ListExecutionsResponse:
         """List a project's executions."""
         page_size = request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE
-        page = await self._executions.list(request.project_id, page_size, request.page_token or None)
+        wanted = filter_from_proto(request)
+        page = await self._executions.list(request.project_id, page_size, request.page_token or None, wanted)
         return execution_pb2.ListExecutionsResponse(
             executions=map(to_proto, page.items), next_page_token=page.next_page_token
         )
@@ -141,7 +160,14 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         """List the models."""
         return execution_pb2.ListModelsResponse(models=map(model_to_proto, self._executions.models()))
 
-    async def _answers(self, execution_id: str, after_sequence: int) -> AsyncIterator[bytes]:
+    @asynccontextmanager
+    async def _attached(self, request: AttachedRequest, context: Context) -> AsyncIterator[Execution]:
+        asked = request_from_proto(request, idempotency_key(request, context))
+        async with self._executions.attached(asked, cancel_when_gone=cancels_when_gone(request)) as (execution, _):
+            learn(execution_id=execution.id)
+            yield execution
+
+    async def _answers(self, execution_id: str, after_sequence: int) -> AsyncGenerator[bytes, None]:
         cursor = after_sequence
         note_cursor(cursor)
         async with aclosing(self._watches.watch(execution_id, after_sequence)) as batches:

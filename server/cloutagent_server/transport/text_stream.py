@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -36,7 +36,7 @@ def last_event_id(context: Context) -> int | None:
 
 async def text_events(
     watches: WatchService, context: Context, execution_id: str, after_sequence: int
-) -> AsyncIterator[HttpBody]:
+) -> AsyncGenerator[HttpBody, None]:
     """The events after a sequence number in the form that the caller's `Accept` asks for.
 
     Errors before the first byte are raised, so that the caller gets their status; later ones are also written to the

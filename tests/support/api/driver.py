@@ -25,7 +25,13 @@ class Api(Protocol):
     """
 
     async def call(
-        self, rpc: str, body: Mapping[str, Any] | None = None, key: str | None = None, *, http: int = 200
+        self,
+        rpc: str,
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        *,
+        http: int = 200,
+        idempotency_key: str | None = None,
     ) -> Json:
         """Make a unary call."""
         ...
@@ -42,6 +48,7 @@ class Api(Protocol):
         *,
         accept: str | None = None,
         last_event_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AbstractAsyncContextManager[TextAnswer]:
         """Open a text stream: StreamExecutionEvents or ExecuteEventStream."""
         ...

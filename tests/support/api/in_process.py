@@ -83,10 +83,16 @@ class InProcessApi:
         self._interceptors = interceptors_for(services)
 
     async def call(
-        self, rpc: str, body: Mapping[str, Any] | None = None, key: str | None = None, *, http: int = 200
+        self,
+        rpc: str,
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        *,
+        http: int = 200,
+        idempotency_key: str | None = None,
     ) -> Json:
         """See `Api.call`."""
-        context = _Context({"x-api-key": key})
+        context = _Context({"x-api-key": key, "idempotency-key": idempotency_key})
         answer = await asyncio.create_task(self._unary(rpc, body or {}, context))
         assert int(context.initial.get("x-http-code", "200")) == http
         return answer
@@ -107,9 +113,12 @@ class InProcessApi:
         *,
         accept: str | None = None,
         last_event_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AsyncIterator[TextAnswer]:
         """See `Api.text`."""
-        context = _Context({"x-api-key": key, "accept": accept, "last-event-id": last_event_id})
+        context = _Context(
+            {"x-api-key": key, "accept": accept, "last-event-id": last_event_id, "idempotency-key": idempotency_key}
+        )
         async with aclosing(self._stream(rpc, body, context)) as answers:
             first = await anext(answers)
 

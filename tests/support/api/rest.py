@@ -29,10 +29,18 @@ class RestApi:
         self.client = client
 
     async def call(
-        self, rpc: str, body: Mapping[str, Any] | None = None, key: str | None = None, *, http: int = 200
+        self,
+        rpc: str,
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        *,
+        http: int = 200,
+        idempotency_key: str | None = None,
     ) -> Json:
         """See `Api.call`."""
-        response = await self.client.send(self._request(rpc, body or {}, {"x-api-key": key}))
+        response = await self.client.send(
+            self._request(rpc, body or {}, {"x-api-key": key, "idempotency-key": idempotency_key})
+        )
         if response.is_error:
             raise failure_of(response)
         assert response.status_code == http, f"HTTP status {response.status_code} instead of {http}"
@@ -64,9 +72,14 @@ class RestApi:
         *,
         accept: str | None = None,
         last_event_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AsyncIterator[TextAnswer]:
         """See `Api.text`."""
-        request = self._request(rpc, body, {"x-api-key": key, "accept": accept, "last-event-id": last_event_id})
+        request = self._request(
+            rpc,
+            body,
+            {"x-api-key": key, "accept": accept, "last-event-id": last_event_id, "idempotency-key": idempotency_key},
+        )
         response = await self.client.send(request, stream=True)
         try:
             if response.is_error:
@@ -82,7 +95,9 @@ class RestApi:
         assert route is not None, f"{rpc} has no REST route"
         path, query, content = _parts(route, body)
         sent = {name: value for name, value in headers.items() if value is not None}
-        return self.client.build_request(route.verb, path, params=httpx.QueryParams(query), json=content, headers=sent)
+        return self.client.build_request(
+            route.verb, path, params=httpx.QueryParams([*query]), json=content, headers=sent
+        )
 
 
 def http_client(address: str) -> httpx.AsyncClient:
@@ -97,7 +112,7 @@ def failure_of(response: httpx.Response) -> ApiFailure:
     return ApiFailure(response.json(), response.status_code)
 
 
-def _parts(route: HttpRoute, body: Mapping[str, Any]) -> tuple[str, dict[str, str], Any]:
+def _parts(route: HttpRoute, body: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], Any]:
     """Path, query and body of a request, as google.api.http spreads its fields over them."""
     rest: Json = json.loads(json.dumps(body))
 
@@ -106,9 +121,9 @@ def _parts(route: HttpRoute, body: Mapping[str, Any]) -> tuple[str, dict[str, st
 
     path = _VARIABLE.sub(variable, route.template)
     if route.body == "*":
-        return path, {}, rest
+        return path, [], rest
     content = rest.pop(_camel(route.body), {}) if route.body else None
-    return path, dict(_query(rest)), content
+    return path, list(_query(rest)), content
 
 
 def _take(document: Json, path: list[str]) -> Any:
@@ -121,6 +136,8 @@ def _query(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
     for name, value in document.items():
         if isinstance(value, dict):
             yield from _query(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            yield from ((prefix + name, str(item)) for item in value)
         else:
             yield prefix + name, str(value)
 

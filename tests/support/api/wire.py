@@ -31,11 +31,17 @@ class GrpcApi:
         self._methods = {rpc: getattr(stubs[method.service], rpc) for rpc, method in METHODS.items()}
 
     async def call(
-        self, rpc: str, body: Mapping[str, Any] | None = None, key: str | None = None, *, http: int = 200
+        self,
+        rpc: str,
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        *,
+        http: int = 200,
+        idempotency_key: str | None = None,
     ) -> Json:
         """See `Api.call`."""
         with _failures():
-            call = self._open(rpc, body or {}, {"x-api-key": key})
+            call = self._open(rpc, body or {}, {"x-api-key": key, "idempotency-key": idempotency_key})
             answer = to_json(await call)
         initial = await call.initial_metadata()
         assert "x-http-code" not in dict(initial), "only REST callers are told of HTTP"
@@ -61,9 +67,14 @@ class GrpcApi:
         *,
         accept: str | None = None,
         last_event_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AsyncIterator[TextAnswer]:
         """See `Api.text`."""
-        call = self._open(rpc, body, {"x-api-key": key, "accept": accept, "last-event-id": last_event_id})
+        call = self._open(
+            rpc,
+            body,
+            {"x-api-key": key, "accept": accept, "last-event-id": last_event_id, "idempotency-key": idempotency_key},
+        )
         try:
             answers = aiter(call)
             with _failures():

@@ -31,11 +31,17 @@ class WitnessedApi:
         self.keys: list[str] = []
 
     async def call(
-        self, rpc: str, body: Mapping[str, Any] | None = None, key: str | None = None, *, http: int = 200
+        self,
+        rpc: str,
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        *,
+        http: int = 200,
+        idempotency_key: str | None = None,
     ) -> Json:
         """See `Api.call`."""
         try:
-            answer = await self._api.call(rpc, body, key, http=http)
+            answer = await self._api.call(rpc, body, key, http=http, idempotency_key=idempotency_key)
         except ApiFailure as failure:
             _look(f"{failure.message} {failure.details}")
             raise
@@ -61,9 +67,12 @@ class WitnessedApi:
         *,
         accept: str | None = None,
         last_event_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AsyncIterator[TextAnswer]:
         """See `Api.text`."""
-        async with self._api.text(rpc, body, key, accept=accept, last_event_id=last_event_id) as answer:
+        async with self._api.text(
+            rpc, body, key, accept=accept, last_event_id=last_event_id, idempotency_key=idempotency_key
+        ) as answer:
 
             async def chunks() -> AsyncIterator[bytes]:
                 async for chunk in answer.chunks:

@@ -24,8 +24,9 @@ from cloutagent_server.domain.project import Budget, BudgetLimit, Limits
 from cloutagent_server.engine.gateway import ModelGateway
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.service import runner
-from cloutagent_server.service.executions import ExecutionRequest, ExecutionService
+from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.keyring import Keyring
+from cloutagent_server.service.requests import ExecutionRequest
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.memory import MemoryStorage
 from tests.support import builders

@@ -26,8 +26,8 @@ from cloutagent_server.domain.events import Cancelled, Event, Failed, FailureRea
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, Status
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Limits, Project, ProjectChanges
-from cloutagent_server.service import runner
-from cloutagent_server.service.executions import ExecutionRequest
+from cloutagent_server.service import executions, runner, unstored
+from cloutagent_server.service.requests import ExecutionRequest
 from tests.support import fake_engine as fake
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_prices import CHEAP_MODEL, MODEL
@@ -481,21 +481,185 @@ async def test_cancel_all_ends_one_projects_executions(world: World) -> None:
     await settled(world, others)
 
 
-async def test_cancel_ends_a_run_whose_end_could_not_be_stored(
+async def test_an_end_that_the_storage_did_not_take_is_stored_when_it_takes_writes_again(
+    storage: HookedStorage, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = asyncio.Event()
+    world.engine.script = lambda prompt: [fake.report(100, 20), fake.wait_for(gate), fake.answer("dear result")]
+    execution = await world.start(await world.project())
+    await world.until(execution.id, lambda stored: stored.usage.total_tokens > 0)
+    monkeypatch.setattr(runner, "END_RETRY_SECONDS", ())
+    monkeypatch.setattr(unstored, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(executions, "CANCEL_SECONDS", 0.01)
+    storage.executions.before_append = refuse("completed", "cancelled")
+    gate.set()
+    await world.engine.executors[execution.id].ended.wait()
+    await turns()
+    as_it_stands = await asyncio.wait_for(world.executions.cancel(execution.id), DEADLINE_SECONDS)
+    assert (as_it_stands.status, as_it_stands.usage.total_tokens) == (Status.RUNNING, 120)
+    # Its place is free for others meanwhile.
+    others = [await world.start(await world.project(), HANG) for _ in range(3)]
+    for other in others:
+        await world.until(other.id, Status.RUNNING)
+    storage.executions.before_append = _nothing
+    assert (await world.until(execution.id, Status.COMPLETED)).result == "dear result"
+    await settled(world, *others)
+
+
+async def test_a_stop_tries_once_more_to_store_an_end_and_then_leaves_it_to_the_recovery(
+    storage: HookedStorage, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "END_RETRY_SECONDS", ())
+    storage.executions.before_append = refuse("completed")
+    execution = await world.start(await world.project())
+    await world.until(execution.id, lambda stored: stored.usage.total_tokens > 0)
+    await world.engine.executors[execution.id].ended.wait()
+    await turns()
+    await asyncio.wait_for(world.executions.stop(grace=1), DEADLINE_SECONDS)
+    assert (await world.read(execution.id)).status is Status.RUNNING
+    storage.executions.before_append = _nothing
+    after = make_world(storage=storage)
+    await after.executions.recover()
+    ended = await world.read(execution.id)
+    assert ended.failure is not None and ended.failure.reason is FailureReason.INTERRUPTED
+
+
+async def test_a_caller_that_goes_away_cancels_only_if_it_asked_to(world: World) -> None:
+    project = await world.project()
+    for cancels, status in ((True, Status.CANCELLED), (False, Status.RUNNING)):
+        started: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
+
+        async def follow(cancels: bool, started: asyncio.Future[Execution]) -> None:
+            request = ExecutionRequest(project.id, HANG)
+            async with world.executions.attached(request, cancel_when_gone=cancels) as (execution, _):
+                started.set_result(execution)
+                await world.executions.finished(execution.id)
+
+        following = asyncio.ensure_future(follow(cancels, started))
+        execution = await started
+        await world.until(execution.id, lambda stored: stored.usage.total_tokens > 0)
+        following.cancel()
+        await asyncio.wait([following])
+        assert (await world.until(execution.id, status)).usage.total_tokens == 120
+        await settled(world, execution)
+
+
+async def test_a_caller_that_goes_away_before_its_run_is_stored_cancels_it_too(
+    storage: HookedStorage, world: World
+) -> None:
+    creating, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: object) -> None:
+        creating.set()
+        await go_on.wait()
+
+    storage.executions.before_create = slow
+    project = await world.project()
+
+    async def follow() -> None:
+        async with world.executions.attached(ExecutionRequest(project.id, HANG), cancel_when_gone=True):
+            raise AssertionError("the caller is gone")
+
+    following = asyncio.ensure_future(follow())
+    await creating.wait()
+    following.cancel()
+    await asyncio.wait([following])
+    go_on.set()
+    await turns()
+    (execution,) = (await world.executions.list(project.id, 10, None)).items
+    await world.until(execution.id, Status.CANCELLED)
+
+
+async def test_a_stop_of_the_server_cancels_nothing_that_waits(world: World) -> None:
+    project = await world.project()
+    running = [await world.start(project, HANG) for _ in range(3)]
+    started: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
+
+    async def follow() -> None:
+        request = ExecutionRequest(project.id, "later")
+        async with world.executions.attached(request, cancel_when_gone=True) as (execution, _):
+            started.set_result(execution)
+            await world.executions.finished(execution.id)
+
+    following = asyncio.ensure_future(follow())
+    waiting = await started
+    await world.until(running[-1].id, Status.RUNNING)
+    await asyncio.wait_for(world.executions.stop(grace=0), DEADLINE_SECONDS)
+    following.cancel()
+    await asyncio.wait([following])
+    await turns()
+    assert (await world.read(waiting.id)).status is Status.QUEUED
+
+
+async def test_the_waiting_are_told_how_their_place_changes(storage: HookedStorage) -> None:
+    world = make_world(storage=storage, max_running=1, place_pause_seconds=0.01)
+    project = await world.project()
+    running, *waiting = [await world.start(project, HANG) for _ in range(4)]
+    await world.executions.cancel(waiting[0].id)
+    last = await world.until(waiting[2].id, lambda stored: stored.queue_position == 1)
+    assert (await world.payloads(last.id)) == [Queued(2), Queued(1)]
+    await world.executions.cancel(running.id)
+    await world.until(waiting[1].id, Status.RUNNING)
+    await world.until(last.id, lambda stored: stored.queue_position == 0)
+    assert (await world.executions.cancel(last.id)).status is Status.CANCELLED
+    await settled(world, waiting[1])
+    assert await world.kinds(waiting[1].id) == ["queued", "queued", "started", "token_usage", "cancelled"]
+
+
+async def test_a_place_told_at_the_same_moment_does_not_stop_a_run_from_starting(storage: HookedStorage) -> None:
+    world = make_world(storage=storage, max_running=1, place_pause_seconds=0)
+    telling, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(events: Sequence[Event]) -> None:
+        if events[0].sequence > 1 and isinstance(events[0].payload, Queued):
+            telling.set()
+            await go_on.wait()
+
+    project = await world.project()
+    running, gone, waiting = [await world.start(project, HANG) for _ in range(3)]
+    storage.executions.before_append = slow
+    await world.executions.cancel(gone.id)
+    await asyncio.wait_for(telling.wait(), DEADLINE_SECONDS)
+    await world.executions.cancel(running.id)
+    await turns()
+    go_on.set()
+    await world.until(waiting.id, Status.RUNNING)
+    assert (await world.kinds(waiting.id))[:3] == ["queued", "queued", "started"]
+    await settled(world, waiting)
+
+
+async def test_a_known_key_is_answered_whatever_has_changed_since(world: World) -> None:
+    project = await world.project(limits=Limits(1000, Decimal(1), 5000))
+    await world.secrets.set_secret(project.id, "TOKEN", "value")
+    request = ExecutionRequest(project.id, "use {{secret:TOKEN}}", ExecutionOptions(max_tokens=900), "key")
+    first, _ = await world.executions.start(request)
+    await world.until(first.id, Status.COMPLETED)
+    await world.secrets.delete_secret(project.id, "TOKEN")
+    await world.storage.projects.update(project.id, ProjectChanges(limits=Limits(10)))
+    again, created = await world.executions.start(request)
+    assert (again.id, created, again.secret_names) == (first.id, False, ("TOKEN",))
+    await world.executions.stop(grace=0)
+    assert (await world.executions.start(request))[0].id == first.id
+
+
+async def test_cancel_tells_of_a_run_that_cannot_end_yet(
     storage: HookedStorage, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execution = await world.start(await world.project(), HANG)
     await world.until(execution.id, lambda stored: stored.usage.total_tokens > 0)
     monkeypatch.setattr(runner, "END_RETRY_SECONDS", ())
+    monkeypatch.setattr(unstored, "FIRST_PAUSE_SECONDS", 0.01)
     storage.executions.before_append = refuse("failed", "cancelled", "completed", "text_delta")
     await world.engine.executors[execution.id].stop()
     await turns()
     assert (await world.read(execution.id)).status is Status.RUNNING
-    with pytest.raises(StorageUnavailable):
-        await asyncio.wait_for(world.executions.cancel(execution.id), DEADLINE_SECONDS)
+    monkeypatch.setattr(executions, "CANCEL_SECONDS", 0.01)
+    standing = await asyncio.wait_for(world.executions.cancel(execution.id), DEADLINE_SECONDS)
+    assert (standing.status, standing.usage.total_tokens) == (Status.RUNNING, 120)
     storage.executions.before_append = _nothing
-    cancelled = await asyncio.wait_for(world.executions.cancel(execution.id), DEADLINE_SECONDS)
-    assert (cancelled.status, cancelled.usage.total_tokens) == (Status.CANCELLED, 120)
+    monkeypatch.setattr(executions, "CANCEL_SECONDS", DEADLINE_SECONDS)
+    ended = await asyncio.wait_for(world.executions.cancel(execution.id), DEADLINE_SECONDS)
+    assert (ended.status.terminal, ended.usage.total_tokens) == (True, 120)
 
 
 async def test_cancel_can_be_repeated_when_the_storage_refused_it(storage: HookedStorage) -> None:
@@ -613,19 +777,21 @@ async def test_an_engine_without_an_executor_ends_it_as_failed(world: World, cap
     assert "a run could not start" in caplog.text
 
 
-async def test_a_failed_start_that_cannot_be_stored_is_logged(
-    storage: HookedStorage, world: World, caplog: pytest.LogCaptureFixture
+async def test_a_failed_start_that_cannot_be_stored_is_stored_later(
+    storage: HookedStorage, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(execution_id: str, listener: object) -> object:
         raise RuntimeError("boom")
 
     world.engine.executor = broken  # type: ignore[assignment, method-assign]
     storage.executions.before_append = refuse("failed")
+    monkeypatch.setattr(unstored, "FIRST_PAUSE_SECONDS", 0.001)
     execution = await world.start(await world.project())
     await turns()
-    assert "the end of a run could not be stored" in caplog.text
+    assert (await world.read(execution.id)).status is Status.QUEUED
     storage.executions.before_append = _nothing
-    assert (await world.executions.cancel(execution.id)).status is Status.CANCELLED
+    ended = await world.until(execution.id, Status.FAILED)
+    assert ended.failure is not None and "could not start" in ended.failure.message
 
 
 async def test_a_run_whose_project_is_gone_is_passed_over(world: World) -> None:

@@ -29,7 +29,13 @@ from cloutagent_server.domain.events import (
     ToolResult,
     ToolUse,
 )
-from cloutagent_server.domain.execution import Execution, ExecutionOptions, ExecutionResult, Status
+from cloutagent_server.domain.execution import (
+    MAX_RESULT_BYTES,
+    Execution,
+    ExecutionOptions,
+    ExecutionResult,
+    Status,
+)
 from cloutagent_server.domain.project import Limits
 from cloutagent_server.engine.base import RunListener
 from cloutagent_server.service import runner
@@ -575,6 +581,25 @@ async def test_a_storage_that_stays_down_is_logged_and_drive_returns(caplog: pyt
     await asyncio.wait_for(made.run.drive(), DEADLINE_SECONDS)
     assert (await made.world.read(made.execution.id)).status is Status.RUNNING
     assert "the end of a run could not be stored" in caplog.text
+    assert kinds(made.run.unstored) == ["failed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "truncated"),
+    [
+        ("x" * MAX_RESULT_BYTES, MAX_RESULT_BYTES, False),
+        ("x" * (MAX_RESULT_BYTES + 1), MAX_RESULT_BYTES, True),
+        ("x" + "é" * (MAX_RESULT_BYTES // 2), 1 + MAX_RESULT_BYTES // 2 - 1, True),
+    ],
+)
+async def test_a_long_result_is_cut_and_says_so(text: str, kept: int, truncated: bool) -> None:
+    made = await driven(fake.message(text), fake.answer(text))
+    payloads = await made.drive()
+    end = payloads[-1]
+    assert isinstance(end, Completed)
+    assert (end.result, end.truncated) == (text[:kept], truncated)
+    assert Message(text) in payloads
+    assert (await made.world.read(made.execution.id)).result_truncated is truncated
 
 
 async def test_an_engine_that_gives_up_a_report_half_way_does_not_lose_the_end() -> None:

@@ -17,8 +17,8 @@ from cloutagent_server.service.queue import RunQueue
 from tests.support.service_world import agent
 
 
-def execution() -> Execution:
-    return Execution(new_id(), new_id(), "p", agent(), Limits(), timestamps.now())
+def execution(project_id: str | None = None) -> Execution:
+    return Execution(new_id(), project_id or new_id(), "p", agent(), Limits(), timestamps.now())
 
 
 class Runs:
@@ -80,15 +80,15 @@ async def test_a_full_queue_refuses(runs: Runs) -> None:
     queue = RunQueue(runs.run, 1, 2)
     running, *waiting = (execution() for _ in range(3))
     for one in (running, *waiting):
-        queue.check_room()
+        queue.check_room(new_id())
         queue.add(one)
     with pytest.raises(QueueFull) as caught:
-        queue.check_room()
-    assert caught.value.metadata == {"limit": "2"}
+        queue.check_room(new_id())
+    assert caught.value.metadata == {"limit": "2", "scope": "server"}
     await turn()
     runs.end(running.id)
     await turn()
-    queue.check_room()
+    queue.check_room(new_id())
     runs.end(waiting[0].id)
     runs.end(waiting[1].id)
     await turn()
@@ -97,23 +97,23 @@ async def test_a_full_queue_refuses(runs: Runs) -> None:
 async def test_with_no_waiting_room_a_free_place_still_takes_one(runs: Runs) -> None:
     queue = RunQueue(runs.run, 1, 0)
     one = execution()
-    queue.check_room()
+    queue.check_room(new_id())
     queue.add(one)
     with pytest.raises(QueueFull):
-        queue.check_room()
+        queue.check_room(new_id())
     runs.end(one.id)
     await turn()
-    queue.check_room()
+    queue.check_room(new_id())
 
 
 async def test_a_held_place_counts_until_it_is_given_back(runs: Runs) -> None:
     queue = RunQueue(runs.run, 1, 1)
-    with queue.place(), queue.place():
-        with pytest.raises(QueueFull), queue.place():
+    with queue.place(new_id()), queue.place(new_id()):
+        with pytest.raises(QueueFull), queue.place(new_id()):
             pass
         with pytest.raises(QueueFull):
-            queue.check_room()
-    queue.check_room()
+            queue.check_room(new_id())
+    queue.check_room(new_id())
 
 
 async def test_withdraw_takes_out_only_what_waits(runs: Runs) -> None:
@@ -140,7 +140,7 @@ async def test_a_closed_queue_starts_nothing_and_lets_the_waiting_be_withdrawn(r
     await turn()
     queue.close()
     with pytest.raises(ServerUnavailable):
-        queue.check_room()
+        queue.check_room(new_id())
     runs.end(running.id)
     await turn()
     assert runs.started == [running.id]
@@ -165,6 +165,117 @@ async def test_stop_returns_when_all_that_run_have_ended(runs: Runs) -> None:
 
 async def test_stop_of_an_idle_queue_returns_at_once(runs: Runs) -> None:
     await asyncio.wait_for(RunQueue(runs.run, 1, 1).stop(), 5)
+
+
+async def test_projects_take_turns(runs: Runs) -> None:
+    queue = RunQueue(runs.run, 1, 100)
+    greedy, modest = new_id(), new_id()
+    many = [execution(greedy) for _ in range(6)]
+    for one in many:
+        queue.add(one)
+    assert queue.next_position(modest) == 0
+    few = [execution(modest) for _ in range(2)]
+    for one in few:
+        queue.add(one)
+    expected = [many[0], few[0], many[1], few[1], *many[2:]]
+    assert [queue.position_of(one.id) for one in expected] == [None, *range(7)]
+    for one in expected:
+        runs.end(one.id)
+    for _ in expected:
+        await turn()
+    assert runs.started == [one.id for one in expected]
+
+
+async def test_a_withdrawn_turn_counts_for_nothing(runs: Runs) -> None:
+    queue = RunQueue(runs.run, 1, 100)
+    fickle, other = new_id(), new_id()
+    running = execution()
+    queue.add(running)
+    for _ in range(5):
+        one = execution(fickle)
+        queue.add(one)
+        assert queue.withdraw(one.id)
+    mine, theirs = execution(fickle), execution(other)
+    queue.add(mine)
+    queue.add(theirs)
+    assert (queue.position_of(mine.id), queue.position_of(theirs.id)) == (0, 1)
+    queue.close()
+    runs.end(running.id)
+    await queue.stop()
+
+
+async def test_a_project_runs_no_more_than_it_may_and_others_pass(runs: Runs) -> None:
+    queue = RunQueue(runs.run, 3, 100, max_running_of_project=1)
+    greedy = new_id()
+    first, second, other = execution(greedy), execution(greedy), execution()
+    for one in (first, second, other):
+        queue.add(one)
+    await turn()
+    assert runs.started == [first.id, other.id]
+    runs.end(first.id)
+    await turn()
+    assert runs.started == [first.id, other.id, second.id]
+    for one in (second, other):
+        runs.end(one.id)
+    await queue.stop()
+
+
+async def test_a_project_cannot_fill_the_queue_for_others(runs: Runs) -> None:
+    queue = RunQueue(runs.run, 1, 10, max_waiting_of_project=2)
+    greedy = new_id()
+    all_of_them = [execution(greedy) for _ in range(3)]
+    for one in all_of_them:
+        queue.check_room(greedy)
+        queue.add(one)
+    with pytest.raises(QueueFull) as caught:
+        queue.check_room(greedy)
+    assert caught.value.metadata == {"limit": "2", "scope": "project"}
+    queue.check_room(new_id())
+    assert queue.withdraw(all_of_them[1].id)
+    queue.check_room(greedy)
+    queue.close()
+    runs.end(all_of_them[0].id)
+    await queue.stop()
+
+
+@settings(max_examples=30)
+@given(
+    waiting=st.lists(st.integers(0, 3), max_size=40),
+    served=st.lists(st.integers(0, 3), max_size=10),
+)
+def test_nobody_waits_for_more_than_one_turn_of_each_other_project(waiting: list[int], served: list[int]) -> None:
+    """Whatever ran before, the n-th of a project has at most n of each other project ahead of it."""
+
+    async def play() -> None:
+        runs = Runs()
+        queue = RunQueue(runs.run, 1, 1000)
+        projects = [new_id() for _ in range(4)]
+        queued = [execution(projects[number]) for number in served]
+        for one in queued:
+            queue.add(one)
+        for one in queued:
+            runs.end(one.id)
+        for _ in queued:
+            await turn()
+        blocking = execution()
+        queue.add(blocking)
+        await turn()
+        of = {}
+        for number in waiting:
+            one = execution(projects[number])
+            of[one.id] = one.project_id
+            queue.add(one)
+        order = [of[execution_id] for execution_id in queue.in_order()]
+        assert len(order) == len(waiting)
+        for place, project_id in enumerate(order):
+            ahead = order[:place]
+            turns = ahead.count(project_id) + 1
+            assert all(ahead.count(other) <= turns + 1 for other in set(ahead))
+        queue.close()
+        runs.end(blocking.id)
+        await queue.stop()
+
+    asyncio.run(play())
 
 
 @settings(max_examples=30)

@@ -13,7 +13,7 @@ from cloutagent.v1 import cost_pb2, execution_pb2
 from cloutagent_server.domain.cost import CostLimits, ExceededLimit, LimitCheckResult
 from cloutagent_server.domain.events import FailureReason, Payload
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, Status
-from cloutagent_server.service.executions import ExecutionRequest
+from cloutagent_server.service.requests import ExecutionRequest
 from cloutagent_server.transport.cost_codec import check_to_proto, limits_from_proto, model_to_proto, usage_to_proto
 from cloutagent_server.transport.execution_codec import failure_to_proto, request_from_proto, to_proto, to_result
 from tests.support import builders
@@ -86,15 +86,17 @@ def test_a_failure_keeps_its_words(reason: FailureReason, exceeded: ExceededLimi
 
 @pytest.mark.parametrize("kind", REQUESTS)
 def test_a_request_without_options_asks_for_the_projects_limits(kind: Any) -> None:
-    assert request_from_proto(kind(project_id="p", prompt="hi")) == ExecutionRequest("p", "hi", ExecutionOptions())
+    assert request_from_proto(kind(project_id="p", prompt="hi"), None) == ExecutionRequest(
+        "p", "hi", ExecutionOptions()
+    )
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
 def test_a_request_with_everything(kind: Any) -> None:
     options = execution_pb2.ExecutionOptions(max_tokens=7, max_cost=0.1, timeout=1000, variables={"a": "b"})
-    request = kind(project_id="p", prompt="hi", options=options, idempotency_key="k")
-    assert request_from_proto(request) == ExecutionRequest(
-        "p", "hi", ExecutionOptions(7, Decimal("0.1"), 1000, {"a": "b"}), "k"
+    request = kind(project_id="p", prompt="hi", options=options, labels={"team": "search"})
+    assert request_from_proto(request, "k") == ExecutionRequest(
+        "p", "hi", ExecutionOptions(7, Decimal("0.1"), 1000, {"a": "b"}), "k", {"team": "search"}
     )
 
 

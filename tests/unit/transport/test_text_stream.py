@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -115,7 +114,7 @@ async def test_a_heartbeat_comes_while_nothing_happens() -> None:
     world = make_world(heartbeat_seconds=0.01)
     execution = await world.start(await world.project(), "hang")
     last = (await world.until(execution.id, lambda stored: stored.usage.total_tokens > 0)).last_sequence
-    stream: AsyncGenerator[HttpBody, None] = text_events(world.watches, calling(), execution.id, last)  # type: ignore[assignment]
+    stream = text_events(world.watches, calling(), execution.id, last)
     async with asyncio.timeout(DEADLINE_SECONDS), aclosing(stream):
         assert (await anext(stream)).content_type
         assert (await anext(stream)).data == b": heartbeat\n\n"

@@ -46,7 +46,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     EXECUTION_NOT_FINISHED: _ErrorReason.ValueType  # 10
     """FAILED_PRECONDITION, 400. The execution has not ended. Metadata: `execution_id`."""
     QUEUE_FULL: _ErrorReason.ValueType  # 11
-    """RESOURCE_EXHAUSTED, 429. The queue of executions is full; try again later. Metadata: `limit`."""
+    """RESOURCE_EXHAUSTED, 429. The queue of the server or of the project is full; wait. Metadata: `limit`, `scope`."""
     CURSOR_OUT_OF_RANGE: _ErrorReason.ValueType  # 12
     """OUT_OF_RANGE, 400. The cursor lies outside the events that exist. Metadata: `first_sequence`, `last_sequence`."""
     STORED_DATA_DAMAGED: _ErrorReason.ValueType  # 13
@@ -101,7 +101,7 @@ IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 9
 EXECUTION_NOT_FINISHED: ErrorReason.ValueType  # 10
 """FAILED_PRECONDITION, 400. The execution has not ended. Metadata: `execution_id`."""
 QUEUE_FULL: ErrorReason.ValueType  # 11
-"""RESOURCE_EXHAUSTED, 429. The queue of executions is full; try again later. Metadata: `limit`."""
+"""RESOURCE_EXHAUSTED, 429. The queue of the server or of the project is full; wait. Metadata: `limit`, `scope`."""
 CURSOR_OUT_OF_RANGE: ErrorReason.ValueType  # 12
 """OUT_OF_RANGE, 400. The cursor lies outside the events that exist. Metadata: `first_sequence`, `last_sequence`."""
 STORED_DATA_DAMAGED: ErrorReason.ValueType  # 13

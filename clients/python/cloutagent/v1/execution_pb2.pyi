@@ -30,6 +30,25 @@ class ExecutionOptions(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _OnDisconnect:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ExecutionOptions._OnDisconnect.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        unspecified: ExecutionOptions._OnDisconnect.ValueType  # 0
+        """As `continue`."""
+        cancel: ExecutionOptions._OnDisconnect.ValueType  # 2
+        """The run is cancelled."""
+
+    class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
+        """What becomes of a run whose caller goes away: closes the connection, cancels the call or lets its deadline pass."""
+
+    unspecified: ExecutionOptions.OnDisconnect.ValueType  # 0
+    """As `continue`."""
+    cancel: ExecutionOptions.OnDisconnect.ValueType  # 2
+    """The run is cancelled."""
+
     @_typing.final
     class VariablesEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
@@ -132,6 +151,26 @@ class Execution(_message.Message):
     cancelled: Execution.Status.ValueType  # 5
     """Ended by CancelExecution."""
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
@@ -147,6 +186,9 @@ class Execution(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    SECRET_NAMES_FIELD_NUMBER: _builtins.int
+    RESULT_TRUNCATED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifier, a UUID in lower case."""
     project_id: _builtins.str
@@ -156,13 +198,15 @@ class Execution(_message.Message):
     prompt: _builtins.str
     """The prompt as it was given, with its template variables unfilled."""
     result: _builtins.str
-    """The agent's final text. Set when completed."""
+    """The agent's final text, cut at 262,144 bytes; `result_truncated` says so. Set when completed."""
     duration: _builtins.int
     """Time from the start of the run to its end in milliseconds. Set when ended."""
     queue_position: _builtins.int
-    """Executions ahead of it in the queue. Set while queued."""
+    """Executions ahead of it in the queue. Set while queued. Projects take turns, so the number may also grow."""
     last_sequence: _builtins.int
     """Sequence number of its last event."""
+    result_truncated: _builtins.bool
+    """True if `result` was cut. The `message` events hold the full text. Absent otherwise."""
     @_builtins.property
     def agent(self) -> _project_pb2.AgentConfig:
         """The agent's configuration when the execution was created."""
@@ -191,6 +235,14 @@ class Execution(_message.Message):
     def finished_at(self) -> _timestamp_pb2.Timestamp:
         """When it ended. Absent before."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The labels that it was started with."""
+
+    @_builtins.property
+    def secret_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the secrets that its prompts refer to, in order. Their values are nowhere in the API."""
+
     def __init__(
         self,
         *,
@@ -209,10 +261,13 @@ class Execution(_message.Message):
         duration: _builtins.int | None = ...,
         queue_position: _builtins.int | None = ...,
         last_sequence: _builtins.int = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        secret_names: _abc.Iterable[_builtins.str] | None = ...,
+        result_truncated: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_failure", b"_failure", "_finished_at", b"_finished_at", "_queue_position", b"_queue_position", "_result", b"_result", "_started_at", b"_started_at", "agent", b"agent", "created_at", b"created_at", "duration", b"duration", "failure", b"failure", "finished_at", b"finished_at", "limits", b"limits", "queue_position", b"queue_position", "result", b"result", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_failure", b"_failure", "_finished_at", b"_finished_at", "_queue_position", b"_queue_position", "_result", b"_result", "_result_truncated", b"_result_truncated", "_started_at", b"_started_at", "agent", b"agent", "created_at", b"created_at", "duration", b"duration", "failure", b"failure", "finished_at", b"finished_at", "limits", b"limits", "queue_position", b"queue_position", "result", b"result", "result_truncated", b"result_truncated", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_failure", b"_failure", "_finished_at", b"_finished_at", "_queue_position", b"_queue_position", "_result", b"_result", "_started_at", b"_started_at", "agent", b"agent", "created_at", b"created_at", "duration", b"duration", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "last_sequence", b"last_sequence", "limits", b"limits", "project_id", b"project_id", "prompt", b"prompt", "queue_position", b"queue_position", "result", b"result", "started_at", b"started_at", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration", b"_duration", "_failure", b"_failure", "_finished_at", b"_finished_at", "_queue_position", b"_queue_position", "_result", b"_result", "_result_truncated", b"_result_truncated", "_started_at", b"_started_at", "agent", b"agent", "created_at", b"created_at", "duration", b"duration", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "limits", b"limits", "project_id", b"project_id", "prompt", b"prompt", "queue_position", b"queue_position", "result", b"result", "result_truncated", b"result_truncated", "secret_names", b"secret_names", "started_at", b"started_at", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duration: _TypeAlias = _typing.Literal["duration"]  # noqa: Y015
     _WhichOneofArgType__duration: _TypeAlias = _typing.Literal["_duration", b"_duration"]  # noqa: Y015
@@ -224,6 +279,8 @@ class Execution(_message.Message):
     _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
     _WhichOneofReturnType__result: _TypeAlias = _typing.Literal["result"]  # noqa: Y015
     _WhichOneofArgType__result: _TypeAlias = _typing.Literal["_result", b"_result"]  # noqa: Y015
+    _WhichOneofReturnType__result_truncated: _TypeAlias = _typing.Literal["result_truncated"]  # noqa: Y015
+    _WhichOneofArgType__result_truncated: _TypeAlias = _typing.Literal["_result_truncated", b"_result_truncated"]  # noqa: Y015
     _WhichOneofReturnType__started_at: _TypeAlias = _typing.Literal["started_at"]  # noqa: Y015
     _WhichOneofArgType__started_at: _TypeAlias = _typing.Literal["_started_at", b"_started_at"]  # noqa: Y015
     @_typing.overload
@@ -236,6 +293,8 @@ class Execution(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__result) -> _WhichOneofReturnType__result | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result_truncated) -> _WhichOneofReturnType__result_truncated | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__started_at) -> _WhichOneofReturnType__started_at | None: ...
 
@@ -357,16 +416,19 @@ class ExecutionResult(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    RESULT_TRUNCATED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The execution's identifier."""
     status: Global___Execution.Status.ValueType
     """`completed`, `failed` or `cancelled`."""
     result: _builtins.str
-    """The agent's final text. Set when completed."""
+    """The agent's final text, cut at 262,144 bytes; `result_truncated` says so. Set when completed."""
     duration: _builtins.int
     """Time from the start of the run to its end in milliseconds; 0 if it never ran."""
     error: _builtins.str
     """Why it failed, for people. Set when failed."""
+    result_truncated: _builtins.bool
+    """True if `result` was cut. The `message` events hold the full text. Absent otherwise."""
     @_builtins.property
     def cost(self) -> Global___ExecutionCost:
         """What the run used."""
@@ -380,19 +442,24 @@ class ExecutionResult(_message.Message):
         cost: Global___ExecutionCost | None = ...,
         duration: _builtins.int = ...,
         error: _builtins.str | None = ...,
+        result_truncated: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_result", b"_result", "cost", b"cost", "error", b"error", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_result", b"_result", "_result_truncated", b"_result_truncated", "cost", b"cost", "error", b"error", "result", b"result", "result_truncated", b"result_truncated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_result", b"_result", "cost", b"cost", "duration", b"duration", "error", b"error", "id", b"id", "result", b"result", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_result", b"_result", "_result_truncated", b"_result_truncated", "cost", b"cost", "duration", b"duration", "error", b"error", "id", b"id", "result", b"result", "result_truncated", b"result_truncated", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
     _WhichOneofReturnType__result: _TypeAlias = _typing.Literal["result"]  # noqa: Y015
     _WhichOneofArgType__result: _TypeAlias = _typing.Literal["_result", b"_result"]  # noqa: Y015
+    _WhichOneofReturnType__result_truncated: _TypeAlias = _typing.Literal["result_truncated"]  # noqa: Y015
+    _WhichOneofArgType__result_truncated: _TypeAlias = _typing.Literal["_result_truncated", b"_result_truncated"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__result) -> _WhichOneofReturnType__result | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result_truncated) -> _WhichOneofReturnType__result_truncated | None: ...
 
 Global___ExecutionResult: _TypeAlias = ExecutionResult  # noqa: Y015
 
@@ -462,7 +529,7 @@ class ExecutionEvent(_message.Message):
 
     @_builtins.property
     def queued(self) -> Global___QueuedEvent:
-        """The execution was queued."""
+        """The execution was queued, or its place in the queue has changed."""
 
     @_builtins.property
     def started(self) -> Global___StartedEvent:
@@ -540,7 +607,9 @@ Global___ExecutionEvent: _TypeAlias = ExecutionEvent  # noqa: Y015
 
 @_typing.final
 class QueuedEvent(_message.Message):
-    """The execution was queued."""
+    """The execution was queued, or its place in the queue has changed. A change is told at most once a second, far from the
+    front only once it is a tenth of the place; GetExecution always knows the place.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -760,10 +829,13 @@ class CompletedEvent(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     SDK_COST_FIELD_NUMBER: _builtins.int
+    RESULT_TRUNCATED_FIELD_NUMBER: _builtins.int
     result: _builtins.str
-    """The agent's final text."""
+    """The agent's final text, cut at 262,144 bytes; `result_truncated` says so."""
     duration: _builtins.int
     """Time from the start of the run in milliseconds."""
+    result_truncated: _builtins.bool
+    """True if `result` was cut. The `message` events before hold the full text. Absent otherwise."""
     @_builtins.property
     def usage(self) -> _cost_pb2.Usage:
         """What the run used."""
@@ -779,13 +851,19 @@ class CompletedEvent(_message.Message):
         usage: _cost_pb2.Usage | None = ...,
         duration: _builtins.int = ...,
         sdk_cost: Global___SdkCost | None = ...,
+        result_truncated: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost", "sdk_cost", b"sdk_cost", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_result_truncated", b"_result_truncated", "_sdk_cost", b"_sdk_cost", "result_truncated", b"result_truncated", "sdk_cost", b"sdk_cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost", "duration", b"duration", "result", b"result", "sdk_cost", b"sdk_cost", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_result_truncated", b"_result_truncated", "_sdk_cost", b"_sdk_cost", "duration", b"duration", "result", b"result", "result_truncated", b"result_truncated", "sdk_cost", b"sdk_cost", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__result_truncated: _TypeAlias = _typing.Literal["result_truncated"]  # noqa: Y015
+    _WhichOneofArgType__result_truncated: _TypeAlias = _typing.Literal["_result_truncated", b"_result_truncated"]  # noqa: Y015
     _WhichOneofReturnType__sdk_cost: _TypeAlias = _typing.Literal["sdk_cost"]  # noqa: Y015
     _WhichOneofArgType__sdk_cost: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result_truncated) -> _WhichOneofReturnType__result_truncated | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sdk_cost) -> _WhichOneofReturnType__sdk_cost | None: ...
 
 Global___CompletedEvent: _TypeAlias = CompletedEvent  # noqa: Y015
@@ -891,10 +969,32 @@ class ExecuteRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     prompt: _builtins.str
@@ -903,11 +1003,23 @@ class ExecuteRequest(_message.Message):
     """
     idempotency_key: _builtins.str
     """Makes a repeated request safe: with the same key and request it answers with the execution that the first one
-    created; with another request it is ALREADY_EXISTS. 1 to 255 characters, unique within the project.
+    created, whatever has changed since; with another prompt, options or labels it is ALREADY_EXISTS. 1 to 255
+    characters, unique within the project for as long as the execution is there. The HTTP header `Idempotency-Key`
+    (metadata `idempotency-key`) does the same; one that differs from this field is INVALID_ARGUMENT.
+    """
+    on_disconnect: Global___ExecutionOptions.OnDisconnect.ValueType
+    """What becomes of the run if the caller goes away before it has ended. Default `continue`. It concerns this call, not
+    the execution: a repeated call with the same idempotency key may say something else.
     """
     @_builtins.property
     def options(self) -> Global___ExecutionOptions:
         """How this execution departs from the project's configuration."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels to find the execution by, at most 32. A key has a letter first and then letters, digits, `.`, `_`, `-` and
+        `/`, 63 characters at most; a value has at most 256 bytes. They are stored as they are: put no secrets into them.
+        """
 
     def __init__(
         self,
@@ -916,17 +1028,23 @@ class ExecuteRequest(_message.Message):
         prompt: _builtins.str = ...,
         options: Global___ExecutionOptions | None = ...,
         idempotency_key: _builtins.str | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        on_disconnect: Global___ExecutionOptions.OnDisconnect.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_options", b"_options", "idempotency_key", b"idempotency_key", "options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_on_disconnect", b"_on_disconnect", "_options", b"_options", "idempotency_key", b"idempotency_key", "on_disconnect", b"on_disconnect", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_options", b"_options", "idempotency_key", b"idempotency_key", "options", b"options", "project_id", b"project_id", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_on_disconnect", b"_on_disconnect", "_options", b"_options", "idempotency_key", b"idempotency_key", "labels", b"labels", "on_disconnect", b"on_disconnect", "options", b"options", "project_id", b"project_id", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__idempotency_key: _TypeAlias = _typing.Literal["idempotency_key"]  # noqa: Y015
     _WhichOneofArgType__idempotency_key: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key"]  # noqa: Y015
+    _WhichOneofReturnType__on_disconnect: _TypeAlias = _typing.Literal["on_disconnect"]  # noqa: Y015
+    _WhichOneofArgType__on_disconnect: _TypeAlias = _typing.Literal["_on_disconnect", b"_on_disconnect"]  # noqa: Y015
     _WhichOneofReturnType__options: _TypeAlias = _typing.Literal["options"]  # noqa: Y015
     _WhichOneofArgType__options: _TypeAlias = _typing.Literal["_options", b"_options"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__idempotency_key) -> _WhichOneofReturnType__idempotency_key | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_disconnect) -> _WhichOneofReturnType__on_disconnect | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__options) -> _WhichOneofReturnType__options | None: ...
 
@@ -938,19 +1056,49 @@ class StartExecutionRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     prompt: _builtins.str
     """The prompt, as in ExecuteRequest."""
     idempotency_key: _builtins.str
     """Makes a repeated request safe, as in ExecuteRequest."""
+    validate_only: _builtins.bool
+    """Checks all that Execute checks but the queue, and answers with an estimate. Nothing is created, the model is not
+    called, and an idempotency key is neither looked up nor taken. Default false.
+    """
     @_builtins.property
     def options(self) -> Global___ExecutionOptions:
         """How this execution departs from the project's configuration."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels to find the execution by, as in ExecuteRequest."""
 
     def __init__(
         self,
@@ -959,10 +1107,12 @@ class StartExecutionRequest(_message.Message):
         prompt: _builtins.str = ...,
         options: Global___ExecutionOptions | None = ...,
         idempotency_key: _builtins.str | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_options", b"_options", "idempotency_key", b"idempotency_key", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_options", b"_options", "idempotency_key", b"idempotency_key", "options", b"options", "project_id", b"project_id", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_options", b"_options", "idempotency_key", b"idempotency_key", "labels", b"labels", "options", b"options", "project_id", b"project_id", "prompt", b"prompt", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__idempotency_key: _TypeAlias = _typing.Literal["idempotency_key"]  # noqa: Y015
     _WhichOneofArgType__idempotency_key: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key"]  # noqa: Y015
@@ -977,27 +1127,89 @@ Global___StartExecutionRequest: _TypeAlias = StartExecutionRequest  # noqa: Y015
 
 @_typing.final
 class StartExecutionResponse(_message.Message):
-    """The execution that was queued."""
+    """The execution that was queued, or what the dry run found."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EXECUTION_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def execution(self) -> Global___Execution:
-        """The execution."""
+        """The execution. Absent with `validate_only`."""
+
+    @_builtins.property
+    def estimate(self) -> Global___ExecutionEstimate:
+        """What the execution would cost. Set with `validate_only`."""
 
     def __init__(
         self,
         *,
         execution: Global___Execution | None = ...,
+        estimate: Global___ExecutionEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimate", b"_estimate", "estimate", b"estimate", "execution", b"execution"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimate", b"_estimate", "estimate", b"estimate", "execution", b"execution"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__estimate: _TypeAlias = _typing.Literal["estimate"]  # noqa: Y015
+    _WhichOneofArgType__estimate: _TypeAlias = _typing.Literal["_estimate", b"_estimate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimate) -> _WhichOneofReturnType__estimate | None: ...
+
+Global___StartExecutionResponse: _TypeAlias = StartExecutionResponse  # noqa: Y015
+
+@_typing.final
+class ExecutionEstimate(_message.Message):
+    """What an execution would be like, estimated without calling the model: one model call with the filled prompts as its
+    input and the longest answer that its limits allow. What the agent and its tools add is not known beforehand.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_COST_FIELD_NUMBER: _builtins.int
+    LIMIT_CHECK_FIELD_NUMBER: _builtins.int
+    SECRET_NAMES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    prompt_tokens: _builtins.int
+    """Estimated input tokens: a token for every 4 bytes of the filled prompt and the filled system prompt, rounded up."""
+    completion_tokens: _builtins.int
+    """Output tokens: the agent's `max_tokens`, or what the limit on tokens leaves beside the input."""
+    estimated_cost: _builtins.float
+    """Cost of that call at list price in US dollars, without a cache."""
+    @_builtins.property
+    def limits(self) -> _project_pb2.Limits:
+        """The limits that would hold."""
+
+    @_builtins.property
+    def limit_check(self) -> _cost_pb2.LimitCheckResult:
+        """How that call stands against the limits. A run that passes one is ended by it."""
+
+    @_builtins.property
+    def secret_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the secrets that the prompts refer to, in order."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        limits: _project_pb2.Limits | None = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        estimated_cost: _builtins.float = ...,
+        limit_check: _cost_pb2.LimitCheckResult | None = ...,
+        secret_names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit_check", b"limit_check", "limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "estimated_cost", b"estimated_cost", "limit_check", b"limit_check", "limits", b"limits", "model", b"model", "prompt_tokens", b"prompt_tokens", "secret_names", b"secret_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StartExecutionResponse: _TypeAlias = StartExecutionResponse  # noqa: Y015
+Global___ExecutionEstimate: _TypeAlias = ExecutionEstimate  # noqa: Y015
 
 @_typing.final
 class ExecuteStreamRequest(_message.Message):
@@ -1005,19 +1217,47 @@ class ExecuteStreamRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     prompt: _builtins.str
     """The prompt, as in ExecuteRequest."""
     idempotency_key: _builtins.str
     """Makes a repeated request safe, as in ExecuteRequest. The events are streamed from the first again."""
+    on_disconnect: Global___ExecutionOptions.OnDisconnect.ValueType
+    """What becomes of the run if the caller goes away before it has ended, as in ExecuteRequest."""
     @_builtins.property
     def options(self) -> Global___ExecutionOptions:
         """How this execution departs from the project's configuration."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels to find the execution by, as in ExecuteRequest."""
 
     def __init__(
         self,
@@ -1026,17 +1266,23 @@ class ExecuteStreamRequest(_message.Message):
         prompt: _builtins.str = ...,
         options: Global___ExecutionOptions | None = ...,
         idempotency_key: _builtins.str | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        on_disconnect: Global___ExecutionOptions.OnDisconnect.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_options", b"_options", "idempotency_key", b"idempotency_key", "options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_on_disconnect", b"_on_disconnect", "_options", b"_options", "idempotency_key", b"idempotency_key", "on_disconnect", b"on_disconnect", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_options", b"_options", "idempotency_key", b"idempotency_key", "options", b"options", "project_id", b"project_id", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_on_disconnect", b"_on_disconnect", "_options", b"_options", "idempotency_key", b"idempotency_key", "labels", b"labels", "on_disconnect", b"on_disconnect", "options", b"options", "project_id", b"project_id", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__idempotency_key: _TypeAlias = _typing.Literal["idempotency_key"]  # noqa: Y015
     _WhichOneofArgType__idempotency_key: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key"]  # noqa: Y015
+    _WhichOneofReturnType__on_disconnect: _TypeAlias = _typing.Literal["on_disconnect"]  # noqa: Y015
+    _WhichOneofArgType__on_disconnect: _TypeAlias = _typing.Literal["_on_disconnect", b"_on_disconnect"]  # noqa: Y015
     _WhichOneofReturnType__options: _TypeAlias = _typing.Literal["options"]  # noqa: Y015
     _WhichOneofArgType__options: _TypeAlias = _typing.Literal["_options", b"_options"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__idempotency_key) -> _WhichOneofReturnType__idempotency_key | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_disconnect) -> _WhichOneofReturnType__on_disconnect | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__options) -> _WhichOneofReturnType__options | None: ...
 
@@ -1152,19 +1398,47 @@ class ExecuteEventStreamRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     prompt: _builtins.str
     """The prompt, as in ExecuteRequest."""
     idempotency_key: _builtins.str
     """Makes a repeated request safe, as in ExecuteRequest. `Last-Event-ID` resumes the stream."""
+    on_disconnect: Global___ExecutionOptions.OnDisconnect.ValueType
+    """What becomes of the run if the caller goes away before it has ended, as in ExecuteRequest."""
     @_builtins.property
     def options(self) -> Global___ExecutionOptions:
         """How this execution departs from the project's configuration."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels to find the execution by, as in ExecuteRequest."""
 
     def __init__(
         self,
@@ -1173,17 +1447,23 @@ class ExecuteEventStreamRequest(_message.Message):
         prompt: _builtins.str = ...,
         options: Global___ExecutionOptions | None = ...,
         idempotency_key: _builtins.str | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        on_disconnect: Global___ExecutionOptions.OnDisconnect.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_options", b"_options", "idempotency_key", b"idempotency_key", "options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_on_disconnect", b"_on_disconnect", "_options", b"_options", "idempotency_key", b"idempotency_key", "on_disconnect", b"on_disconnect", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_options", b"_options", "idempotency_key", b"idempotency_key", "options", b"options", "project_id", b"project_id", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_on_disconnect", b"_on_disconnect", "_options", b"_options", "idempotency_key", b"idempotency_key", "labels", b"labels", "on_disconnect", b"on_disconnect", "options", b"options", "project_id", b"project_id", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__idempotency_key: _TypeAlias = _typing.Literal["idempotency_key"]  # noqa: Y015
     _WhichOneofArgType__idempotency_key: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key"]  # noqa: Y015
+    _WhichOneofReturnType__on_disconnect: _TypeAlias = _typing.Literal["on_disconnect"]  # noqa: Y015
+    _WhichOneofArgType__on_disconnect: _TypeAlias = _typing.Literal["_on_disconnect", b"_on_disconnect"]  # noqa: Y015
     _WhichOneofReturnType__options: _TypeAlias = _typing.Literal["options"]  # noqa: Y015
     _WhichOneofArgType__options: _TypeAlias = _typing.Literal["_options", b"_options"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__idempotency_key) -> _WhichOneofReturnType__idempotency_key | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_disconnect) -> _WhichOneofReturnType__on_disconnect | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__options) -> _WhichOneofReturnType__options | None: ...
 
@@ -1244,27 +1524,59 @@ class ListExecutionsRequest(_message.Message):
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CREATED_AFTER_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     page_size: _builtins.int
     """How many executions to return at most, 1 to 1,000. Default 100."""
     page_token: _builtins.str
     """`next_page_token` of the page before. Absent for the first page."""
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___Execution.Status.ValueType]:
+        """Only executions in one of these states. Default: in any."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only executions that have all these labels, each as `key=value`."""
+
+    @_builtins.property
+    def created_after(self) -> _timestamp_pb2.Timestamp:
+        """Only executions created at this time or later."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Only executions created before this time."""
+
     def __init__(
         self,
         *,
         project_id: _builtins.str = ...,
         page_size: _builtins.int | None = ...,
         page_token: _builtins.str | None = ...,
+        statuses: _abc.Iterable[Global___Execution.Status.ValueType] | None = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        created_after: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "_page_token", b"_page_token", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_created_before", b"_created_before", "_page_size", b"_page_size", "_page_token", b"_page_token", "created_after", b"created_after", "created_before", b"created_before", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "_page_token", b"_page_token", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_created_before", b"_created_before", "_page_size", b"_page_size", "_page_token", b"_page_token", "created_after", b"created_after", "created_before", b"created_before", "labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__created_after: _TypeAlias = _typing.Literal["created_after"]  # noqa: Y015
+    _WhichOneofArgType__created_after: _TypeAlias = _typing.Literal["_created_after", b"_created_after"]  # noqa: Y015
+    _WhichOneofReturnType__created_before: _TypeAlias = _typing.Literal["created_before"]  # noqa: Y015
+    _WhichOneofArgType__created_before: _TypeAlias = _typing.Literal["_created_before", b"_created_before"]  # noqa: Y015
     _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
     _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
     _WhichOneofReturnType__page_token: _TypeAlias = _typing.Literal["page_token"]  # noqa: Y015
     _WhichOneofArgType__page_token: _TypeAlias = _typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__created_after) -> _WhichOneofReturnType__created_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__created_before) -> _WhichOneofReturnType__created_before | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
     @_typing.overload
@@ -1281,10 +1593,10 @@ class ListExecutionsResponse(_message.Message):
     EXECUTIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Token of the next page. Absent at the end."""
+    """Token of the next page, which continues the list also under other filters. Absent at the end."""
     @_builtins.property
     def executions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Execution]:
-        """The executions, newest first."""
+        """The executions, newest first, each whole."""
 
     def __init__(
         self,

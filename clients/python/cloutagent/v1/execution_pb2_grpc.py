@@ -115,17 +115,21 @@ class ExecutionServiceServicer:
     """
 
     def Execute(self, request, context):
-        """Runs the agent and answers when the run has ended, however it ended. If the caller goes away the run goes on.
+        """Runs the agent and answers when the run has ended, however it ended. If the caller goes away the run goes on,
+        unless `on_disconnect` says otherwise.
 
-        Errors: INVALID_ARGUMENT for a template variable or secret that is unknown and for limits above the project's;
-        RESOURCE_EXHAUSTED when the queue is full.
+        Errors: INVALID_ARGUMENT for a template variable or secret that is unknown, for limits above the project's, for a
+        model without a price and for a tool that the server does not offer; ALREADY_EXISTS when the idempotency key stands
+        for another request; RESOURCE_EXHAUSTED when the queue is full and UNAVAILABLE when the server is stopping, both
+        with RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartExecution(self, request, context):
-        """Queues a run of the agent and answers at once. Errors as for Execute.
+        """Queues a run of the agent and answers at once; with `validate_only`, checks the request and estimates its cost
+        without creating anything. Errors as for Execute.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +137,7 @@ class ExecutionServiceServicer:
 
     def ExecuteStream(self, request, context):
         """Queues a run of the agent and streams its events from the first to the last. Errors as for Execute. If the caller
-        goes away the run goes on, and WatchExecution resumes the stream.
+        goes away the run goes on, unless `on_disconnect` says otherwise, and WatchExecution resumes the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,7 +166,9 @@ class ExecutionServiceServicer:
 
     def ExecuteEventStream(self, request, context):
         """Queues a run of the agent and streams its events as StreamExecutionEvents does. A repeated call with the same
-        idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT. Errors as for Execute.
+        idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT, and with a key that
+        stands for no execution (any more) it is OUT_OF_RANGE, so that resuming never starts a second run. Other errors as
+        for Execute.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,7 +184,9 @@ class ExecutionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListExecutions(self, request, context):
-        """Lists a project's executions, newest first.
+        """Lists a project's executions, newest first, all or those that pass every filter given. A page ends early when its
+        executions would have more than 2 MiB together or when 1,000 executions were looked at; so it may have fewer than
+        `page_size`, even none, and is the last one only if it has no `next_page_token`.
 
         Errors: INVALID_ARGUMENT for a page token that this server did not issue.
         """
@@ -187,8 +195,9 @@ class ExecutionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelExecution(self, request, context):
-        """Cancels an execution, queued or running, and answers when it has ended. What it has used stays counted. An
-        execution that had ended already stays as it is.
+        """Cancels an execution, queued or running, and answers when it has ended, with its final usage. What it has used
+        stays counted. An execution that had ended already stays as it is. One that does not end within 30 seconds (the
+        storage takes no writes) is answered as it then stands; it ends as soon as it can.
 
         Errors: NOT_FOUND.
         """

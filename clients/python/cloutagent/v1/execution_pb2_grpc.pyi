@@ -40,16 +40,21 @@ class ExecutionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExecutionServiceAsyncStub: ...
     Execute: _grpc.UnaryUnaryMultiCallable[_execution_pb2.ExecuteRequest, _execution_pb2.ExecutionResult]
-    """Runs the agent and answers when the run has ended, however it ended. If the caller goes away the run goes on.
+    """Runs the agent and answers when the run has ended, however it ended. If the caller goes away the run goes on,
+    unless `on_disconnect` says otherwise.
 
-    Errors: INVALID_ARGUMENT for a template variable or secret that is unknown and for limits above the project's;
-    RESOURCE_EXHAUSTED when the queue is full.
+    Errors: INVALID_ARGUMENT for a template variable or secret that is unknown, for limits above the project's, for a
+    model without a price and for a tool that the server does not offer; ALREADY_EXISTS when the idempotency key stands
+    for another request; RESOURCE_EXHAUSTED when the queue is full and UNAVAILABLE when the server is stopping, both
+    with RetryInfo.
     """
     StartExecution: _grpc.UnaryUnaryMultiCallable[_execution_pb2.StartExecutionRequest, _execution_pb2.StartExecutionResponse]
-    """Queues a run of the agent and answers at once. Errors as for Execute."""
+    """Queues a run of the agent and answers at once; with `validate_only`, checks the request and estimates its cost
+    without creating anything. Errors as for Execute.
+    """
     ExecuteStream: _grpc.UnaryStreamMultiCallable[_execution_pb2.ExecuteStreamRequest, _execution_pb2.ExecuteStreamResponse]
     """Queues a run of the agent and streams its events from the first to the last. Errors as for Execute. If the caller
-    goes away the run goes on, and WatchExecution resumes the stream.
+    goes away the run goes on, unless `on_disconnect` says otherwise, and WatchExecution resumes the stream.
     """
     WatchExecution: _grpc.UnaryStreamMultiCallable[_execution_pb2.WatchExecutionRequest, _execution_pb2.WatchExecutionResponse]
     """Streams the events after a sequence number: what is stored first, then what happens, until the last event of
@@ -66,7 +71,9 @@ class ExecutionServiceStub:
     """
     ExecuteEventStream: _grpc.UnaryStreamMultiCallable[_execution_pb2.ExecuteEventStreamRequest, _httpbody_pb2.HttpBody]
     """Queues a run of the agent and streams its events as StreamExecutionEvents does. A repeated call with the same
-    idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT. Errors as for Execute.
+    idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT, and with a key that
+    stands for no execution (any more) it is OUT_OF_RANGE, so that resuming never starts a second run. Other errors as
+    for Execute.
     """
     GetExecution: _grpc.UnaryUnaryMultiCallable[_execution_pb2.GetExecutionRequest, _execution_pb2.GetExecutionResponse]
     """Returns an execution.
@@ -74,13 +81,16 @@ class ExecutionServiceStub:
     Errors: NOT_FOUND.
     """
     ListExecutions: _grpc.UnaryUnaryMultiCallable[_execution_pb2.ListExecutionsRequest, _execution_pb2.ListExecutionsResponse]
-    """Lists a project's executions, newest first.
+    """Lists a project's executions, newest first, all or those that pass every filter given. A page ends early when its
+    executions would have more than 2 MiB together or when 1,000 executions were looked at; so it may have fewer than
+    `page_size`, even none, and is the last one only if it has no `next_page_token`.
 
     Errors: INVALID_ARGUMENT for a page token that this server did not issue.
     """
     CancelExecution: _grpc.UnaryUnaryMultiCallable[_execution_pb2.CancelExecutionRequest, _execution_pb2.CancelExecutionResponse]
-    """Cancels an execution, queued or running, and answers when it has ended. What it has used stays counted. An
-    execution that had ended already stays as it is.
+    """Cancels an execution, queued or running, and answers when it has ended, with its final usage. What it has used
+    stays counted. An execution that had ended already stays as it is. One that does not end within 30 seconds (the
+    storage takes no writes) is answered as it then stands; it ends as soon as it can.
 
     Errors: NOT_FOUND.
     """
@@ -109,16 +119,21 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Execute: _aio.UnaryUnaryMultiCallable[_execution_pb2.ExecuteRequest, _execution_pb2.ExecutionResult]  # type: ignore[assignment]
-    """Runs the agent and answers when the run has ended, however it ended. If the caller goes away the run goes on.
+    """Runs the agent and answers when the run has ended, however it ended. If the caller goes away the run goes on,
+    unless `on_disconnect` says otherwise.
 
-    Errors: INVALID_ARGUMENT for a template variable or secret that is unknown and for limits above the project's;
-    RESOURCE_EXHAUSTED when the queue is full.
+    Errors: INVALID_ARGUMENT for a template variable or secret that is unknown, for limits above the project's, for a
+    model without a price and for a tool that the server does not offer; ALREADY_EXISTS when the idempotency key stands
+    for another request; RESOURCE_EXHAUSTED when the queue is full and UNAVAILABLE when the server is stopping, both
+    with RetryInfo.
     """
     StartExecution: _aio.UnaryUnaryMultiCallable[_execution_pb2.StartExecutionRequest, _execution_pb2.StartExecutionResponse]  # type: ignore[assignment]
-    """Queues a run of the agent and answers at once. Errors as for Execute."""
+    """Queues a run of the agent and answers at once; with `validate_only`, checks the request and estimates its cost
+    without creating anything. Errors as for Execute.
+    """
     ExecuteStream: _aio.UnaryStreamMultiCallable[_execution_pb2.ExecuteStreamRequest, _execution_pb2.ExecuteStreamResponse]  # type: ignore[assignment]
     """Queues a run of the agent and streams its events from the first to the last. Errors as for Execute. If the caller
-    goes away the run goes on, and WatchExecution resumes the stream.
+    goes away the run goes on, unless `on_disconnect` says otherwise, and WatchExecution resumes the stream.
     """
     WatchExecution: _aio.UnaryStreamMultiCallable[_execution_pb2.WatchExecutionRequest, _execution_pb2.WatchExecutionResponse]  # type: ignore[assignment]
     """Streams the events after a sequence number: what is stored first, then what happens, until the last event of
@@ -135,7 +150,9 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     """
     ExecuteEventStream: _aio.UnaryStreamMultiCallable[_execution_pb2.ExecuteEventStreamRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Queues a run of the agent and streams its events as StreamExecutionEvents does. A repeated call with the same
-    idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT. Errors as for Execute.
+    idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT, and with a key that
+    stands for no execution (any more) it is OUT_OF_RANGE, so that resuming never starts a second run. Other errors as
+    for Execute.
     """
     GetExecution: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetExecutionRequest, _execution_pb2.GetExecutionResponse]  # type: ignore[assignment]
     """Returns an execution.
@@ -143,13 +160,16 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     Errors: NOT_FOUND.
     """
     ListExecutions: _aio.UnaryUnaryMultiCallable[_execution_pb2.ListExecutionsRequest, _execution_pb2.ListExecutionsResponse]  # type: ignore[assignment]
-    """Lists a project's executions, newest first.
+    """Lists a project's executions, newest first, all or those that pass every filter given. A page ends early when its
+    executions would have more than 2 MiB together or when 1,000 executions were looked at; so it may have fewer than
+    `page_size`, even none, and is the last one only if it has no `next_page_token`.
 
     Errors: INVALID_ARGUMENT for a page token that this server did not issue.
     """
     CancelExecution: _aio.UnaryUnaryMultiCallable[_execution_pb2.CancelExecutionRequest, _execution_pb2.CancelExecutionResponse]  # type: ignore[assignment]
-    """Cancels an execution, queued or running, and answers when it has ended. What it has used stays counted. An
-    execution that had ended already stays as it is.
+    """Cancels an execution, queued or running, and answers when it has ended, with its final usage. What it has used
+    stays counted. An execution that had ended already stays as it is. One that does not end within 30 seconds (the
+    storage takes no writes) is answered as it then stands; it ends as soon as it can.
 
     Errors: NOT_FOUND.
     """
@@ -181,10 +201,13 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.ExecuteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_pb2.ExecutionResult, _abc.Awaitable[_execution_pb2.ExecutionResult]]:
-        """Runs the agent and answers when the run has ended, however it ended. If the caller goes away the run goes on.
+        """Runs the agent and answers when the run has ended, however it ended. If the caller goes away the run goes on,
+        unless `on_disconnect` says otherwise.
 
-        Errors: INVALID_ARGUMENT for a template variable or secret that is unknown and for limits above the project's;
-        RESOURCE_EXHAUSTED when the queue is full.
+        Errors: INVALID_ARGUMENT for a template variable or secret that is unknown, for limits above the project's, for a
+        model without a price and for a tool that the server does not offer; ALREADY_EXISTS when the idempotency key stands
+        for another request; RESOURCE_EXHAUSTED when the queue is full and UNAVAILABLE when the server is stopping, both
+        with RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -193,7 +216,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.StartExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_pb2.StartExecutionResponse, _abc.Awaitable[_execution_pb2.StartExecutionResponse]]:
-        """Queues a run of the agent and answers at once. Errors as for Execute."""
+        """Queues a run of the agent and answers at once; with `validate_only`, checks the request and estimates its cost
+        without creating anything. Errors as for Execute.
+        """
 
     @_abc_1.abstractmethod
     def ExecuteStream(
@@ -202,7 +227,7 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_execution_pb2.ExecuteStreamResponse], _abc.AsyncIterator[_execution_pb2.ExecuteStreamResponse]]:
         """Queues a run of the agent and streams its events from the first to the last. Errors as for Execute. If the caller
-        goes away the run goes on, and WatchExecution resumes the stream.
+        goes away the run goes on, unless `on_disconnect` says otherwise, and WatchExecution resumes the stream.
         """
 
     @_abc_1.abstractmethod
@@ -237,7 +262,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """Queues a run of the agent and streams its events as StreamExecutionEvents does. A repeated call with the same
-        idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT. Errors as for Execute.
+        idempotency key resumes after `Last-Event-ID`; without a key that header is INVALID_ARGUMENT, and with a key that
+        stands for no execution (any more) it is OUT_OF_RANGE, so that resuming never starts a second run. Other errors as
+        for Execute.
         """
 
     @_abc_1.abstractmethod
@@ -257,7 +284,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.ListExecutionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_pb2.ListExecutionsResponse, _abc.Awaitable[_execution_pb2.ListExecutionsResponse]]:
-        """Lists a project's executions, newest first.
+        """Lists a project's executions, newest first, all or those that pass every filter given. A page ends early when its
+        executions would have more than 2 MiB together or when 1,000 executions were looked at; so it may have fewer than
+        `page_size`, even none, and is the last one only if it has no `next_page_token`.
 
         Errors: INVALID_ARGUMENT for a page token that this server did not issue.
         """
@@ -268,8 +297,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.CancelExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_pb2.CancelExecutionResponse, _abc.Awaitable[_execution_pb2.CancelExecutionResponse]]:
-        """Cancels an execution, queued or running, and answers when it has ended. What it has used stays counted. An
-        execution that had ended already stays as it is.
+        """Cancels an execution, queued or running, and answers when it has ended, with its final usage. What it has used
+        stays counted. An execution that had ended already stays as it is. One that does not end within 30 seconds (the
+        storage takes no writes) is answered as it then stands; it ends as soon as it can.
 
         Errors: NOT_FOUND.
         """

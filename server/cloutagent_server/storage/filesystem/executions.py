@@ -17,10 +17,10 @@ from cloutagent_server.domain.errors import (
     RevisionConflict,
 )
 from cloutagent_server.domain.events import Event, StoredEvent
-from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.execution import Execution, ExecutionFilter
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
-from cloutagent_server.storage.base import History, Page
+from cloutagent_server.storage.base import ALL_EXECUTIONS, History, Page
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.delayed_sync import DelayedSync
 from cloutagent_server.storage.filesystem.index import Index
@@ -30,10 +30,11 @@ from cloutagent_server.storage.filesystem.log import ExecutionLog, LogReplaced, 
 from cloutagent_server.storage.filesystem.offload import off_loop
 from cloutagent_server.storage.filesystem.open_logs import OpenLogs
 from cloutagent_server.storage.filesystem.ownership import Ownership
-from cloutagent_server.storage.filesystem.pages import collect, readable
+from cloutagent_server.storage.filesystem.pages import executions_at, readable
 from cloutagent_server.storage.filesystem.removal import Removal
 from cloutagent_server.storage.filesystem.trimming import history_in, trim
 from cloutagent_server.storage.filesystem.watch import LogWatch
+from cloutagent_server.storage.selection import select
 
 T = TypeVar("T")
 
@@ -94,13 +95,24 @@ class FileSystemExecutions:
         if is_id(execution_id):
             await self._watch.wait(execution_id, after_sequence)
 
-    async def list(self, project_id: str, page_size: int, page_token: str | None = None) -> Page[Execution]:
+    async def find_idempotent(self, project_id: str, key: str) -> Execution | None:
+        """See `ExecutionStorage.find_idempotent`."""
+        return await off_loop(partial(self._find_by_key, project_id, key)) if is_id(project_id) else None
+
+    async def list(
+        self,
+        project_id: str,
+        page_size: int,
+        page_token: str | None = None,
+        wanted: ExecutionFilter = ALL_EXECUTIONS,
+    ) -> Page[Execution]:
         """See `ExecutionStorage.list`."""
         before = paging.from_token(project_id, page_token)
         if not is_id(project_id):
             return Page((), None)
         places = partial(self._index.newest_executions, project_id)
-        return await off_loop(lambda: collect(project_id, page_size, before, places, self._read_closed))
+        found = executions_at(places, before, page_size + 1, wanted, self._read_closed)
+        return await off_loop(lambda: select(project_id, page_size, wanted, found))
 
     async def list_unfinished(self) -> Sequence[Execution]:
         """See `ExecutionStorage.list_unfinished`."""
@@ -209,11 +221,14 @@ class FileSystemExecutions:
     def _find_idempotent(self, execution: Execution) -> Execution | None:
         if execution.idempotency is None:
             return None
-        earlier_id = self._index.find_idempotent(execution.project_id, execution.idempotency.key)
-        earlier = None if earlier_id is None else self._read(earlier_id)
+        earlier = self._find_by_key(execution.project_id, execution.idempotency.key)
         if earlier is not None and earlier.idempotency != execution.idempotency:
             raise IdempotencyKeyReused(earlier.id)
         return earlier
+
+    def _find_by_key(self, project_id: str, key: str) -> Execution | None:
+        execution_id = self._index.find_idempotent(project_id, key)
+        return None if execution_id is None else self._read(execution_id)
 
     def _read(self, execution_id: str) -> Execution | None:
         with self._logs.use(execution_id) as log:

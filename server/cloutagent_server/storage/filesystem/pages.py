@@ -8,9 +8,11 @@ from typing import TypeVar
 import structlog
 
 from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.execution import Execution, ExecutionFilter
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.base import Page
+from cloutagent_server.storage.selection import MAX_LOOKED_AT
 
 T = TypeVar("T")
 Places = Callable[[str | None, int], Sequence[str]]
@@ -31,6 +33,31 @@ def collect(scope: str, page_size: int, start: str | None, places: Places, read:
         items.append(item)
         last = place
     return Page(tuple(items), None)
+
+
+def executions_at(
+    places: Places,
+    start: str | None,
+    count: int,
+    wanted: ExecutionFilter,
+    read: Callable[[str], Execution | None],
+) -> Iterator[tuple[str, Execution | None]]:
+    """The places in front of `start` that may hold a wanted execution, with what stands there. Blocks.
+
+    `places` is asked for `count` of them at first, and for more at a time when the filter passes over many. What the
+    time of creation, which is in the place, rules out is not read.
+    """
+    before = None if wanted.created_before is None else paging.position_after(wanted.created_before)
+    start = min((place for place in (start, before) if place is not None), default=None)
+    end = "" if wanted.created_after is None else paging.position_before(wanted.created_after)
+    while True:
+        chosen = [place for place in places(start, count) if place > end]
+        for place in chosen:
+            identifier = paging.identifier_at(place)
+            yield place, next((record for _, record in readable([identifier], read)), None)
+        if len(chosen) < count:
+            return
+        start, count = chosen[-1], min(2 * count, MAX_LOOKED_AT)
 
 
 def readable(identifiers: Iterable[str], read: Callable[[str], T | None]) -> Iterator[tuple[str, T]]:

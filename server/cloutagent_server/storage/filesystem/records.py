@@ -228,6 +228,8 @@ def execution_fields_to_json(execution: Execution) -> dict[str, Any]:
         "agent": _agent_to_json(execution.agent),
         "limits": _limits_to_json(execution.limits),
         "createdAt": timestamps.to_text(execution.created_at),
+        **({"labels": dict(execution.labels)} if execution.labels else {}),
+        **({"secretNames": list(execution.secret_names)} if execution.secret_names else {}),
         **(
             {}
             if idempotency is None
@@ -246,6 +248,8 @@ def execution_from_fields(fields: Fields) -> Execution:
         agent=_agent(fields.fields("agent")),
         limits=_limits(fields.fields("limits")),
         created_at=fields.time("createdAt"),
+        labels=fields.optional(fields.text_map, "labels") or {},
+        secret_names=tuple(fields.optional(fields.texts, "secretNames") or ()),
         idempotency=fields.optional(lambda name: _idempotency(fields.fields(name)), "idempotency"),
     )
     fields.end()
@@ -270,6 +274,7 @@ def outcome_to_json(execution: Execution) -> dict[str, Any]:
     """What the events of an execution have made of it."""
     optional = {
         "result": execution.result,
+        "resultTruncated": True if execution.result_truncated else None,
         "failure": None if execution.failure is None else _failure_to_json(execution.failure),
         "startedAt": None if execution.started_at is None else timestamps.to_text(execution.started_at),
         "finishedAt": None if execution.finished_at is None else timestamps.to_text(execution.finished_at),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import nlargest
+from operator import itemgetter
 
 from cloutagent_server.domain.errors import (
     CursorOutOfRange,
@@ -13,12 +13,13 @@ from cloutagent_server.domain.errors import (
     RevisionConflict,
 )
 from cloutagent_server.domain.events import Event, StoredEvent
-from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.execution import Execution, ExecutionFilter
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
-from cloutagent_server.storage.base import History, Page
+from cloutagent_server.storage.base import ALL_EXECUTIONS, History, Page
 from cloutagent_server.storage.changes import appended
 from cloutagent_server.storage.memory.records import ExecutionRecord, Records
+from cloutagent_server.storage.selection import select
 
 
 class MemoryExecutions:
@@ -87,16 +88,26 @@ class MemoryExecutions:
             with self._records.watchers.waiting(execution_id, after_sequence) as news:
                 await news
 
-    async def list(self, project_id: str, page_size: int, page_token: str | None = None) -> Page[Execution]:
+    async def find_idempotent(self, project_id: str, key: str) -> Execution | None:
+        """See `ExecutionStorage.find_idempotent`."""
+        owner = self._records.projects.get(project_id)
+        execution_id = None if owner is None else owner.idempotency.get(key)
+        return None if execution_id is None else await self.read(execution_id)
+
+    async def list(
+        self,
+        project_id: str,
+        page_size: int,
+        page_token: str | None = None,
+        wanted: ExecutionFilter = ALL_EXECUTIONS,
+    ) -> Page[Execution]:
         """See `ExecutionStorage.list`."""
         before = paging.from_token(project_id, page_token)
         owner = self._records.projects.get(project_id)
-        ids = () if owner is None else owner.execution_ids
-        places = (paging.position(self._records.executions[key].execution.created_at, key) for key in ids)
-        page = nlargest(page_size + 1, (place for place in places if before is None or place < before))
-        token = paging.to_token(project_id, page[page_size - 1]) if len(page) > page_size else None
-        chosen = map(paging.identifier_at, page[:page_size])
-        return Page(tuple(self._records.executions[key].execution for key in chosen), token)
+        executions = [self._records.executions[key].execution for key in (() if owner is None else owner.execution_ids)]
+        placed = ((paging.position(execution.created_at, execution.id), execution) for execution in executions)
+        behind = (item for item in placed if before is None or item[0] < before)
+        return select(project_id, page_size, wanted, sorted(behind, key=itemgetter(0), reverse=True))
 
     async def list_unfinished(self) -> Sequence[Execution]:
         """See `ExecutionStorage.list_unfinished`."""
