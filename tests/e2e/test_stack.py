@@ -89,7 +89,8 @@ def test_three_model_calls_are_counted_to_the_cent(stack: Stack, rest: Rest) -> 
     assert totals == sorted(set(totals)), "every usage event tells of more tokens than the one before"
     assert usages[-1]["modelCalls"] == 3
 
-    calls = httpx.get(f"{stack.model_url}/ledger", trust_env=False).json()["calls"][before:]
+    asked = httpx.get(f"{stack.model_url}/ledger", trust_env=False).json()["calls"][before:]
+    calls = [call for call in asked if call["endpoint"] == "messages"]
     assert len(calls) == 3
     cost = sum(
         call["input_tokens"] * PROMPT_TOKEN_PRICE + call["output_tokens"] * COMPLETION_TOKEN_PRICE for call in calls
@@ -185,7 +186,11 @@ def test_a_killed_server_leaves_the_truth_and_no_process(tmp_path: Path) -> None
         ended = rest.call("GET", f"/api/v1/executions/{running}")["execution"]
         assert ended["status"] == "failed"
         assert ended["failure"]["reason"] == "interrupted"
-        assert ended["usage"] == usage
+        # The call that was cut off may have gone on at the vendor: all that was reserved for it counts.
+        assert ended["usage"]["estimated"] is True
+        assert ended["usage"]["promptTokens"] >= usage["promptTokens"]
+        assert ended["usage"]["completionTokens"] > usage["completionTokens"]
+        assert ended["usage"]["totalCost"] > usage["totalCost"]
         assert [event["kind"] for event in rest.events(running)].count("failed") == 1
         # What was still queued is queued again, and runs.
         assert eventually(

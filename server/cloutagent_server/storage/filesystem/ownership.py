@@ -36,6 +36,7 @@ class Ownership:
         self.server_id = new_id()
         self._directory = layout.servers
         self._cancels = layout.cancels
+        self._staging = layout.staging
         self._lease: int | None = None
 
     def begin(self) -> None:
@@ -45,7 +46,7 @@ class Ownership:
         if self._lease is not None:
             return
         path = self._path(self.server_id)
-        temporary = files.temporary_path(path)
+        temporary = files.temporary_path(path, self._staging)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +97,7 @@ class Ownership:
     def own(self, directory: Path) -> None:
         """Make this server the owner of the execution in `directory`."""
         path = directory / OWNER
-        temporary = files.temporary_path(path)
+        temporary = files.temporary_path(path, self._staging)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, files.FILE_MODE)
         try:
             files.write_all(descriptor, dump(_OWNER.stamp({"serverId": self.server_id})))
