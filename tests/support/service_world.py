@@ -31,7 +31,7 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.fake_prices import FakePriceList
 
 ENCRYPTION_KEY = "00112233445566778899aabbccddeeff" * 2
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 30.0
 VERSION = "1.2.3"
 
 

@@ -21,7 +21,6 @@ from cloutagent_server.domain.errors import (
     ProjectNotFound,
     RevisionConflict,
     StorageUnavailable,
-    StoredDataDamaged,
 )
 from cloutagent_server.domain.events import Cancelled, Event, Failed, Failure, FailureReason, Payload, Queued
 from cloutagent_server.domain.execution import Execution, ExecutionFilter, Status
@@ -29,6 +28,7 @@ from cloutagent_server.domain.project import Budget, Project
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.service.budgets import Turns, usage_after_crash, used_up
 from cloutagent_server.service.cost_tracker import CostTracker
+from cloutagent_server.service.live import LiveExecutions
 from cloutagent_server.service.places import PAUSE_SECONDS, PlaceEvents
 from cloutagent_server.service.prompts import fill
 from cloutagent_server.service.queue import RunQueue
@@ -81,10 +81,9 @@ class ExecutionService:
         )
         self._unstored = UnstoredEnds(storage.executions, self._settled)
         self._runs: dict[str, Run] = {}
-        self._live: set[str] = set()
+        self._live = LiveExecutions(storage.executions)
         self._cancelling: set[str] = set()
         self._cancellations: set[asyncio.Task[None]] = set()
-        self._unreadable: set[str] = set()
         self._stopping = False
         self._interrupting = False
 
@@ -237,9 +236,7 @@ class ExecutionService:
         What a dead server was running is ended as failed and interrupted, and what it had queued is queued again. For
         the start, and again and again while the server runs: other servers on the same storage may die.
         """
-        abandoned = [one for one in await self._executions.list_abandoned() if one not in self._live | self._unreadable]
-        claimed = [execution for one in abandoned if (execution := await self._claim_readable(one)) is not None]
-        for execution in sorted(claimed, key=lambda one: (one.created_at, one.id)):
+        for execution in await self._live.claim_abandoned():
             try:
                 await self._resume(execution)
             except Exception:
@@ -303,27 +300,6 @@ class ExecutionService:
         self._places.give(execution)
         self._queue.add(execution)
 
-    async def _claim(self, execution_id: str) -> Execution | None:
-        """Answer for an execution from now on, if no other server does. It counts as live at once."""
-        self._live.add(execution_id)
-        try:
-            claimed = await self._executions.claim(execution_id)
-        except BaseException:
-            self._live.discard(execution_id)
-            raise
-        if claimed is None:
-            self._live.discard(execution_id)
-        return claimed
-
-    async def _claim_readable(self, execution_id: str) -> Execution | None:
-        try:
-            return await self._claim(execution_id)
-        except StoredDataDamaged as damage:
-            self._unreadable.add(execution_id)
-            named = {"execution_id": execution_id, "location": damage.location, "fault": damage.fault}
-            log.error("a damaged execution is left alone", extra=named)
-            return None
-
     async def _resume(self, execution: Execution) -> None:
         if execution.status is Status.RUNNING:
             failure = Failure(FailureReason.INTERRUPTED, "the server died while the execution ran")
@@ -346,7 +322,7 @@ class ExecutionService:
 
     async def _cancel_elsewhere(self, execution_id: str) -> Execution:
         """Cancel an execution that another server answers for, or that none does any more."""
-        claimed = await self._claim(execution_id)
+        claimed = await self._live.claim(execution_id)
         if claimed is not None:
             try:
                 return await self._cancel_idle(claimed)
@@ -389,8 +365,11 @@ class ExecutionService:
 
     async def _cancel_idle(self, execution: Execution) -> Execution:
         """Cancel an execution that waits no more and that no run drives. Whoever else appends to it ends it too."""
+        usage = execution.usage
+        if execution.status is Status.RUNNING:
+            usage = await usage_after_crash(self._storage.ledger, execution, self._prices)
         try:
-            return await self._append(execution, Cancelled(execution.usage, await self._known_duration(execution)))
+            return await self._append(execution, Cancelled(usage, await self._known_duration(execution)))
         except RevisionConflict:
             return await self._soon_finished(execution.id)
 

@@ -27,7 +27,7 @@ async def worlds(tmp_path: Path) -> AsyncIterator[list[World]]:
         await storage.start()
         world = make_world(storage=storage, max_running=1)
         found.append(world)
-        looking.append(Takeover(world.executions, interval_seconds=0.01))
+        looking.append(Takeover(world.executions, interval_seconds=0.05))
         looking[-1].start()
     yield found
     for takeover in looking:

@@ -1,0 +1,66 @@
+"""The executions that this server answers for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.execution import Execution
+from cloutagent_server.storage.base import ExecutionStorage
+
+log: Final = logging.getLogger(__name__)
+
+
+class LiveExecutions:
+    """Which executions this server queued, runs or is about to end, and how it takes on what nobody answers for."""
+
+    def __init__(self, executions: ExecutionStorage) -> None:
+        self._executions = executions
+        self._live: set[str] = set()
+        self._unreadable: set[str] = set()
+
+    def __contains__(self, execution_id: str) -> bool:
+        return execution_id in self._live
+
+    def add(self, execution_id: str) -> None:
+        """Answer for an execution that is this server's in the storage already."""
+        self._live.add(execution_id)
+
+    def discard(self, execution_id: str) -> None:
+        """Answer for an execution no more, if this server did."""
+        self._live.discard(execution_id)
+
+    async def claim(self, execution_id: str) -> Execution | None:
+        """Answer for an execution from now on and return it; None if another server does, or nobody needs to."""
+        self._live.add(execution_id)
+        try:
+            claimed = await self._executions.claim(execution_id)
+        except BaseException:
+            self._live.discard(execution_id)
+            raise
+        if claimed is None:
+            self._live.discard(execution_id)
+        return claimed
+
+    async def claim_abandoned(self) -> Sequence[Execution]:
+        """Answer from now on for all that no server at work answers for; oldest first.
+
+        One that cannot be read is left alone, and reported once.
+        """
+        known = self._live | self._unreadable
+        abandoned = [
+            execution_id for execution_id in await self._executions.list_abandoned() if execution_id not in known
+        ]
+        claimed = [execution for one in abandoned if (execution := await self._claim_readable(one)) is not None]
+        return sorted(claimed, key=lambda execution: (execution.created_at, execution.id))
+
+    async def _claim_readable(self, execution_id: str) -> Execution | None:
+        try:
+            return await self.claim(execution_id)
+        except StoredDataDamaged as damage:
+            self._unreadable.add(execution_id)
+            named = {"execution_id": execution_id, "location": damage.location, "fault": damage.fault}
+            log.error("a damaged execution is left alone", extra=named)
+            return None
