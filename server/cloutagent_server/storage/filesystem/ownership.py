@@ -100,10 +100,15 @@ class Ownership:
         temporary = files.temporary_path(path, self._staging)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, files.FILE_MODE)
         try:
-            files.write_all(descriptor, dump(_OWNER.stamp({"serverId": self.server_id})))
-        finally:
-            os.close(descriptor)
-        temporary.rename(path)
+            try:
+                files.write_all(descriptor, dump(_OWNER.stamp({"serverId": self.server_id})))
+            finally:
+                os.close(descriptor)
+            temporary.rename(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
     def request_cancel(self, execution_id: str) -> None:
         """Leave word that an execution is to be cancelled."""
