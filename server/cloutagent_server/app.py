@@ -101,7 +101,12 @@ class App:
             settings.anthropic_base_url, LOCAL_MODEL_KEY if key is None else key.get_secret_value(), prices
         )
         engine = ClaudeEngine(
-            gateway, prices, settings.run_root, limits=_limits_of(settings), hidden=_hidden_from_agents(settings)
+            gateway,
+            prices,
+            settings.run_root,
+            limits=_limits_of(settings),
+            hidden=_hidden_from_agents(settings),
+            warm_agents=settings.warm_agents,
         )
         daily = [daily_backup(settings)] if settings.backup_enabled else []
         return cls(settings, FileSystemStorage(settings.project_root), engine, prices, daily)

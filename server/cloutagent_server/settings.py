@@ -131,6 +131,9 @@ class Settings(BaseSettings):
     max_queued_per_project: int = Field(500, ge=0, le=1_000_000, description="Executions of one project that may wait.")
     stop_grace_seconds: float = Field(10.0, ge=0, le=3600, description="Time that runs get to end at a stop.")
 
+    warm_agents: int = Field(
+        3, ge=0, le=100, description="Agents that are started in advance, one per configuration used last. 0: none."
+    )
     agent_memory_limit: ByteSize = Field(
         ByteSize(2048 * _MIB), ge=256 * _MIB, description="Memory of one run's processes together, such as 2GiB."
     )

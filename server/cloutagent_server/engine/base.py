@@ -177,3 +177,7 @@ class Engine(Protocol):
     def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
         """Those of `names` that no agent may have on this machine, in order, each with the reason, for people."""
         ...
+
+    def forget(self, agent_id: str) -> None:
+        """The agent's configuration has changed, or the agent is gone: keep nothing ready for it as it was."""
+        ...

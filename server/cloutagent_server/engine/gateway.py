@@ -14,7 +14,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiohttp
@@ -44,6 +44,14 @@ class VendorError:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What an agent shows to the gateway, and where. It is refused until a session is opened with it."""
+
+    token: str = field(repr=False)
+    base_url: str
+
+
 class GatewaySession:
     """One run's access to the gateway.
 
@@ -54,9 +62,9 @@ class GatewaySession:
         last_error: How the latest call failed; None if it did not.
     """
 
-    def __init__(self, base_url: str, config: AgentConfig, listener: OrderedListener) -> None:
-        self.token = secrets.token_urlsafe(32)
-        self.base_url = base_url
+    def __init__(self, credential: Credential, config: AgentConfig, listener: OrderedListener) -> None:
+        self.token = credential.token
+        self.base_url = credential.base_url
         self.config = config
         self.listener = listener
         self.calls: dict[str, TokenUsage] = {}
@@ -143,9 +151,18 @@ class ModelGateway:
             await self._client.close()
             self._client = None
 
-    def open(self, config: AgentConfig, listener: OrderedListener) -> GatewaySession:
-        """Give a run access. Its calls follow `config` and are cleared with and reported to `listener`."""
-        session = GatewaySession(self._base_url, config, listener)
+    def credential(self) -> Credential:
+        """A new credential."""
+        return Credential(secrets.token_urlsafe(32), self._base_url)
+
+    def open(
+        self, config: AgentConfig, listener: OrderedListener, credential: Credential | None = None
+    ) -> GatewaySession:
+        """Give a run access, by default with a new credential.
+
+        Its calls follow `config` and are cleared with and reported to `listener`.
+        """
+        session = GatewaySession(credential or self.credential(), config, listener)
         self._sessions.add(session)
         return session
 

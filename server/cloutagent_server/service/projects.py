@@ -89,7 +89,10 @@ class ProjectService:
         if not await self._storage.exists(project_id):
             raise ProjectNotFound(project_id)
         await self._executions.cancel_all(project_id)
+        project = await self._storage.read(project_id)
         await self._storage.delete(project_id)
+        if project is not None:
+            self._engine.forget(project.agent.id)
         # One that was started since, in the moment before the project was gone.
         self._executions.abandon(project_id)
 
@@ -102,7 +105,10 @@ class ProjectService:
         changes = change(project)
         if isinstance(changes.agent, AgentConfig):
             self._check(changes.agent, "project.agent")
-        return await self._storage.update(project_id, changes, project.revision)
+        updated = await self._storage.update(project_id, changes, project.revision)
+        if updated.agent != project.agent:
+            self._engine.forget(project.agent.id)
+        return updated
 
     def _check(self, agent: AgentConfig, field: str) -> None:
         """`field` is where the request has the agent."""
