@@ -36,6 +36,7 @@ from decimal import Decimal
 from cloutagent_server.domain.cost import TokenUsage, Usage
 from cloutagent_server.domain.events import AgentOutput, Failure, FailureReason, Message, TextDelta, ToolResult, ToolUse
 from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
+from cloutagent_server.domain.mcp import McpServer
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall, RunListener
 
@@ -252,6 +253,10 @@ class FakeEngine:
     def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
         """Those that this engine was told are not available (`Bash` unless told otherwise)."""
         return {name: "it was told so" for name in names if name in self._unavailable_tools}
+
+    def refused_servers(self, servers: Mapping[str, McpServer]) -> Mapping[str, str]:
+        """Those whose name says so."""
+        return {name: "it was told so" for name in servers if name == "unavailable"}
 
     def forget(self, agent_id: str) -> None:
         """Keeps nothing ready, so there is nothing to drop; remembers that it was told."""

@@ -17,8 +17,9 @@ from cloutagent_server.domain.cost import TokenUsage, Usage
 from cloutagent_server.domain.errors import AccessDenied
 from cloutagent_server.domain.events import Failure, FailureReason
 from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
+from cloutagent_server.domain.mcp import HttpServer, McpServer
 from cloutagent_server.domain.project import AgentConfig
-from cloutagent_server.engine.agent import Agent, AgentClient, AgentMaker, ClientFactory
+from cloutagent_server.engine.agent import Agent, AgentClient, AgentMaker, ClientFactory, ServerFailed
 from cloutagent_server.engine.base import PriceList, RunListener
 from cloutagent_server.engine.closing import to_the_end, within
 from cloutagent_server.engine.gateway import GatewaySession, ModelGateway
@@ -110,6 +111,15 @@ class ClaudeEngine:
         """See `Engine` and `isolation.tools`. Before the start all but the harmless are refused."""
         return self._confinement.refusals(names)
 
+    def refused_servers(self, servers: Mapping[str, McpServer]) -> Mapping[str, str]:
+        """See `Engine`, `isolation.tools` and `mcp_relay`."""
+        refused = {
+            name: reason
+            for name, server in servers.items()
+            if isinstance(server, HttpServer) and (reason := self._gateway.mcp.refusal(server.url)) is not None
+        }
+        return refused | self._confinement.server_refusals(servers)
+
     def forget(self, agent_id: str) -> None:
         """See `Engine`."""
         self.pool.forget(agent_id)
@@ -156,13 +166,15 @@ class ClaudeExecutor:
         """Take a warm agent of this configuration or prepare one, and give it access to the gateway.
 
         Raises:
-            AccessDenied: A tool is enabled that this machine cannot isolate, whoever let it into the configuration.
+            AccessDenied: A tool or a server needs an isolation that this machine cannot give, whoever configured it.
             OSError: The directory cannot be made.
         """
         if self._prepared is not None:
             raise RuntimeError("initialize comes once")
         for name, reason in self._confinement.refusals(config.enabled_tools).items():
             raise AccessDenied(f"the tool {name} is not available on this server: {reason}")
+        for name, reason in self._confinement.server_refusals(config.mcp_servers).items():
+            raise AccessDenied(f"the MCP server {name} is not available on this server: {reason}")
         start = self._pool.start(config)
         try:
             agent = start.agent or self._maker.prepare(config, self._id)
@@ -245,6 +257,8 @@ class ClaudeExecutor:
                     said = message.total_cost_usd
                     sdk_cost = None if said is None else Decimal(str(said))
                     return replace(_ending(message, transcript, run), sdk_cost=sdk_cost)
+        except ServerFailed as error:
+            return _failed(FailureReason.AGENT_ERROR, str(error))
         except ProcessError as error:
             return _failed(FailureReason.AGENT_ERROR, f"the agent's process ended with exit code {error.exit_code}")
         except Exception as error:

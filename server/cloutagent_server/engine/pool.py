@@ -81,7 +81,7 @@ class WarmPool:
     def start(self, config: AgentConfig) -> RunStart:
         """Begin a run of this configuration. `RunStart.over` must follow."""
         self._starting += 1
-        if not self._size:
+        if not self._size or config.mcp_servers:
             return RunStart(None, self._start_is_over)
         key = _key(config)
         agent = self._take(key)

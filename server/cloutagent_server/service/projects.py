@@ -13,6 +13,7 @@ from cloutagent_server.domain.errors import FieldViolation, InvalidRequest, Proj
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import AgentConfig, Project, ProjectChanges, ProjectDraft
 from cloutagent_server.engine.base import Engine, PriceList
+from cloutagent_server.service import mcp
 from cloutagent_server.service.auth import Authenticator, Principal
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.template import parse
@@ -119,6 +120,7 @@ class ProjectService:
             FieldViolation(f"{field}.enabledTools", f"the tool {name!r} is not available on this server: {reason}")
             for name, reason in self._engine.refused_tools(agent.enabled_tools).items()
         )
+        faults.extend(mcp.faults_of(agent, field, self._engine))
         try:
             parse(agent.system_prompt, f"{field}.systemPrompt")
         except InvalidRequest as fault:
