@@ -73,11 +73,11 @@ async def test_secrets_are_filled_in_for_the_agent_alone(
 
 
 REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
-    ({"x": {}}, [], "agent.mcpServers"),
-    ({"x": {"command": "a", "url": "https://b.example"}}, [], "agent.mcpServers"),
-    ({"x": {"command": "a", "type": "http"}}, [], "agent.mcpServers"),
-    ({"x": {"command": "a", "headers": {"A": "b"}}}, [], "agent.mcpServers"),
-    ({"x": {"url": "https://b.example", "env": {"A": "b"}}}, [], "agent.mcpServers"),
+    ({"x": {}}, [], "agent.mcpServers.x"),
+    ({"x": {"command": "a", "url": "https://b.example"}}, [], "agent.mcpServers.x"),
+    ({"x": {"command": "a", "type": "http"}}, [], "agent.mcpServers.x"),
+    ({"x": {"command": "a", "headers": {"A": "b"}}}, [], "agent.mcpServers.x"),
+    ({"x": {"url": "https://b.example", "env": {"A": "b"}}}, [], "agent.mcpServers.x"),
     ({"x": {"url": "ftp://b.example"}}, [], "agent.mcpServers"),
     ({"x": {"command": ""}}, [], "agent.mcpServers"),
     ({"a__b": {"command": "a"}}, [], "agent.mcpServers"),
@@ -96,7 +96,8 @@ async def test_what_is_no_server_is_refused_by_name(projects: Projects) -> None:
     for servers, tools, field in REFUSED:
         with failing("INVALID_ARGUMENT", 400, "INVALID_REQUEST") as caught:
             await projects(agent={**AGENT, "mcpServers": servers, "enabledTools": tools})
-        assert [name for name in caught.failure.violations if not name.startswith(field)] == [], str(servers)[:200]
+        assert list(caught.failure.violations), str(servers)[:200]
+        assert all(name.startswith(field) for name in caught.failure.violations), str(servers)[:200]
 
 
 async def test_a_secret_that_no_header_may_hold_is_refused(projects: Projects) -> None:
