@@ -16,6 +16,7 @@ from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.engine.claude import ClaudeEngine
 from cloutagent_server.engine.gateway import ModelGateway
 from cloutagent_server.engine.limits import AgentLimits
+from cloutagent_server.engine.mcp_relay import McpRelay
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.maintenance import daily_backup
 from cloutagent_server.service.attempts import FailedAttempts
@@ -98,10 +99,18 @@ class App:
         prices = GenaiPriceList()
         key = settings.anthropic_api_key
         gateway = ModelGateway(
-            settings.anthropic_base_url, LOCAL_MODEL_KEY if key is None else key.get_secret_value(), prices
+            settings.anthropic_base_url,
+            LOCAL_MODEL_KEY if key is None else key.get_secret_value(),
+            prices,
+            McpRelay(private=settings.calls_private_addresses),
         )
         engine = ClaudeEngine(
-            gateway, prices, settings.run_root, limits=_limits_of(settings), hidden=_hidden_from_agents(settings)
+            gateway,
+            prices,
+            settings.run_root,
+            limits=_limits_of(settings),
+            hidden=_hidden_from_agents(settings),
+            warm_agents=settings.warm_agents,
         )
         daily = [daily_backup(settings)] if settings.backup_enabled else []
         return cls(settings, FileSystemStorage(settings.project_root), engine, prices, daily)

@@ -131,6 +131,14 @@ class Settings(BaseSettings):
     max_queued_per_project: int = Field(500, ge=0, le=1_000_000, description="Executions of one project that may wait.")
     stop_grace_seconds: float = Field(10.0, ge=0, le=3600, description="Time that runs get to end at a stop.")
 
+    mcp_private_addresses: bool | None = Field(
+        None,
+        description="Whether MCP servers may be called by http and at addresses that are not public. "
+        "Default: true, in production false.",
+    )
+    warm_agents: int = Field(
+        3, ge=0, le=100, description="Agents that are started in advance, one per configuration used last. 0: none."
+    )
     agent_memory_limit: ByteSize = Field(
         ByteSize(2048 * _MIB), ge=256 * _MIB, description="Memory of one run's processes together, such as 2GiB."
     )
@@ -141,6 +149,13 @@ class Settings(BaseSettings):
     agent_disk_limit: ByteSize = Field(
         ByteSize(1024 * _MIB), ge=_MIB, description="Size of one run's directory, and of a file in it, such as 1GiB."
     )
+
+    @property
+    def calls_private_addresses(self) -> bool:
+        """Whether MCP servers may be called by http and at addresses that are not public."""
+        if self.mcp_private_addresses is None:
+            return self.app_env is not Environment.PRODUCTION
+        return self.mcp_private_addresses
 
     @field_validator("project_root", "run_root", "backup_root")
     @classmethod

@@ -61,7 +61,8 @@ async def test_a_whole_section_can_be_masked(projects: Projects) -> None:
     project = await projects()
     agent = {"name": "b", "systemPrompt": "t", "model": "claude-opus-4"}
     updated = await _update(project, "agent", agent=agent)
-    expected = {"id": project.document["agent"]["id"], "temperature": 0.7, "maxTokens": 4096, "enabledTools": []}
+    defaults = {"temperature": 0.7, "maxTokens": 4096, "enabledTools": [], "mcpServers": {}}
+    expected = {"id": project.document["agent"]["id"], **defaults}
     assert updated["agent"] == {**agent, **expected}
 
 

@@ -11,6 +11,7 @@ import pytest
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import InvalidRequest, ProjectNotFound, RevisionConflict
 from cloutagent_server.domain.identifiers import is_id, new_id
+from cloutagent_server.domain.mcp import HttpServer, StdioServer
 from cloutagent_server.domain.project import Project, ProjectChanges
 from cloutagent_server.storage.base import Storage
 from tests.support import builders
@@ -50,6 +51,18 @@ async def test_create_gives_an_id_times_and_revision_1(storage: Storage) -> None
     assert project.revision == 1
     assert (project.name, project.description) == (draft.name, draft.description)
     assert (project.agent, project.limits) == (draft.agent, draft.limits)
+
+
+async def test_mcp_servers_are_kept(storage: Storage) -> None:
+    servers = {
+        "local": StdioServer("git-mcp", ("--quiet", ""), {"TOKEN": "{{secret:TOKEN}}", "EMPTY": ""}),
+        "far": HttpServer("https://tools.example/mcp", {"Authorization": "Bearer {{secret:TOKEN}}"}),
+    }
+    draft = builders.project_draft(agent=builders.agent_config(mcp_servers=servers))
+    project = await storage.projects.create(draft, builders.credential())
+    found = await storage.projects.read(project.id)
+    assert found is not None
+    assert found.agent.mcp_servers == servers
 
 
 async def test_read_gives_what_was_created(storage: Storage) -> None:

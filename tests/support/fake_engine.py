@@ -36,6 +36,7 @@ from decimal import Decimal
 from cloutagent_server.domain.cost import TokenUsage, Usage
 from cloutagent_server.domain.events import AgentOutput, Failure, FailureReason, Message, TextDelta, ToolResult, ToolUse
 from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
+from cloutagent_server.domain.mcp import McpServer
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall, RunListener
 
@@ -209,6 +210,7 @@ class FakeEngine:
         executors: Every executor made, by execution id.
         prompts: The prompts that runs were started with, in order.
         running: The executions that run now.
+        forgotten: The agents that it was told to forget, in order.
         most_running: The most that ran at a time.
         started, stopped: Whether `start` and `stop` were called.
         initialize_gate: When set to an event, `initialize` waits for it.
@@ -220,6 +222,7 @@ class FakeEngine:
         self.executors: dict[str, FakeExecutor] = {}
         self.running: list[str] = []
         self.order: list[str] = []
+        self.forgotten: list[str] = []
         self.most_running = 0
         self.started = False
         self.stopped = False
@@ -250,6 +253,14 @@ class FakeEngine:
     def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
         """Those that this engine was told are not available (`Bash` unless told otherwise)."""
         return {name: "it was told so" for name in names if name in self._unavailable_tools}
+
+    def refused_servers(self, servers: Mapping[str, McpServer]) -> Mapping[str, str]:
+        """Those whose name says so."""
+        return {name: "it was told so" for name in servers if name == "unavailable"}
+
+    def forget(self, agent_id: str) -> None:
+        """Keeps nothing ready, so there is nothing to drop; remembers that it was told."""
+        self.forgotten.append(agent_id)
 
     def note_start(self, execution_id: str) -> None:
         """A run starts."""

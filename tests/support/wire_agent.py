@@ -13,6 +13,7 @@ import aiohttp
 from cloutagent_server.domain.cost import Usage
 from cloutagent_server.domain.events import Failure, FailureReason
 from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
+from cloutagent_server.domain.mcp import McpServer
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.base import RunListener
 from cloutagent_server.engine.gateway import GatewaySession, ModelGateway
@@ -107,3 +108,10 @@ class WireEngine:
     def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
         """None."""
         return {}
+
+    def refused_servers(self, servers: Mapping[str, McpServer]) -> Mapping[str, str]:
+        """None."""
+        return {}
+
+    def forget(self, agent_id: str) -> None:
+        """Nothing is kept ready."""

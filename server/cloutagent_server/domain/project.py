@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Final
+
+from cloutagent_server.domain.mcp import McpServer
 
 DEFAULT_TEMPERATURE: Final = 0.7
 DEFAULT_RESPONSE_TOKENS: Final = 4096
@@ -27,6 +30,7 @@ class AgentConfig:
         temperature: Sampling temperature, 0 to 1.
         max_tokens: The most tokens of one response.
         enabled_tools: Names of the tools that the agent may use.
+        mcp_servers: Servers of further tools, by name.
     """
 
     id: str
@@ -36,6 +40,7 @@ class AgentConfig:
     temperature: float = DEFAULT_TEMPERATURE
     max_tokens: int = DEFAULT_RESPONSE_TOKENS
     enabled_tools: tuple[str, ...] = ()
+    mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

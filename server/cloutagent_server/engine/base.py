@@ -11,6 +11,7 @@ from typing import Protocol
 from cloutagent_server.domain.cost import Model, TokenUsage
 from cloutagent_server.domain.events import AgentOutput
 from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult
+from cloutagent_server.domain.mcp import McpServer
 from cloutagent_server.domain.project import AgentConfig
 
 
@@ -176,4 +177,12 @@ class Engine(Protocol):
 
     def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
         """Those of `names` that no agent may have on this machine, in order, each with the reason, for people."""
+        ...
+
+    def refused_servers(self, servers: Mapping[str, McpServer]) -> Mapping[str, str]:
+        """The names of those of `servers` that no agent may have on this machine, each with the reason, for people."""
+        ...
+
+    def forget(self, agent_id: str) -> None:
+        """The agent's configuration has changed, or the agent is gone: keep nothing ready for it as it was."""
         ...

@@ -1,69 +1,42 @@
-"""Runs agents with claude-agent-sdk: one command-line process a run, which talks to nothing but the model gateway.
-
-This is the only module that imports the SDK.
-"""
+"""Runs agents with claude-agent-sdk: one command-line process a run, which talks to nothing but the model gateway."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
-from claude_agent_sdk import (
-    AssistantMessage,
-    ClaudeAgentOptions,
-    ClaudeSDKClient,
-    ProcessError,
-    ResultMessage,
-    StreamEvent,
-    TextBlock,
-    ToolResultBlock,
-    ToolUseBlock,
-    UserMessage,
-)
-from claude_agent_sdk import Message as SdkMessage
+from claude_agent_sdk import ClaudeSDKClient, ProcessError, ResultMessage, SystemMessage
 
 from cloutagent_server.domain.cost import TokenUsage, Usage
 from cloutagent_server.domain.errors import AccessDenied
-from cloutagent_server.domain.events import Failure, FailureReason, Message, TextDelta, ToolResult, ToolUse
+from cloutagent_server.domain.events import Failure, FailureReason
 from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
+from cloutagent_server.domain.mcp import HttpServer, McpServer
 from cloutagent_server.domain.project import AgentConfig
+from cloutagent_server.engine.agent import Agent, AgentClient, AgentMaker, ClientFactory, ServerFailed
 from cloutagent_server.engine.base import PriceList, RunListener
 from cloutagent_server.engine.closing import to_the_end, within
 from cloutagent_server.engine.gateway import GatewaySession, ModelGateway
-from cloutagent_server.engine.isolation.confinement import Confinement, Start
-from cloutagent_server.engine.limits import DEFAULT_LIMITS, AgentLimits, LimitWatch
+from cloutagent_server.engine.isolation.confinement import Confinement
+from cloutagent_server.engine.limits import DEFAULT_LIMITS, AgentLimits
 from cloutagent_server.engine.listening import OrderedListener
+from cloutagent_server.engine.pool import RunStart, WarmPool
 from cloutagent_server.engine.process import kill_run, reap_orphans
-from cloutagent_server.engine.workspace import Workspace, remove_root, sweep
+from cloutagent_server.engine.transcript import Transcript
+from cloutagent_server.engine.workspace import remove_root, sweep
 
 LOG = logging.getLogger(__name__)
 # What the SDK logs as an error it raises as well, and its text may hold what the agent wrote.
 logging.getLogger("claude_agent_sdk").setLevel(logging.CRITICAL)
 
-_MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _INTERRUPT_SECONDS: Final = 2.0
 _TERMINATE_SECONDS: Final = 1.5
-_DISCONNECT_SECONDS: Final = 12.0
-_TODO_LIST: Final = {"CLAUDE_CODE_ENABLE_TASKS": "0"}
-
-
-class _AgentClient(Protocol):
-    """The part of `ClaudeSDKClient` that a run needs."""
-
-    async def connect(self) -> None: ...
-    async def query(self, prompt: str) -> None: ...
-    def receive_response(self) -> AsyncIterator[SdkMessage]: ...
-    async def interrupt(self) -> None: ...
-    async def disconnect(self) -> None: ...
-
-
-ClientFactory = Callable[[ClaudeAgentOptions], _AgentClient]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +58,8 @@ class ClaudeEngine:
     """`Engine` over claude-agent-sdk. `workspace_root` is where each run gets its directory; the engine owns it.
 
     `limits` is what each run may take of the machine. Isolated runs see none of the folders `hidden`. `programs` says
-    where bubblewrap may be; see `isolation.bubblewrap.find`.
+    where bubblewrap may be; see `isolation.bubblewrap.find`. At most `warm_agents` agents are started before they are
+    needed; see `pool`.
     """
 
     def __init__(
@@ -98,12 +72,14 @@ class ClaudeEngine:
         limits: AgentLimits = DEFAULT_LIMITS,
         hidden: Sequence[Path] = (),
         programs: Sequence[Path] | None = None,
+        warm_agents: int = 0,
     ) -> None:
         self._gateway = gateway
         self._prices = prices
         self._root = workspace_root
-        self._client_factory = client_factory
         self._confinement = Confinement(workspace_root, gateway.serve, limits, hidden, programs)
+        self._maker = AgentMaker(gateway, self._confinement, client_factory)
+        self.pool = WarmPool(self._maker.prepare, warm_agents)
         self._started = False
 
     async def start(self) -> None:
@@ -118,7 +94,8 @@ class ClaudeEngine:
         self._started = True
 
     async def stop(self) -> None:
-        """Close the gateway."""
+        """End the agents that were not used, and close the gateway."""
+        await self.pool.stop()
         await self._confinement.stop()
         await self._gateway.stop()
 
@@ -127,12 +104,25 @@ class ClaudeEngine:
         if not self._started:
             raise RuntimeError("the engine has not started")
         return ClaudeExecutor(
-            execution_id, listener, self._gateway, self._prices, self._confinement, self._client_factory
+            execution_id, listener, self._gateway, self._prices, self._confinement, self._maker, self.pool
         )
 
     def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
         """See `Engine` and `isolation.tools`. Before the start all but the harmless are refused."""
         return self._confinement.refusals(names)
+
+    def refused_servers(self, servers: Mapping[str, McpServer]) -> Mapping[str, str]:
+        """See `Engine`, `isolation.tools` and `mcp_relay`."""
+        refused = {
+            name: reason
+            for name, server in servers.items()
+            if isinstance(server, HttpServer) and (reason := self._gateway.mcp.refusal(server.url)) is not None
+        }
+        return refused | self._confinement.server_refusals(servers)
+
+    def forget(self, agent_id: str) -> None:
+        """See `Engine`."""
+        self.pool.forget(agent_id)
 
     def _prepare(self) -> None:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -156,14 +146,16 @@ class ClaudeExecutor:
         gateway: ModelGateway,
         prices: PriceList,
         confinement: Confinement,
-        client_factory: ClientFactory = ClaudeSDKClient,
+        maker: AgentMaker,
+        pool: WarmPool,
     ) -> None:
         self._id = execution_id
         self._listener = OrderedListener(listener)
         self._gateway = gateway
         self._prices = prices
         self._confinement = confinement
-        self._client_factory = client_factory
+        self._maker = maker
+        self._pool = pool
         self._prepared: _Prepared | None = None
         self._begun = False
         self._prompted = False
@@ -171,32 +163,26 @@ class ClaudeExecutor:
         self._ended = asyncio.Event()
 
     async def initialize(self, config: AgentConfig) -> None:
-        """Make the run's directory, its access to the gateway and the SDK client with this configuration.
+        """Take a warm agent of this configuration or prepare one, and give it access to the gateway.
 
         Raises:
-            AccessDenied: A tool is enabled that this machine cannot isolate, whoever let it into the configuration.
+            AccessDenied: A tool or a server needs an isolation that this machine cannot give, whoever configured it.
             OSError: The directory cannot be made.
         """
         if self._prepared is not None:
             raise RuntimeError("initialize comes once")
         for name, reason in self._confinement.refusals(config.enabled_tools).items():
             raise AccessDenied(f"the tool {name} is not available on this server: {reason}")
-        workspace = self._confinement.workspace(self._id)
-        session = self._gateway.open(config, self._listener)
+        for name, reason in self._confinement.server_refusals(config.mcp_servers).items():
+            raise AccessDenied(f"the MCP server {name} is not available on this server: {reason}")
+        start = self._pool.start(config)
         try:
-            workspace.write_system_prompt(config.system_prompt)
-            start = self._confinement.prepare(
-                workspace,
-                session.base_url,
-                session.token,
-                {**_TODO_LIST, "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(config.max_tokens)},
-            )
+            agent = start.agent or self._maker.prepare(config, self._id)
         except BaseException:
-            self._gateway.cut(session)
-            workspace.remove()
+            start.over()
             raise
-        options = _sdk_options(config, workspace, start)
-        self._prepared = _Prepared(config, workspace, session, self._client_factory(options))
+        session = self._gateway.open(config, self._listener, agent.credential)
+        self._prepared = _Prepared(agent, session, start)
 
     async def execute(self, prompt: str, options: ExecutionOptions) -> ExecutionResult:
         """See `AgentExecutor`. Of the options only the timeout concerns the engine; the listener keeps the limits."""
@@ -207,7 +193,7 @@ class ClaudeExecutor:
         start = time.monotonic()
         work = asyncio.create_task(self._work(run, prompt))
         try:
-            ending = await self._until_ended(run.workspace, work, options.timeout)
+            ending = await self._until_ended(run.agent, work, options.timeout)
             duration = round((time.monotonic() - start) * 1000)
         finally:
             await to_the_end(self._close(run, work))
@@ -227,7 +213,7 @@ class ClaudeExecutor:
         """See `AgentExecutor`. The tokens are priced as those of one call."""
         if self._prepared is None:
             raise RuntimeError("estimate_cost comes after initialize")
-        return self._prices.cost(TokenUsage(prompt_tokens, completion_tokens, self._prepared.config.model))
+        return self._prices.cost(TokenUsage(prompt_tokens, completion_tokens, self._prepared.agent.config.model))
 
     async def stop(self) -> None:
         """See `AgentExecutor`."""
@@ -235,14 +221,14 @@ class ClaudeExecutor:
         if self._begun:
             await self._ended.wait()
 
-    async def _until_ended(self, workspace: Workspace, work: asyncio.Task[_Ending], timeout: int | None) -> _Ending:
+    async def _until_ended(self, agent: Agent, work: asyncio.Task[_Ending], timeout: int | None) -> _Ending:
         stop_asked = asyncio.create_task(self._stop_asked.wait())
-        passed = asyncio.create_task(LimitWatch(workspace.path, self._confinement.limits).passed())
+        passed = asyncio.create_task(agent.watch.passed())
         try:
             seconds = None if timeout is None else timeout / 1000
             await asyncio.wait({work, stop_asked, passed}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if passed.done() and not work.done():
-                await asyncio.to_thread(kill_run, workspace.path)
+                await asyncio.to_thread(kill_run, agent.workspace.path)
                 return _failed(FailureReason.AGENT_ERROR, await passed)
         finally:
             stop_asked.cancel()
@@ -256,12 +242,14 @@ class ClaudeExecutor:
     async def _work(self, run: _Prepared, prompt: str) -> _Ending:
         if self._stop_asked.is_set():
             return _CANCELLED
-        transcript = _Transcript(self._listener)
+        transcript = Transcript(self._listener)
         try:
-            await run.client.connect()
-            await run.client.query(prompt)
+            await run.agent.connect()
+            await run.agent.client.query(prompt)
             self._prompted = True
-            async for message in run.client.receive_response():
+            async for message in run.agent.client.receive_response():
+                if not isinstance(message, SystemMessage):
+                    run.start.over()
                 await transcript.add(message)
                 if self._listener.fault is not None:
                     return _CANCELLED
@@ -269,6 +257,8 @@ class ClaudeExecutor:
                     said = message.total_cost_usd
                     sdk_cost = None if said is None else Decimal(str(said))
                     return replace(_ending(message, transcript, run), sdk_cost=sdk_cost)
+        except ServerFailed as error:
+            return _failed(FailureReason.AGENT_ERROR, str(error))
         except ProcessError as error:
             return _failed(FailureReason.AGENT_ERROR, f"the agent's process ended with exit code {error.exit_code}")
         except Exception as error:
@@ -282,21 +272,20 @@ class ClaudeExecutor:
         try:
             self._gateway.cut(run.session)
             if self._prompted and not work.done():
-                await within(_INTERRUPT_SECONDS, _interrupted(run.client, work))
+                await within(_INTERRUPT_SECONDS, _interrupted(run.agent.client, work))
             if not work.done():
                 # An agent that starts up or hangs takes no notice, and would not end at the end of its input either.
-                await asyncio.to_thread(kill_run, run.workspace.path, _TERMINATE_SECONDS)
-            await within(_DISCONNECT_SECONDS, run.client.disconnect())
+                await asyncio.to_thread(kill_run, run.agent.workspace.path, _TERMINATE_SECONDS)
+            await run.agent.disconnect()
             work.cancel()
             await asyncio.wait({work})
-            await asyncio.to_thread(kill_run, run.workspace.path)
             await self._gateway.close(run.session)
-            await self._confinement.release(run.workspace)
-            await asyncio.to_thread(run.workspace.remove)
+            await run.agent.end()
         except OSError as error:
             # The next start of the server clears it away; the run has its result nevertheless.
             LOG.warning("execution %s: its directory was not removed: %s", self._id, error)
         finally:
+            run.start.over()
             self._ended.set()
 
     def _usage(self, session: GatewaySession) -> Usage:
@@ -306,92 +295,25 @@ class ClaudeExecutor:
         return total
 
 
-async def _interrupted(client: _AgentClient, work: asyncio.Task[_Ending]) -> None:
+async def _interrupted(client: AgentClient, work: asyncio.Task[_Ending]) -> None:
     await client.interrupt()
     await asyncio.wait({work})
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    config: AgentConfig
-    workspace: Workspace
+    agent: Agent
     session: GatewaySession
-    client: _AgentClient
+    start: RunStart
 
 
-@dataclass(slots=True)
-class _Transcript:
-    """Turns the SDK's messages into outputs: one Message for each message of the model, before its tool calls.
-
-    A response that reached its token limit is continued by the command line in the next one.
-
-    Attributes:
-        continued: The text of the latest message with those that it continues; empty if it continues none.
-        cut: The text up to and with the latest message if that reached the limit; else empty.
-    """
-
-    listener: OrderedListener
-    continued: str = ""
-    cut: str = ""
-    _message_id: str | None = None
-    _stop_reason: str | None = None
-    _texts: list[str] = field(default_factory=list)
-    _tool_uses: list[ToolUse] = field(default_factory=list)
-
-    async def add(self, message: SdkMessage) -> None:
-        match message:
-            case StreamEvent(event={"type": "content_block_delta", "delta": {"type": "text_delta", "text": str(text)}}):
-                await self.listener.on_output(TextDelta(text))
-            case StreamEvent(event={"type": "message_delta", "delta": {"stop_reason": reason}}):
-                self._stop_reason = reason
-            case StreamEvent(event={"type": "message_stop"}):
-                await self._end_message()
-            case AssistantMessage(error=None):
-                if message.message_id != self._message_id:
-                    await self._end_message()
-                    self._message_id = message.message_id
-                self._take(message)
-            case UserMessage(content=list(blocks)):
-                await self._end_message()
-                for block in blocks:
-                    if isinstance(block, ToolResultBlock):
-                        await self.listener.on_output(
-                            ToolResult(block.tool_use_id, _flat(block.content), bool(block.is_error))
-                        )
-            case ResultMessage():
-                await self._end_message()
-
-    def _take(self, message: AssistantMessage) -> None:
-        for block in message.content:
-            if isinstance(block, TextBlock):
-                self._texts.append(block.text)
-            elif isinstance(block, ToolUseBlock):
-                self._tool_uses.append(ToolUse(block.id, block.name, block.input))
-
-    async def _end_message(self) -> None:
-        text, tool_uses, reason = "".join(self._texts), self._tool_uses, self._stop_reason
-        self._texts, self._tool_uses, self._stop_reason = [], [], None
-        if text:
-            self.continued = self.cut + text if self.cut else ""
-            self.cut = (self.continued or text) if reason == "max_tokens" else ""
-            await self.listener.on_output(Message(text))
-        for tool_use in tool_uses:
-            await self.listener.on_output(tool_use)
-
-
-def _flat(content: str | Iterable[dict[str, Any]] | None) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(str(part["text"]) if part.get("type") == "text" else f"[{part.get('type')}]" for part in content)
-
-
-def _ending(message: ResultMessage, transcript: _Transcript, run: _Prepared) -> _Ending:
+def _ending(message: ResultMessage, transcript: Transcript, run: _Prepared) -> _Ending:
     if not message.is_error:
         return _Ending(Status.COMPLETED, result=transcript.continued or message.result or "")
     error = run.session.last_error
     if error is None and message.api_error_status is None:
         if transcript.cut:
-            cause = f"its responses kept reaching maxTokens ({run.config.max_tokens})"
+            cause = f"its responses kept reaching maxTokens ({run.agent.config.max_tokens})"
         elif message.subtype == "success":
             cause = "it could not make sense of the answers of the model's API"
         else:
@@ -401,29 +323,3 @@ def _ending(message: ResultMessage, transcript: _Transcript, run: _Prepared) -> 
         return _failed(FailureReason.MODEL_ERROR, "a call to the model was refused")
     status = "" if error.status is None else f" with status {error.status}"
     return _failed(FailureReason.MODEL_ERROR, f"the model's API failed{status}: {error.message}")
-
-
-def _sdk_options(config: AgentConfig, workspace: Workspace, start: Start) -> ClaudeAgentOptions:
-    tools = list(config.enabled_tools)
-    # The command line's bare mode sends the prompt and nothing about the machine, but it has no harmless tool.
-    bare: dict[str, str | None] = {} if tools else {"bare": None}
-    return ClaudeAgentOptions(
-        model=config.model,
-        system_prompt={"type": "file", "path": start.system_prompt},
-        tools=tools,
-        allowed_tools=tools,
-        permission_mode="dontAsk",
-        setting_sources=[],
-        strict_mcp_config=True,
-        skills=[],
-        thinking={"type": "disabled"},
-        verbatim_prompts=True,
-        include_partial_messages=True,
-        max_buffer_size=_MAX_MESSAGE_BYTES,
-        cli_path=start.launcher,
-        cwd=workspace.work,
-        env=start.environment,
-        extra_args={"no-session-persistence": None, **bare},
-        # Without a reader of its own the process would write to the server's standard error.
-        stderr=lambda line: None,
-    )

@@ -14,7 +14,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiohttp
@@ -23,11 +23,13 @@ from yarl import URL
 
 from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.mcp import HttpServer
 from cloutagent_server.domain.project import AgentConfig
-from cloutagent_server.engine import messages_api
+from cloutagent_server.engine import mcp_relay, messages_api
 from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall, PriceList
 from cloutagent_server.engine.input_bound import counted_part, facts_of
 from cloutagent_server.engine.listening import OrderedListener
+from cloutagent_server.engine.mcp_relay import McpRelay
 from cloutagent_server.engine.metering import CallMeter, StreamMeter, error_of, tells_output
 
 _MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
@@ -44,6 +46,14 @@ class VendorError:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What an agent shows to the gateway, and where. It is refused until a session is opened with it."""
+
+    token: str = field(repr=False)
+    base_url: str
+
+
 class GatewaySession:
     """One run's access to the gateway.
 
@@ -54,9 +64,9 @@ class GatewaySession:
         last_error: How the latest call failed; None if it did not.
     """
 
-    def __init__(self, base_url: str, config: AgentConfig, listener: OrderedListener) -> None:
-        self.token = secrets.token_urlsafe(32)
-        self.base_url = base_url
+    def __init__(self, credential: Credential, config: AgentConfig, listener: OrderedListener) -> None:
+        self.token = credential.token
+        self.base_url = credential.base_url
         self.config = config
         self.listener = listener
         self.calls: dict[str, TokenUsage] = {}
@@ -97,9 +107,13 @@ class ModelGateway:
     """A Messages API on loopback that forwards to `upstream_base_url` with `api_key`.
 
     `api_key` is None only for an upstream that needs none. Nothing that the gateway answers, raises or logs holds it.
+    `mcp` is how an agent reaches its MCP servers; by default only public ones.
     """
 
-    def __init__(self, upstream_base_url: str, api_key: str | None, prices: PriceList) -> None:
+    def __init__(
+        self, upstream_base_url: str, api_key: str | None, prices: PriceList, mcp: McpRelay | None = None
+    ) -> None:
+        self.mcp = mcp or McpRelay()
         self._upstream = upstream_base_url.rstrip("/")
         self._api_key = api_key
         self._prices = prices
@@ -118,6 +132,7 @@ class ModelGateway:
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         host, port = self._runner.addresses[0][:2]
         self._base_url = f"http://{host}:{port}"
+        await self.mcp.start()
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -142,10 +157,20 @@ class ModelGateway:
         if self._client is not None:
             await self._client.close()
             self._client = None
+        await self.mcp.stop()
 
-    def open(self, config: AgentConfig, listener: OrderedListener) -> GatewaySession:
-        """Give a run access. Its calls follow `config` and are cleared with and reported to `listener`."""
-        session = GatewaySession(self._base_url, config, listener)
+    def credential(self) -> Credential:
+        """A new credential."""
+        return Credential(secrets.token_urlsafe(32), self._base_url)
+
+    def open(
+        self, config: AgentConfig, listener: OrderedListener, credential: Credential | None = None
+    ) -> GatewaySession:
+        """Give a run access, by default with a new credential.
+
+        Its calls follow `config` and are cleared with and reported to `listener`.
+        """
+        session = GatewaySession(credential or self.credential(), config, listener)
         self._sessions.add(session)
         return session
 
@@ -161,6 +186,8 @@ class ModelGateway:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
+        if path.startswith(mcp_relay.PATH):
+            return await self._relay_mcp(request, path.removeprefix(mcp_relay.PATH))
         if request.method != "POST" or path not in (messages_api.MESSAGES_PATH, messages_api.COUNT_TOKENS_PATH):
             return _error(404, "not_found_error", "the gateway serves the Messages API only")
         session = self._session_of(messages_api.credential(request.headers))
@@ -179,6 +206,16 @@ class ModelGateway:
             if path == messages_api.MESSAGES_PATH:
                 return await self._call(request, session, model, body)
             return await self._forward(request, session, body, None)
+
+    async def _relay_mcp(self, request: web.Request, name: str) -> web.StreamResponse:
+        session = self._session_of(messages_api.credential(request.headers))
+        if session is None:
+            return _error(401, "authentication_error", "the credential is not valid")
+        server = session.config.mcp_servers.get(name)
+        if not isinstance(server, HttpServer):
+            return _error(404, "not_found_error", "the agent has no such MCP server")
+        with session.handling():
+            return await self.mcp.forward(request, server)
 
     def _session_of(self, token: str) -> GatewaySession | None:
         given = token.encode()

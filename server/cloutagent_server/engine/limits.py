@@ -48,6 +48,19 @@ class LimitWatch:
         self._limits = limits
         self._root: psutil.Process | None = None
         self._next_disk = 0.0
+        self._cpu = 0.0
+        self._cpu_before = 0.0
+
+    @property
+    def lives(self) -> bool:
+        """Whether the process that was seen still runs; true if none was seen yet."""
+        with suppress(psutil.Error):
+            return self._root is None or (self._root.is_running() and self._root.status() != psutil.STATUS_ZOMBIE)
+        return False
+
+    def begin(self) -> None:
+        """What was used of the processors up to the latest look is not the run's."""
+        self._cpu_before = self._cpu
 
     async def passed(self) -> str:
         """Return when the run has passed a limit: which one, for the run's failure."""
@@ -66,9 +79,10 @@ class LimitWatch:
                 times = process.cpu_times()
                 cpu += times.user + times.system + times.children_user + times.children_system
                 threads += process.num_threads()
+        self._cpu = cpu
         if memory > limits.memory_bytes:
             return f"the agent used more memory than AGENT_MEMORY_LIMIT ({limits.memory_bytes // _MIB} MiB)"
-        if cpu > limits.cpu_seconds:
+        if cpu - self._cpu_before > limits.cpu_seconds:
             return f"the agent used more processor time than AGENT_CPU_LIMIT ({limits.cpu_seconds} s)"
         if threads > limits.processes:
             return f"the agent started more processes than AGENT_PROCESS_LIMIT ({limits.processes})"

@@ -16,6 +16,7 @@ from cloutagent_server.engine.process import RUN_MARKER
 
 MODEL_CALL_RETRIES: Final = 2
 _SYSTEM_PROMPT_NAME: Final = "system-prompt"
+_MCP_CONFIG_NAME: Final = "mcp.json"
 _PARTS: Final = ("home", "config", "tmp", "work")
 
 _FIXED: Final[Mapping[str, str]] = {
@@ -73,12 +74,18 @@ class Workspace:
         """The file of the system prompt."""
         return self.path / _SYSTEM_PROMPT_NAME
 
+    @property
+    def mcp_config(self) -> Path:
+        """The file of the MCP servers, if there are any."""
+        return self.path / _MCP_CONFIG_NAME
+
     def write_system_prompt(self, text: str) -> Path:
         """Write the system prompt, once, to a file that only this user may read; return its path."""
-        path = self.system_prompt
-        path.touch(mode=0o600, exist_ok=False)
-        path.write_bytes(text.encode())
-        return path
+        return _written(self.system_prompt, text)
+
+    def write_mcp_config(self, text: str) -> Path:
+        """Write the configuration of the MCP servers, as `write_system_prompt` does."""
+        return _written(self.mcp_config, text)
 
     def environment(self, base_url: str, token: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """All variables for the agent's command line, for the launcher to keep; nothing else reaches it.
@@ -112,6 +119,12 @@ class Workspace:
             OSError: Something in it cannot be removed, or a process still writes there.
         """
         _remove(self.path)
+
+
+def _written(path: Path, text: str) -> Path:
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(text.encode())
+    return path
 
 
 def sweep(root: Path) -> int:

@@ -13,6 +13,7 @@ from cloutagent_server.domain.errors import FieldViolation, InvalidRequest, Proj
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import AgentConfig, Project, ProjectChanges, ProjectDraft
 from cloutagent_server.engine.base import Engine, PriceList
+from cloutagent_server.service import mcp
 from cloutagent_server.service.auth import Authenticator, Principal
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.template import parse
@@ -89,7 +90,10 @@ class ProjectService:
         if not await self._storage.exists(project_id):
             raise ProjectNotFound(project_id)
         await self._executions.cancel_all(project_id)
+        project = await self._storage.read(project_id)
         await self._storage.delete(project_id)
+        if project is not None:
+            self._engine.forget(project.agent.id)
         # One that was started since, in the moment before the project was gone.
         self._executions.abandon(project_id)
 
@@ -102,7 +106,10 @@ class ProjectService:
         changes = change(project)
         if isinstance(changes.agent, AgentConfig):
             self._check(changes.agent, "project.agent")
-        return await self._storage.update(project_id, changes, project.revision)
+        updated = await self._storage.update(project_id, changes, project.revision)
+        if updated.agent != project.agent:
+            self._engine.forget(project.agent.id)
+        return updated
 
     def _check(self, agent: AgentConfig, field: str) -> None:
         """`field` is where the request has the agent."""
@@ -113,6 +120,7 @@ class ProjectService:
             FieldViolation(f"{field}.enabledTools", f"the tool {name!r} is not available on this server: {reason}")
             for name, reason in self._engine.refused_tools(agent.enabled_tools).items()
         )
+        faults.extend(mcp.faults_of(agent, field, self._engine))
         try:
             parse(agent.system_prompt, f"{field}.systemPrompt")
         except InvalidRequest as fault:

@@ -9,6 +9,7 @@ from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import FieldViolation, InvalidRequest
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.project import AgentConfig, Project
+from cloutagent_server.service import mcp
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.template import MAX_FILLED_CHARACTERS, RESERVED, Template, TooLong, parse
 
@@ -42,7 +43,8 @@ async def fill(execution: Execution, project: Project, secrets: SecretManager) -
         "execution_id": execution.id,
         "project_name": project.name,
     }
-    values = await secrets.get_secrets(project.id, prompt.secrets | system_prompt.secrets)
+    used = prompt.secrets | system_prompt.secrets | mcp.secrets_of(execution.agent, "agent")
+    values = await secrets.get_secrets(project.id, used)
     faults = [
         FieldViolation(f"options.variables.{name}", "this name is reserved")
         for name in RESERVED
@@ -54,7 +56,8 @@ async def fill(execution: Execution, project: Project, secrets: SecretManager) -
         raise InvalidRequest(faults)
     filled = _filled(prompt, "prompt", variables, values)
     system = _filled(system_prompt, "agent.systemPrompt", variables, values)
-    return FilledPrompts(filled, replace(execution.agent, system_prompt=system), values)
+    servers = mcp.filled(execution.agent, "agent", values)
+    return FilledPrompts(filled, replace(execution.agent, system_prompt=system, mcp_servers=servers), values)
 
 
 def _filled(template: Template, field_name: str, variables: Mapping[str, str], secrets: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from cloutagent_server.domain.execution import Execution, ExecutionOptions, Idem
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Limits, Project
 from cloutagent_server.engine.base import Engine, PriceList
+from cloutagent_server.service import mcp
 from cloutagent_server.service.prompts import FilledPrompts, fill
 from cloutagent_server.service.secrets import SecretManager
 
@@ -96,6 +97,7 @@ async def prepare(
         FieldViolation("project.agent.enabledTools", f"the tool {name!r} is not available on this server: {reason}")
         for name, reason in engine.refused_tools(project.agent.enabled_tools).items()
     )
+    faults += mcp.faults_of(project.agent, "project.agent", engine)
     try:
         prompts = await fill(execution, project, secrets)
     except InvalidRequest as fault:

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloutagent.v1 import project_pb2
 from cloutagent_server.domain.errors import FieldViolation, InvalidRequest
+from cloutagent_server.domain.mcp import HttpServer, McpServer, StdioServer
 from cloutagent_server.domain.project import (
     DEFAULT_MAX_COST,
     DEFAULT_MAX_TOKENS,
@@ -46,6 +47,7 @@ _LEAVES: Final[Mapping[str, _Leaf]] = {
     "agent.temperature": _Leaf(DEFAULT_TEMPERATURE),
     "agent.max_tokens": _Leaf(DEFAULT_RESPONSE_TOKENS),
     "agent.enabled_tools": _Leaf(()),
+    "agent.mcp_servers": _Leaf({}),
     "limits.max_tokens": _Leaf(DEFAULT_MAX_TOKENS),
     "limits.max_cost": _Leaf(DEFAULT_MAX_COST),
     "limits.timeout": _Leaf(DEFAULT_TIMEOUT),
@@ -100,7 +102,20 @@ def agent_to_proto(agent: AgentConfig) -> project_pb2.AgentConfig:
         temperature=agent.temperature,
         max_tokens=agent.max_tokens,
         enabled_tools=agent.enabled_tools,
+        mcp_servers={name: _server_to_proto(server) for name, server in agent.mcp_servers.items()},
     )
+
+
+def _server_to_proto(server: McpServer) -> project_pb2.McpServer:
+    if isinstance(server, StdioServer):
+        return project_pb2.McpServer(type="stdio", command=server.command, args=server.args, env=server.env)
+    return project_pb2.McpServer(type="http", url=server.url, headers=server.headers)
+
+
+def _server(message: project_pb2.McpServer) -> McpServer:
+    if message.HasField("url"):
+        return HttpServer(message.url, dict(message.headers))
+    return StdioServer(message.command, tuple(message.args), dict(message.env))
 
 
 def limits_to_proto(limits: Limits) -> project_pb2.Limits:
@@ -193,8 +208,8 @@ def _is_present(message: Any, path: str) -> bool:
     *sections, name = path.split(".")
     for section in sections:
         message = getattr(message, section)
-    if name == "enabled_tools":
-        return bool(message.enabled_tools)
+    if name in ("enabled_tools", "mcp_servers"):
+        return bool(getattr(message, name))
     return bool(message.HasField(name))
 
 
@@ -206,6 +221,8 @@ def _value(message: Any, path: str) -> Any:
         message = getattr(message, section)
     if path == "agent.enabled_tools":
         return tuple(message)
+    if path == "agent.mcp_servers":
+        return {server: _server(message[server]) for server in sorted(message)}
     return Decimal(str(message)) if path.endswith(".max_cost") else message
 
 

@@ -31,10 +31,14 @@ def warm(kinds: Iterable[type[Message]]) -> None:
 
 
 def _violation(violation: Any) -> FieldViolation:
-    """A rule written in CEL carries the field it is about in its id, in front of the last dot."""
+    """A rule written in CEL carries the field it is about in its id, in front of the last dot.
+
+    Without a dot it is about the message that it stands in.
+    """
     if violation.rule is None or violation.rule.elements[0].field_name == "cel":
-        path = violation.rule_id.rpartition(".")[0].split(".")
-        return FieldViolation(".".join(map(camel, path)), violation.message)
+        path, dot, _ = violation.rule_id.rpartition(".")
+        if dot:
+            return FieldViolation(".".join(map(camel, path.split("."))), violation.message)
     return FieldViolation(_path(violation.field.elements if violation.field is not None else ()), violation.message)
 
 

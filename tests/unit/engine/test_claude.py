@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from cloutagent_server.domain.events import (
 )
 from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
 from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.mcp import HttpServer
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.base import CallRefused, RunListener
 from cloutagent_server.engine.claude import ClaudeEngine, ClaudeExecutor
@@ -65,6 +67,7 @@ class FakeClient:
     script: Sequence[Step]
     prompt: str | None = None
     closing: list[str] = field(default_factory=list)
+    servers: list[list[dict[str, Any]]] = field(default_factory=list)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     interrupted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -82,6 +85,9 @@ class FakeClient:
                 await step(self)
             else:
                 yield step
+
+    async def get_mcp_status(self) -> dict[str, Any]:
+        return {"mcpServers": self.servers.pop(0)}
 
     async def interrupt(self) -> None:
         self.closing.append("interrupt")
@@ -145,10 +151,11 @@ class World:
     root: Path
     script: Sequence[Step] = ()
     clients: list[FakeClient] = field(default_factory=list)
+    servers: Sequence[list[dict[str, Any]]] = ()
     listener: RunListener = field(default_factory=RememberingListener)
 
     def client(self, options: ClaudeAgentOptions) -> FakeClient:
-        self.clients.append(FakeClient(options, self.script))
+        self.clients.append(FakeClient(options, self.script, servers=list(self.servers)))
         return self.clients[-1]
 
     async def executor(self, *script: Step, config: AgentConfig = CONFIG) -> ClaudeExecutor:
@@ -504,3 +511,46 @@ async def test_without_isolation_they_are_refused_with_the_reason(
             await executor.initialize(AgentConfig("", "agent", "", MODEL, enabled_tools=("TodoWrite", "Bash")))
     finally:
         await engine.stop()
+
+
+FAR = HttpServer("https://tools.example/mcp", {"Authorization": "Bearer s3cret"})
+
+
+async def test_a_run_waits_for_its_servers(world: World) -> None:
+    world.servers = [[{"name": "far", "status": "pending"}], [{"name": "far", "status": "connected"}]]
+    config = replace(CONFIG, mcp_servers={"far": FAR}, enabled_tools=("mcp__far__one", "TodoWrite"))
+    executor = await world.executor(result("Done"), config=config)
+    (client,) = world.clients
+    assert (client.options.tools, client.options.allowed_tools) == (["TodoWrite"], ["TodoWrite", "mcp__far__one"])
+    text = Path(str(client.options.mcp_servers)).read_text()
+    assert "s3cret" not in text
+    assert "tools.example" not in text
+    assert stat.S_IMODE(Path(str(client.options.mcp_servers)).stat().st_mode) == 0o600
+    outcome = await executor.execute("p", ExecutionOptions())
+    assert (outcome.status, client.servers) == (Status.COMPLETED, [])
+
+
+@pytest.mark.parametrize(
+    ("states", "reason"),
+    [
+        ([{"name": "far", "status": "failed", "error": "it is gone"}], "it is gone"),
+        ([{"name": "far", "status": "needs-auth"}], "needs-auth"),
+        ([], "not started"),
+    ],
+)
+async def test_a_server_that_fails_ends_the_run(world: World, states: list[dict[str, Any]], reason: str) -> None:
+    world.servers = [states]
+    executor = await world.executor(result("Done"), config=replace(CONFIG, mcp_servers={"far": FAR}))
+    outcome = await executor.execute("p", ExecutionOptions())
+    message = f"the MCP server far cannot be used: {reason}"
+    assert outcome.failure == Failure(FailureReason.AGENT_ERROR, message)
+    assert world.clients[0].prompt is None
+
+
+async def test_a_server_that_stays_silent_ends_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloutagent_server.engine.agent._SERVER_SECONDS", 0.0)
+    world.servers = [[{"name": "far", "status": "pending"}]]
+    executor = await world.executor(result("Done"), config=replace(CONFIG, mcp_servers={"far": FAR}))
+    outcome = await executor.execute("p", ExecutionOptions())
+    assert outcome.failure is not None
+    assert outcome.failure.message == "the MCP server far did not answer within 0 s"

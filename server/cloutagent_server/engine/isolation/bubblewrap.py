@@ -29,6 +29,7 @@ INSIDE: Final = {"home": "/home/agent", "config": "/home/agent/.claude", "tmp": 
 """Where the agent sees the parts of its workspace."""
 
 SYSTEM_PROMPT: Final = "/agent/system-prompt"
+MCP_CONFIG: Final = "/agent/mcp.json"
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _ENTER: Final = "/agent/enter.py"
@@ -71,7 +72,8 @@ class Bubblewrap:
         """The command that runs `cli` isolated; the arguments of `cli` follow it. Its system prompt must be there."""
         parts = [argument for name, inside in INSIDE.items() for argument in ("--bind", workspace.path / name, inside)]
         prompt = ("--ro-bind", workspace.system_prompt, SYSTEM_PROMPT)
-        return self._command([*parts, *prompt, "--ro-bind", cli, _CLI], GATEWAY_PORT, limits, _CLI)
+        servers = ("--ro-bind-try", workspace.mcp_config, MCP_CONFIG)
+        return self._command([*parts, *prompt, *servers, "--ro-bind", cli, _CLI], GATEWAY_PORT, limits, _CLI)
 
     def trial(self) -> list[str]:
         """The command that makes an empty sandbox, looks whether it holds, and ends."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloutagent_server.domain.mcp import McpServer
 from cloutagent_server.engine.isolation import bubblewrap
 from cloutagent_server.engine.isolation.bubblewrap import Bubblewrap, NotIsolated
 from cloutagent_server.engine.isolation.door import Door, Served
-from cloutagent_server.engine.isolation.tools import refusals
+from cloutagent_server.engine.isolation.tools import refusals, server_refusals
 from cloutagent_server.engine.limits import AgentLimits
 from cloutagent_server.engine.process import bundled_cli, install_launcher
 from cloutagent_server.engine.workspace import Workspace
@@ -30,11 +31,13 @@ class Start:
     Attributes:
         launcher: The executable to start in place of the agent's command line.
         system_prompt: Where the agent finds the file of its system prompt.
+        mcp_config: Where it finds the file of its MCP servers, if it has any.
         environment: All variables for the launcher.
     """
 
     launcher: Path
     system_prompt: str
+    mcp_config: str
     environment: dict[str, str]
 
 
@@ -96,12 +99,20 @@ class Confinement:
         """Those tools of `names` that may not be enabled, in order, each with the reason."""
         return refusals(names, self._unavailable)
 
+    def server_refusals(self, servers: Mapping[str, McpServer]) -> dict[str, str]:
+        """Those of `servers` that an agent may not have, each with the reason."""
+        return server_refusals(servers, self._unavailable)
+
+    def gateway_url(self, url: str) -> str:
+        """Where an agent finds the gateway that listens at `url` on this machine."""
+        return url if self._sandbox is None else bubblewrap.GATEWAY_URL
+
     def workspace(self, execution_id: str) -> Workspace:
         """Make the directory of a run. Raises OSError if it cannot be made."""
         return Workspace.create(self._root, execution_id, bubblewrap.INSIDE if self._sandbox else None)
 
     def prepare(self, workspace: Workspace, gateway_url: str, token: str, extra: dict[str, str]) -> Start:
-        """What starts the agent of a run. Its system prompt must be written. `release` must follow.
+        """What starts the agent of a run. Its files must be written. `release` must follow.
 
         Args:
             workspace: The run's directory.
@@ -116,12 +127,13 @@ class Confinement:
             raise RuntimeError("the engine has not started")
         if self._sandbox is None:
             launcher = install_launcher(workspace.path, self._cli)
-            return Start(launcher, str(workspace.system_prompt), workspace.environment(gateway_url, token, extra))
+            environment = workspace.environment(gateway_url, token, extra)
+            return Start(launcher, str(workspace.system_prompt), str(workspace.mcp_config), environment)
         command = self._sandbox.command(workspace, self._cli, self.limits)
         launcher = install_launcher(workspace.path, "--door", self._root / _DOOR_NAME, *command)
         self._door.expect(workspace.path.name)
         environment = workspace.environment(bubblewrap.GATEWAY_URL, token, {**_ISOLATED_ENVIRONMENT, **extra})
-        return Start(launcher, bubblewrap.SYSTEM_PROMPT, environment)
+        return Start(launcher, bubblewrap.SYSTEM_PROMPT, bubblewrap.MCP_CONFIG, environment)
 
     async def release(self, workspace: Workspace) -> None:
         """End the run's way to the gateway. Its processes must have ended."""

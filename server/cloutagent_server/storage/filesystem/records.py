@@ -28,7 +28,7 @@ from cloutagent_server.domain.secret import (
     manifest_to_json,
     sealed_to_json,
 )
-from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem import files, mcp_records
 from cloutagent_server.storage.filesystem.schema import Fields, Schema, parse
 
 T = TypeVar("T")
@@ -350,6 +350,7 @@ def _agent_to_json(agent: AgentConfig) -> dict[str, Any]:
         "temperature": agent.temperature,
         "maxTokens": agent.max_tokens,
         "enabledTools": list(agent.enabled_tools),
+        **({"mcpServers": mcp_records.servers_to_json(agent.mcp_servers)} if agent.mcp_servers else {}),
     }
 
 
@@ -362,6 +363,7 @@ def _agent(fields: Fields) -> AgentConfig:
         temperature=fields.number("temperature"),
         max_tokens=fields.whole("maxTokens"),
         enabled_tools=tuple(fields.texts("enabledTools")),
+        mcp_servers=fields.optional(lambda name: mcp_records.servers(fields.fields(name)), "mcpServers") or {},
     )
     fields.end()
     return agent
