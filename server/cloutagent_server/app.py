@@ -27,10 +27,12 @@ from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.key_rotation import Progress, rotate_encryption_key
 from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
+from cloutagent_server.service.receipts import ReceiptService
 from cloutagent_server.service.retention import Retention
 from cloutagent_server.service.secret_care import check_key
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.takeover import Takeover
+from cloutagent_server.service.usage import UsageService
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.settings import Environment, Settings, keyring_of
 from cloutagent_server.storage.base import Storage
@@ -90,6 +92,8 @@ class App:
             KeyService(storage.projects, self._authenticator),
             FailedAttempts(settings.max_failed_authentications),
             AuditTrail(storage.audit),
+            UsageService(storage),
+            ReceiptService(storage, prices),
         )
         self._server: GrpcServer | None = None
 

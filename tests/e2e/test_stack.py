@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -101,6 +102,38 @@ def test_three_model_calls_are_counted_to_the_cent(stack: Stack, rest: Rest) -> 
     assert answer["usage"]["completionTokens"] == sum(call["output_tokens"] for call in calls)
     assert {call["temperature"] for call in calls} == {0.7}
     assert max(call["max_tokens"] for call in calls) <= 4096
+
+
+def test_usage_and_receipts_are_the_vendors_bill(stack: Stack, rest: Rest) -> None:
+    def bill() -> list[Json]:
+        calls: list[Json] = httpx.get(f"{stack.model_url}/ledger", trust_env=False).json()["calls"]
+        return [call for call in calls if call["endpoint"] == "messages"]
+
+    project_id, _ = new_project(rest)
+    before = len(bill())
+    receipts = []
+    for prompt in ("[[say: one]]", f"{TODO} [[say: two]]", f"{TODO} [[say: x]] {TODO} [[say: three]]"):
+        execution_id = start(rest, project_id, prompt)
+        assert list(rest.events(execution_id))[-1]["kind"] == "completed"
+        receipts.append(rest.call("GET", f"/api/v1/executions/{execution_id}/receipt")["receipt"])
+        url = f"/api/v1/executions/{execution_id}/stream"
+        with rest.stream("GET", url, {"accept": "application/x-ndjson"}) as response:
+            log = b"".join(response.iter_bytes())
+        assert receipts[-1]["log"]["sha256"] == hashlib.sha256(log).hexdigest()
+
+    calls = bill()[before:]
+    told = rest.call("GET", f"/api/v1/projects/{project_id}/usage")["report"]["sum"]
+    cached = sum(call["cache_creation_input_tokens"] + call["cache_read_input_tokens"] for call in calls)
+    assert told["modelCalls"] == len(calls) == sum(len(receipt["calls"]) for receipt in receipts) == 6
+    assert told["promptTokens"] == sum(call["input_tokens"] for call in calls) + cached
+    assert told["completionTokens"] == sum(call["output_tokens"] for call in calls)
+    assert cached == 0 and told["estimatedCost"] == 0
+    cost = sum(
+        call["input_tokens"] * PROMPT_TOKEN_PRICE + call["output_tokens"] * COMPLETION_TOKEN_PRICE for call in calls
+    )
+    assert abs(Decimal(str(told["totalCost"])) - cost) < Decimal("1e-9")
+    assert abs(sum(Decimal(str(receipt["usage"]["totalCost"])) for receipt in receipts) - cost) < Decimal("1e-9")
+    assert not any(receipt["sdkCost"]["differs"] for receipt in receipts)
 
 
 def test_a_late_watcher_gets_exactly_the_rest(rest: Rest) -> None:

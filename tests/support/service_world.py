@@ -20,8 +20,10 @@ from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.places import PAUSE_SECONDS
 from cloutagent_server.service.projects import ProjectService
+from cloutagent_server.service.receipts import ReceiptService
 from cloutagent_server.service.requests import ExecutionRequest
 from cloutagent_server.service.secrets import SecretManager
+from cloutagent_server.service.usage import UsageService
 from cloutagent_server.service.watch import HEARTBEAT_SECONDS, WatchService
 from cloutagent_server.storage.base import Storage
 from cloutagent_server.storage.memory import MemoryStorage
@@ -58,6 +60,7 @@ class World:
     executions: ExecutionService
     projects: ProjectService
     watches: WatchService
+    prices: PriceList
 
     @property
     def services(self) -> Services:
@@ -72,6 +75,8 @@ class World:
             KeyService(self.storage.projects, self.authenticator),
             FailedAttempts(),
             AuditTrail(self.storage.audit),
+            UsageService(self.storage),
+            ReceiptService(self.storage, self.prices),
         )
 
     async def project(self, *, limits: Limits | None = None, **agent_fields: Any) -> Project:
@@ -150,7 +155,7 @@ def make_world(
     )
     projects = ProjectService(storage.projects, authenticator, executions, prices, engine)
     watches = WatchService(storage.executions, heartbeat_seconds)
-    return World(storage, engine, authenticator, secrets, executions, projects, watches)
+    return World(storage, engine, authenticator, secrets, executions, projects, watches, prices)
 
 
 def of_kind(payloads: Sequence[Payload], kind: type[Any]) -> list[Any]:

@@ -21,10 +21,16 @@ from scripts.proto_image import PROTOS, compile_protos, own_files
 WITHOUT_ROUTE = {
     "cloutagent.v1.ExecutionService.ExecuteStream",
     "cloutagent.v1.ExecutionService.WatchExecution",
+    "cloutagent.v1.ExecutionService.WatchUsage",
 }
 
 # What changes nothing and hands out nothing that the caller did not bring, though its verb is not GET.
-NOT_AUDITED = {"SecretService.Encrypt", "ExecutionService.EstimateCost", "ExecutionService.WatchExecution"}
+NOT_AUDITED = {
+    "SecretService.Encrypt",
+    "ExecutionService.EstimateCost",
+    "ExecutionService.WatchExecution",
+    "ExecutionService.WatchUsage",
+}
 # What is recorded although its verb is GET: it hands out a secret in plain.
 AUDITED_READS = {"SecretService.GetSecret"}
 
@@ -60,6 +66,9 @@ ROUTES = {
     "ExecutionService.DeleteExecution": "delete /api/v1/executions/{execution_id}",
     "ExecutionService.GetExecutionCost": "get /api/v1/executions/{execution_id}/cost",
     "ExecutionService.EstimateCost": "post /api/v1/projects/{project_id}/estimate",
+    "ExecutionService.GetReceipt": "get /api/v1/executions/{execution_id}/receipt",
+    "ExecutionService.GetUsage": "get /api/v1/projects/{project_id}/usage",
+    "ExecutionService.StreamUsage": "get /api/v1/projects/{project_id}/usage/stream",
     "ExecutionService.ListModels": "get /api/v1/models",
     "SystemService.GetHealth": "get /api/health",
 }
@@ -215,7 +224,7 @@ def test_requests_and_answers_are_a_methods_own(method: MethodDescriptor) -> Non
     own = {f"{method.name}Response"}
     if method.name == "Execute":
         own = {"ExecutionResult"}
-    if method.name in ("StreamExecutionEvents", "ExecuteEventStream"):
+    if method.name in ("StreamExecutionEvents", "ExecuteEventStream", "StreamUsage"):
         own = {"HttpBody"}
     assert method.output_type.name in own
     assert not method.client_streaming

@@ -158,7 +158,7 @@ class ExecutionNotFinished(CloutAgentError):
     """The execution is queued or running, so this cannot be done to it yet."""
 
     def __init__(self, execution_id: str) -> None:
-        super().__init__("the execution has not ended: cancel it first", execution_id=execution_id)
+        super().__init__("the execution has not ended: wait for its end or cancel it", execution_id=execution_id)
 
 
 class QueueFull(CloutAgentError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -28,6 +28,7 @@ from cloutagent_server.domain.cost import (
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.ledger import Amount, LedgerTotals, Reservation, Settlement, Window, usage_of
 from cloutagent_server.domain.project import Budget, BudgetLimit
+from cloutagent_server.domain.usage import BudgetState
 from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall, PriceList
 from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.storage.base import Ledger, Storage
@@ -345,6 +346,17 @@ async def used_up(ledger: Ledger, project_id: str, budget: Budget) -> BudgetExce
         if line.limit.max_cost is not None and line.window.settled.cost >= line.limit.max_cost:
             return line.exceeded(ExceededLimit.COST)
     return None
+
+
+def budget_states(budget: Budget, totals: LedgerTotals) -> Iterator[BudgetState]:
+    """How each limit of a project's budget stands."""
+    for line in _project_lines(budget, totals):
+        limit, used, reserved = line.limit, line.window.settled, line.window.reserved
+        if limit.max_tokens is not None:
+            most = Decimal(limit.max_tokens)
+            yield BudgetState(line.scope, ExceededLimit.TOKENS, most, Decimal(used.tokens), Decimal(reserved.tokens))
+        if limit.max_cost is not None:
+            yield BudgetState(line.scope, ExceededLimit.COST, limit.max_cost, used.cost, reserved.cost)
 
 
 async def settle_in_full(

@@ -19,7 +19,7 @@ from cloutagent_server.domain.cost import (
 _Exceeded = cost_pb2.LimitCheckResult.Exceeded
 EXCEEDED: Final = {ExceededLimit.TOKENS: _Exceeded.tokens, ExceededLimit.COST: _Exceeded.cost}
 _Scope = cost_pb2.BudgetExceeded.Scope
-_SCOPE: Final = {
+SCOPE: Final = {
     BudgetScope.EXECUTION: _Scope.execution,
     BudgetScope.DAILY: _Scope.daily,
     BudgetScope.MONTHLY: _Scope.monthly,
@@ -43,7 +43,7 @@ def usage_to_proto(usage: Usage) -> cost_pb2.Usage:
 def budget_to_proto(budget: BudgetExceeded) -> cost_pb2.BudgetExceeded:
     """The protobuf form of which limit left no room."""
     return cost_pb2.BudgetExceeded(
-        scope=_SCOPE[budget.scope],
+        scope=SCOPE[budget.scope],
         exceeded=EXCEEDED[budget.exceeded],
         limit=float(budget.limit),
         used=float(budget.used),

@@ -15,7 +15,7 @@ from google.rpc import status_pb2
 from cloutagent.v1 import execution_pb2
 from cloutagent_server.domain import event_json, events
 from cloutagent_server.transport.cost_codec import EXCEEDED, usage_to_proto
-from cloutagent_server.transport.execution_codec import failure_to_proto
+from cloutagent_server.transport.execution_codec import failure_to_proto, sdk_cost_to_proto
 from cloutagent_server.transport.project_codec import timestamp
 
 SSE_TYPE: Final = "text/event-stream"
@@ -75,7 +75,7 @@ def _payload_to_proto(payload: events.Payload) -> Message:
                 result=result,
                 usage=usage_to_proto(usage),
                 duration=duration,
-                sdk_cost=_sdk_cost(payload),
+                sdk_cost=sdk_cost_to_proto(payload.sdk_cost),
                 result_truncated=True if payload.truncated else None,
             )
         case events.Failed(failure=failure, usage=usage, duration=duration):
@@ -83,17 +83,12 @@ def _payload_to_proto(payload: events.Payload) -> Message:
                 failure=failure_to_proto(failure),
                 usage=usage_to_proto(usage),
                 duration=duration,
-                sdk_cost=_sdk_cost(payload),
+                sdk_cost=sdk_cost_to_proto(payload.sdk_cost),
             )
         case events.Cancelled(usage=usage, duration=duration):
             return execution_pb2.CancelledEvent(
-                usage=usage_to_proto(usage), duration=duration, sdk_cost=_sdk_cost(payload)
+                usage=usage_to_proto(usage), duration=duration, sdk_cost=sdk_cost_to_proto(payload.sdk_cost)
             )
-
-
-def _sdk_cost(end: events.TerminalPayload) -> execution_pb2.SdkCost | None:
-    said = end.sdk_cost
-    return None if said is None else execution_pb2.SdkCost(cost=float(said.cost), differs=said.differs)
 
 
 def _struct(document: Mapping[str, object]) -> Struct:
@@ -115,7 +110,11 @@ class TextStream(Protocol):
         """Some events."""
         ...
 
-    def heartbeat(self, event: execution_pb2.ExecutionEvent) -> bytes:
+    def message(self, kind: str, message: Message) -> bytes:
+        """A message that is no stored event, with every field that has no explicit presence."""
+        ...
+
+    def heartbeat(self, message: Message) -> bytes:
         """A sign of life."""
         ...
 
@@ -139,7 +138,11 @@ class ServerSentEvents:
             b"id: %d\nevent: %s\ndata: %s\n\n" % (event.sequence, event.kind.encode(), event.data) for event in batch
         )
 
-    def heartbeat(self, event: execution_pb2.ExecutionEvent) -> bytes:
+    def message(self, kind: str, message: Message) -> bytes:
+        """A frame without an id."""
+        return b"event: %s\ndata: %s\n\n" % (kind.encode(), _json(message, whole=True))
+
+    def heartbeat(self, message: Message) -> bytes:
         """A comment."""
         return b": heartbeat\n\n"
 
@@ -161,9 +164,13 @@ class JsonLines:
         """One line an event."""
         return b"".join(event.data + b"\n" for event in batch)
 
-    def heartbeat(self, event: execution_pb2.ExecutionEvent) -> bytes:
+    def message(self, kind: str, message: Message) -> bytes:
         """One line."""
-        return _json(event) + b"\n"
+        return _json(message, whole=True) + b"\n"
+
+    def heartbeat(self, message: Message) -> bytes:
+        """One line."""
+        return _json(message) + b"\n"
 
     def error(self, status: status_pb2.Status) -> bytes:
         """A line `{"error": <google.rpc.Status>}`."""
@@ -176,5 +183,6 @@ def text_stream_for(accept: str | None) -> TextStream:
     return JsonLines() if NDJSON_TYPE in named and SSE_TYPE not in named else ServerSentEvents()
 
 
-def _json(message: Message) -> bytes:
-    return json.dumps(json_format.MessageToDict(message), ensure_ascii=False, separators=(",", ":")).encode()
+def _json(message: Message, *, whole: bool = False) -> bytes:
+    document = json_format.MessageToDict(message, always_print_fields_with_no_presence=whole)
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloutagent.v1 import execution_pb2
 from cloutagent_server.domain.errors import InvalidRequest
-from cloutagent_server.domain.events import Failure, FailureReason
+from cloutagent_server.domain.events import Failure, FailureReason, SdkCost
 from cloutagent_server.domain.execution import Execution, ExecutionFilter, ExecutionOptions, Status
 from cloutagent_server.service.requests import Estimate, ExecutionRequest
 from cloutagent_server.transport.cost_codec import EXCEEDED, budget_to_proto, check_to_proto, usage_to_proto
@@ -27,14 +27,14 @@ AttachedRequest = (
 )
 
 _Status = execution_pb2.Execution.Status
-_STATUS: Final = {
+STATUS: Final = {
     Status.QUEUED: _Status.queued,
     Status.RUNNING: _Status.running,
     Status.COMPLETED: _Status.completed,
     Status.FAILED: _Status.failed,
     Status.CANCELLED: _Status.cancelled,
 }
-_STATUS_FROM_PROTO: Final = {value: status for status, value in _STATUS.items()}
+_STATUS_FROM_PROTO: Final = {value: status for status, value in STATUS.items()}
 _Reason = execution_pb2.Failure.Reason
 _REASON: Final = {
     FailureReason.LIMIT_EXCEEDED: _Reason.limit_exceeded,
@@ -96,7 +96,7 @@ def to_proto(execution: Execution) -> execution_pb2.Execution:
     return execution_pb2.Execution(
         id=execution.id,
         project_id=execution.project_id,
-        status=_STATUS[execution.status],
+        status=STATUS[execution.status],
         prompt=execution.prompt,
         agent=agent_to_proto(execution.agent),
         limits=limits_to_proto(execution.limits),
@@ -119,7 +119,7 @@ def to_result(execution: Execution) -> execution_pb2.ExecutionResult:
     """How an execution ended, in short."""
     return execution_pb2.ExecutionResult(
         id=execution.id,
-        status=_STATUS[execution.status],
+        status=STATUS[execution.status],
         result=execution.result,
         cost=execution_pb2.ExecutionCost(
             prompt_tokens=execution.usage.prompt_tokens,
@@ -148,3 +148,8 @@ def _time(time: Timestamp, field: str) -> datetime:
         return time.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest.of(field, "is not a time") from None
+
+
+def sdk_cost_to_proto(said: SdkCost | None) -> execution_pb2.SdkCost | None:
+    """The protobuf form of the agent SDK's figure."""
+    return None if said is None else execution_pb2.SdkCost(cost=float(said.cost), differs=said.differs)

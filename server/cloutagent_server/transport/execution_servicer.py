@@ -13,6 +13,8 @@ from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import CursorOutOfRange, InvalidRequest
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.service.executions import ExecutionService
+from cloutagent_server.service.receipts import ReceiptService
+from cloutagent_server.service.usage import UsageService
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport import event_codec
 from cloutagent_server.transport.context import Context, answer_with, learn, note_cursor
@@ -28,7 +30,8 @@ from cloutagent_server.transport.execution_codec import (
     to_result,
 )
 from cloutagent_server.transport.idempotency import idempotency_key
-from cloutagent_server.transport.text_stream import last_event_id, parts, text_events
+from cloutagent_server.transport.text_stream import last_event_id, parts, text_events, text_usage
+from cloutagent_server.transport.usage_codec import range_from_proto, receipt_to_proto, report_to_proto, update_to_proto
 
 DEFAULT_PAGE_SIZE: Final = 100
 
@@ -36,9 +39,13 @@ DEFAULT_PAGE_SIZE: Final = 100
 class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
     """Decodes, calls, encodes."""
 
-    def __init__(self, executions: ExecutionService, watches: WatchService) -> None:
+    def __init__(
+        self, executions: ExecutionService, watches: WatchService, usage: UsageService, receipts: ReceiptService
+    ) -> None:
         self._executions = executions
         self._watches = watches
+        self._usage = usage
+        self._receipts = receipts
         self._frames = EventFrames()
 
     async def Execute(self, request: execution_pb2.ExecuteRequest, context: Context) -> execution_pb2.ExecutionResult:
@@ -153,6 +160,35 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         """Estimate what tokens cost."""
         cost = await self._executions.estimate(request.project_id, request.prompt_tokens, request.completion_tokens)
         return execution_pb2.EstimateCostResponse(estimated_cost=float(cost))
+
+    async def GetReceipt(
+        self, request: execution_pb2.GetReceiptRequest, context: Context
+    ) -> execution_pb2.GetReceiptResponse:
+        """Give the receipt of an execution that has ended."""
+        receipt = await self._receipts.receipt(request.execution_id)
+        return execution_pb2.GetReceiptResponse(receipt=receipt_to_proto(receipt))
+
+    async def GetUsage(
+        self, request: execution_pb2.GetUsageRequest, context: Context
+    ) -> execution_pb2.GetUsageResponse:
+        """Tell what a project used."""
+        report = await self._usage.report(request.project_id, *range_from_proto(request))
+        return execution_pb2.GetUsageResponse(report=report_to_proto(report))
+
+    async def WatchUsage(
+        self, request: execution_pb2.WatchUsageRequest, context: Context
+    ) -> AsyncIterator[execution_pb2.WatchUsageResponse]:
+        """Stream what a project used."""
+        async with aclosing(self._usage.watch(request.project_id, *range_from_proto(request))) as reports:
+            async for report in reports:
+                yield update_to_proto(report, timestamps.now())
+
+    async def StreamUsage(self, request: execution_pb2.StreamUsageRequest, context: Context) -> AsyncIterator[HttpBody]:
+        """Stream what a project used as text."""
+        bodies = text_usage(self._usage, context, request.project_id, *range_from_proto(request))
+        async with aclosing(bodies):
+            async for body in bodies:
+                yield body
 
     async def ListModels(
         self, request: execution_pb2.ListModelsRequest, context: Context

@@ -27,7 +27,9 @@ from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.executions import ExecutionService
 from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
+from cloutagent_server.service.receipts import ReceiptService
 from cloutagent_server.service.secrets import SecretManager
+from cloutagent_server.service.usage import UsageService
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport import validation
 from cloutagent_server.transport.access import AccessControl, rules_of
@@ -58,6 +60,8 @@ class Services:
     keys: KeyService
     failed_attempts: FailedAttempts
     audit: AuditTrail
+    usage: UsageService
+    receipts: ReceiptService
 
 
 def interceptors_for(services: Services) -> Sequence[Around]:
@@ -77,7 +81,7 @@ def add_servicers(services: Services, server: Any) -> None:
     project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(services.projects, services.keys), server)
     secret_pb2_grpc.add_SecretServiceServicer_to_server(SecretServicer(services.secrets), server)
     execution_pb2_grpc.add_ExecutionServiceServicer_to_server(
-        ExecutionServicer(services.executions, services.watches), server
+        ExecutionServicer(services.executions, services.watches, services.usage, services.receipts), server
     )
     system_pb2_grpc.add_SystemServiceServicer_to_server(SystemServicer(services.version), server)
 

@@ -11,10 +11,12 @@ from google.api.httpbody_pb2 import HttpBody
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.domain.events import StoredEvent
+from cloutagent_server.service.usage import UsageService
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport.context import Context, metadata_of, note_cursor, request_id
 from cloutagent_server.transport.errors import to_status
 from cloutagent_server.transport.event_codec import heartbeat, text_stream_for
+from cloutagent_server.transport.usage_codec import update_to_proto
 
 LAST_EVENT_ID_METADATA: Final = "last-event-id"
 MAX_CHUNK_BYTES: Final = 131_072
@@ -61,6 +63,29 @@ async def text_events(
     except Exception as fault:
         yield HttpBody(data=stream.error(to_status(fault, request_id())))
         raise
+
+
+async def text_usage(
+    usage: UsageService, context: Context, project_id: str, first: str | None, last: str | None
+) -> AsyncGenerator[HttpBody, None]:
+    """A project's usage and its changes in the form that the caller's `Accept` asks for; errors as in `text_events`."""
+    stream = text_stream_for(metadata_of(context, "accept"))
+    async with aclosing(usage.watch(project_id, first, last)) as reports:
+        opened = False
+        try:
+            async for report in reports:
+                update = update_to_proto(report, timestamps.now())
+                text = stream.heartbeat(update) if report is None else stream.message("usage", update)
+                yield (
+                    HttpBody(data=text)
+                    if opened
+                    else HttpBody(content_type=stream.content_type, data=stream.opening() + text)
+                )
+                opened = True
+        except Exception as fault:
+            if opened:
+                yield HttpBody(data=stream.error(to_status(fault, request_id())))
+            raise
 
 
 def parts(batch: Sequence[StoredEvent]) -> Iterator[Sequence[StoredEvent]]:

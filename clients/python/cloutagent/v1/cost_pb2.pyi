@@ -4,8 +4,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -294,3 +296,173 @@ class Model(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__context_window) -> _WhichOneofReturnType__context_window | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class UsageReport(_message.Message):
+    """What the settled model calls of a project used in a range of days, and how its budgets stand. A call belongs to the
+    day on which it went out, in UTC. Deleting executions changes nothing here.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    SUM_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    from_day: _builtins.str
+    """First day of the range, in UTC."""
+    to_day: _builtins.str
+    """Last day of the range, in UTC."""
+    @_builtins.property
+    def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelUsage]:
+        """Usage by day and model, in this order. A day or a model without usage is left out."""
+
+    @_builtins.property
+    def sum(self) -> Global___UsageSum:
+        """The sum of it."""
+
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetState]:
+        """The limits of the project's budget as they stand now, whatever the range: one entry for each limit that is set."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        from_day: _builtins.str = ...,
+        to_day: _builtins.str = ...,
+        days: _abc.Iterable[Global___ModelUsage] | None = ...,
+        sum: Global___UsageSum | None = ...,
+        budgets: _abc.Iterable[Global___BudgetState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sum", b"sum"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "days", b"days", "from_day", b"from_day", "project_id", b"project_id", "sum", b"sum", "to_day", b"to_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageReport: _TypeAlias = UsageReport  # noqa: Y015
+
+@_typing.final
+class ModelUsage(_message.Message):
+    """What the calls of one model used on one day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    day: _builtins.str
+    """The day in UTC, `YYYY-MM-DD`."""
+    model: _builtins.str
+    """The model."""
+    @_builtins.property
+    def usage(self) -> Global___UsageSum:
+        """What they used."""
+
+    def __init__(
+        self,
+        *,
+        day: _builtins.str = ...,
+        model: _builtins.str = ...,
+        usage: Global___UsageSum | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelUsage: _TypeAlias = ModelUsage  # noqa: Y015
+
+@_typing.final
+class UsageSum(_message.Message):
+    """What many model calls used together. Tokens are whole numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_CALLS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_READ_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    TOTAL_COST_FIELD_NUMBER: _builtins.int
+    ESTIMATED_COST_FIELD_NUMBER: _builtins.int
+    model_calls: _builtins.int
+    """Model calls that used tokens."""
+    prompt_tokens: _builtins.float
+    """Input tokens, those read from and written to the cache included."""
+    completion_tokens: _builtins.float
+    """Output tokens."""
+    cache_read_tokens: _builtins.float
+    """The part of `prompt_tokens` that was read from the vendor's cache."""
+    cache_write_tokens: _builtins.float
+    """The part of `prompt_tokens` that was written to the vendor's cache."""
+    total_cost: _builtins.float
+    """Cost at list price, in US dollars."""
+    estimated_cost: _builtins.float
+    """The part of `total_cost` that is an estimate: the most that calls can have cost whose usage the vendor did not tell."""
+    def __init__(
+        self,
+        *,
+        model_calls: _builtins.int = ...,
+        prompt_tokens: _builtins.float = ...,
+        completion_tokens: _builtins.float = ...,
+        cache_read_tokens: _builtins.float = ...,
+        cache_write_tokens: _builtins.float = ...,
+        total_cost: _builtins.float = ...,
+        estimated_cost: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "completion_tokens", b"completion_tokens", "estimated_cost", b"estimated_cost", "model_calls", b"model_calls", "prompt_tokens", b"prompt_tokens", "total_cost", b"total_cost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageSum: _TypeAlias = UsageSum  # noqa: Y015
+
+@_typing.final
+class BudgetState(_message.Message):
+    """How one limit of a project's budget stands. Amounts are tokens, or US dollars for a limit on cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    scope: Global___BudgetExceeded.Scope.ValueType
+    """The period that it holds for: daily, monthly or total."""
+    limits: Global___LimitCheckResult.Exceeded.ValueType
+    """What it limits."""
+    limit: _builtins.float
+    """The limit."""
+    used: _builtins.float
+    """What settled calls used of it."""
+    reserved: _builtins.float
+    """The most that the calls under way can use of it."""
+    left: _builtins.float
+    """What is neither used nor reserved; 0 if that is nothing."""
+    def __init__(
+        self,
+        *,
+        scope: Global___BudgetExceeded.Scope.ValueType = ...,
+        limits: Global___LimitCheckResult.Exceeded.ValueType = ...,
+        limit: _builtins.float = ...,
+        used: _builtins.float = ...,
+        reserved: _builtins.float = ...,
+        left: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left", b"left", "limit", b"limit", "limits", b"limits", "reserved", b"reserved", "scope", b"scope", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetState: _TypeAlias = BudgetState  # noqa: Y015

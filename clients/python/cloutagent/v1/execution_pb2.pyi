@@ -1857,3 +1857,433 @@ class ListModelsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class GetReceiptRequest(_message.Message):
+    """Asks for the receipt of an execution."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """The execution."""
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReceiptRequest: _TypeAlias = GetReceiptRequest  # noqa: Y015
+
+@_typing.final
+class GetReceiptResponse(_message.Message):
+    """The receipt of an execution."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> Global___Receipt:
+        """The receipt."""
+
+    def __init__(
+        self,
+        *,
+        receipt: Global___Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReceiptResponse: _TypeAlias = GetReceiptResponse  # noqa: Y015
+
+@_typing.final
+class Receipt(_message.Message):
+    """What an execution used, call by call, from the project's ledger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
+    SDK_COST_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    """The execution."""
+    project_id: _builtins.str
+    """Its project."""
+    status: Global___Execution.Status.ValueType
+    """How it ended."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was queued."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When its run started. Absent if it never ran."""
+
+    @_builtins.property
+    def finished_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReceiptCall]:
+        """The model calls that used tokens, in the order in which they went out."""
+
+    @_builtins.property
+    def usage(self) -> _cost_pb2.Usage:
+        """The sum of the calls."""
+
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReceiptPrice]:
+        """The prices behind the calls' costs, by version and model."""
+
+    @_builtins.property
+    def sdk_cost(self) -> Global___SdkCost:
+        """What the agent SDK says that the run cost. Absent if it did not say."""
+
+    @_builtins.property
+    def log(self) -> Global___ReceiptLog:
+        """The event log."""
+
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        status: Global___Execution.Status.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        finished_at: _timestamp_pb2.Timestamp | None = ...,
+        calls: _abc.Iterable[Global___ReceiptCall] | None = ...,
+        usage: _cost_pb2.Usage | None = ...,
+        prices: _abc.Iterable[Global___ReceiptPrice] | None = ...,
+        sdk_cost: Global___SdkCost | None = ...,
+        log: Global___ReceiptLog | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost", "_started_at", b"_started_at", "created_at", b"created_at", "finished_at", b"finished_at", "log", b"log", "sdk_cost", b"sdk_cost", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost", "_started_at", b"_started_at", "calls", b"calls", "created_at", b"created_at", "execution_id", b"execution_id", "finished_at", b"finished_at", "log", b"log", "prices", b"prices", "project_id", b"project_id", "sdk_cost", b"sdk_cost", "started_at", b"started_at", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sdk_cost: _TypeAlias = _typing.Literal["sdk_cost"]  # noqa: Y015
+    _WhichOneofArgType__sdk_cost: _TypeAlias = _typing.Literal["_sdk_cost", b"_sdk_cost"]  # noqa: Y015
+    _WhichOneofReturnType__started_at: _TypeAlias = _typing.Literal["started_at"]  # noqa: Y015
+    _WhichOneofArgType__started_at: _TypeAlias = _typing.Literal["_started_at", b"_started_at"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sdk_cost) -> _WhichOneofReturnType__sdk_cost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__started_at) -> _WhichOneofReturnType__started_at | None: ...
+
+Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class ReceiptCall(_message.Message):
+    """One model call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_READ_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    ESTIMATED_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Identifier of the call."""
+    model: _builtins.str
+    """The model."""
+    prompt_tokens: _builtins.int
+    """Input tokens, those read from and written to the cache included."""
+    completion_tokens: _builtins.int
+    """Output tokens."""
+    cache_read_tokens: _builtins.int
+    """The part of `prompt_tokens` that was read from the vendor's cache."""
+    cache_write_tokens: _builtins.int
+    """The part of `prompt_tokens` that was written to the vendor's cache."""
+    cost: _builtins.float
+    """Cost at list price in US dollars."""
+    estimated: _builtins.bool
+    """True if the vendor did not tell the final usage, so that the most that it can have been is counted."""
+    price_version: _builtins.str
+    """The version of the price list behind `cost`. Absent for a call that was never settled."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it went out: when the most that it could use was reserved."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        model: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        cache_read_tokens: _builtins.int = ...,
+        cache_write_tokens: _builtins.int = ...,
+        cost: _builtins.float = ...,
+        estimated: _builtins.bool = ...,
+        price_version: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_price_version", b"_price_version", "price_version", b"price_version", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_price_version", b"_price_version", "cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "call_id", b"call_id", "completion_tokens", b"completion_tokens", "cost", b"cost", "estimated", b"estimated", "model", b"model", "price_version", b"price_version", "prompt_tokens", b"prompt_tokens", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__price_version: _TypeAlias = _typing.Literal["price_version"]  # noqa: Y015
+    _WhichOneofArgType__price_version: _TypeAlias = _typing.Literal["_price_version", b"_price_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price_version) -> _WhichOneofReturnType__price_version | None: ...
+
+Global___ReceiptCall: _TypeAlias = ReceiptCall  # noqa: Y015
+
+@_typing.final
+class ReceiptPrice(_message.Message):
+    """The prices of a model in one version of the price list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version of the price list."""
+    model: _builtins.str
+    """The model."""
+    @_builtins.property
+    def prices(self) -> _cost_pb2.Model:
+        """Its prices. Absent when the server has another version of the price list now, or no such model."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        model: _builtins.str = ...,
+        prices: _cost_pb2.Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_prices", b"_prices", "prices", b"prices"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prices", b"_prices", "model", b"model", "prices", b"prices", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__prices: _TypeAlias = _typing.Literal["prices"]  # noqa: Y015
+    _WhichOneofArgType__prices: _TypeAlias = _typing.Literal["_prices", b"_prices"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prices) -> _WhichOneofReturnType__prices | None: ...
+
+Global___ReceiptPrice: _TypeAlias = ReceiptPrice  # noqa: Y015
+
+@_typing.final
+class ReceiptLog(_message.Message):
+    """What the digest in a receipt stands for. The bytes are those that StreamExecutionEvents sends as
+    `application/x-ndjson` from `first_sequence` on: the JSON of each event as it is stored, and a line feed after each.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """SHA-256 of these bytes, in lower-case hex."""
+    first_sequence: _builtins.int
+    """Number of the first event in it. Above 1 when the log was trimmed: the events before are gone, and not in the digest."""
+    last_sequence: _builtins.int
+    """Number of the last event in it, which is the execution's last."""
+    size: _builtins.float
+    """How many bytes they are."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        first_sequence: _builtins.int = ...,
+        last_sequence: _builtins.int = ...,
+        size: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiptLog: _TypeAlias = ReceiptLog  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
+    """Asks what a project used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    from_day: _builtins.str
+    """First day in UTC, `YYYY-MM-DD`, at most 366 days with the last. Default: 29 days before the last."""
+    to_day: _builtins.str
+    """Last day in UTC, `YYYY-MM-DD`, itself included. Default: today, also when that changes during a watch."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        from_day: _builtins.str | None = ...,
+        to_day: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_from_day", b"_from_day", "_to_day", b"_to_day", "from_day", b"from_day", "to_day", b"to_day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_from_day", b"_from_day", "_to_day", b"_to_day", "from_day", b"from_day", "project_id", b"project_id", "to_day", b"to_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__from_day: _TypeAlias = _typing.Literal["from_day"]  # noqa: Y015
+    _WhichOneofArgType__from_day: _TypeAlias = _typing.Literal["_from_day", b"_from_day"]  # noqa: Y015
+    _WhichOneofReturnType__to_day: _TypeAlias = _typing.Literal["to_day"]  # noqa: Y015
+    _WhichOneofArgType__to_day: _TypeAlias = _typing.Literal["_to_day", b"_to_day"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from_day) -> _WhichOneofReturnType__from_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to_day) -> _WhichOneofReturnType__to_day | None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    """What a project used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> _cost_pb2.UsageReport:
+        """The report."""
+
+    def __init__(
+        self,
+        *,
+        report: _cost_pb2.UsageReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class WatchUsageRequest(_message.Message):
+    """Asks to watch what a project uses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    from_day: _builtins.str
+    """First day in UTC, `YYYY-MM-DD`, at most 366 days with the last. Default: 29 days before the last."""
+    to_day: _builtins.str
+    """Last day in UTC, `YYYY-MM-DD`, itself included. Default: today, also when that changes during a watch."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        from_day: _builtins.str | None = ...,
+        to_day: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_from_day", b"_from_day", "_to_day", b"_to_day", "from_day", b"from_day", "to_day", b"to_day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_from_day", b"_from_day", "_to_day", b"_to_day", "from_day", b"from_day", "project_id", b"project_id", "to_day", b"to_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__from_day: _TypeAlias = _typing.Literal["from_day"]  # noqa: Y015
+    _WhichOneofArgType__from_day: _TypeAlias = _typing.Literal["_from_day", b"_from_day"]  # noqa: Y015
+    _WhichOneofReturnType__to_day: _TypeAlias = _typing.Literal["to_day"]  # noqa: Y015
+    _WhichOneofArgType__to_day: _TypeAlias = _typing.Literal["_to_day", b"_to_day"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from_day) -> _WhichOneofReturnType__from_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to_day) -> _WhichOneofReturnType__to_day | None: ...
+
+Global___WatchUsageRequest: _TypeAlias = WatchUsageRequest  # noqa: Y015
+
+@_typing.final
+class WatchUsageResponse(_message.Message):
+    """A report, or a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def report(self) -> _cost_pb2.UsageReport:
+        """The report as it is now. Absent in a heartbeat, which comes when nothing has changed for 15 seconds."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        report: _cost_pb2.UsageReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_report", b"_report", "report", b"report", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report", b"_report", "report", b"report", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__report: _TypeAlias = _typing.Literal["report"]  # noqa: Y015
+    _WhichOneofArgType__report: _TypeAlias = _typing.Literal["_report", b"_report"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__report) -> _WhichOneofReturnType__report | None: ...
+
+Global___WatchUsageResponse: _TypeAlias = WatchUsageResponse  # noqa: Y015
+
+@_typing.final
+class StreamUsageRequest(_message.Message):
+    """Asks to watch what a project uses, as a text stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    """The project."""
+    from_day: _builtins.str
+    """First day in UTC, `YYYY-MM-DD`, at most 366 days with the last. Default: 29 days before the last."""
+    to_day: _builtins.str
+    """Last day in UTC, `YYYY-MM-DD`, itself included. Default: today, also when that changes during a watch."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str = ...,
+        from_day: _builtins.str | None = ...,
+        to_day: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_from_day", b"_from_day", "_to_day", b"_to_day", "from_day", b"from_day", "to_day", b"to_day"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_from_day", b"_from_day", "_to_day", b"_to_day", "from_day", b"from_day", "project_id", b"project_id", "to_day", b"to_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__from_day: _TypeAlias = _typing.Literal["from_day"]  # noqa: Y015
+    _WhichOneofArgType__from_day: _TypeAlias = _typing.Literal["_from_day", b"_from_day"]  # noqa: Y015
+    _WhichOneofReturnType__to_day: _TypeAlias = _typing.Literal["to_day"]  # noqa: Y015
+    _WhichOneofArgType__to_day: _TypeAlias = _typing.Literal["_to_day", b"_to_day"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from_day) -> _WhichOneofReturnType__from_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to_day) -> _WhichOneofReturnType__to_day | None: ...
+
+Global___StreamUsageRequest: _TypeAlias = StreamUsageRequest  # noqa: Y015

@@ -95,6 +95,26 @@ class ExecutionServiceStub:
                 request_serializer=cloutagent_dot_v1_dot_execution__pb2.GetExecutionCostRequest.SerializeToString,
                 response_deserializer=cloutagent_dot_v1_dot_execution__pb2.GetExecutionCostResponse.FromString,
                 _registered_method=True)
+        self.GetReceipt = channel.unary_unary(
+                '/cloutagent.v1.ExecutionService/GetReceipt',
+                request_serializer=cloutagent_dot_v1_dot_execution__pb2.GetReceiptRequest.SerializeToString,
+                response_deserializer=cloutagent_dot_v1_dot_execution__pb2.GetReceiptResponse.FromString,
+                _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/cloutagent.v1.ExecutionService/GetUsage',
+                request_serializer=cloutagent_dot_v1_dot_execution__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=cloutagent_dot_v1_dot_execution__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
+        self.WatchUsage = channel.unary_stream(
+                '/cloutagent.v1.ExecutionService/WatchUsage',
+                request_serializer=cloutagent_dot_v1_dot_execution__pb2.WatchUsageRequest.SerializeToString,
+                response_deserializer=cloutagent_dot_v1_dot_execution__pb2.WatchUsageResponse.FromString,
+                _registered_method=True)
+        self.StreamUsage = channel.unary_stream(
+                '/cloutagent.v1.ExecutionService/StreamUsage',
+                request_serializer=cloutagent_dot_v1_dot_execution__pb2.StreamUsageRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.EstimateCost = channel.unary_unary(
                 '/cloutagent.v1.ExecutionService/EstimateCost',
                 request_serializer=cloutagent_dot_v1_dot_execution__pb2.EstimateCostRequest.SerializeToString,
@@ -223,6 +243,43 @@ class ExecutionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReceipt(self, request, context):
+        """Returns the receipt of an execution that has ended: its model calls, what they cost at which prices, and a digest of
+        its event log. A deleted execution has none; GetUsage goes on counting what it used.
+
+        Errors: NOT_FOUND; FAILED_PRECONDITION while it is queued or running.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsage(self, request, context):
+        """Returns what a project used by day and model, and how its budgets stand.
+
+        Errors: INVALID_ARGUMENT for days that are none, that are the wrong way round or too far apart.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchUsage(self, request, context):
+        """Streams what GetUsage returns: at once, and again when it has changed, at most once a second, until the caller goes
+        away. Every message is whole: a caller that reconnects has missed nothing. Errors as for GetUsage; NOT_FOUND when
+        the project is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamUsage(self, request, context):
+        """What WatchUsage streams, as text: server-sent events (`event:` is `usage`, `data:` the JSON of WatchUsageResponse; a
+        comment is a heartbeat), or one WatchUsageResponse as JSON a line, heartbeats included, if the `Accept` header names
+        `application/x-ndjson`. Errors as for WatchUsage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EstimateCost(self, request, context):
         """Estimates what a number of tokens costs with the project's model at list price.
         """
@@ -294,6 +351,26 @@ def add_ExecutionServiceServicer_to_server(servicer, server):
                     servicer.GetExecutionCost,
                     request_deserializer=cloutagent_dot_v1_dot_execution__pb2.GetExecutionCostRequest.FromString,
                     response_serializer=cloutagent_dot_v1_dot_execution__pb2.GetExecutionCostResponse.SerializeToString,
+            ),
+            'GetReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReceipt,
+                    request_deserializer=cloutagent_dot_v1_dot_execution__pb2.GetReceiptRequest.FromString,
+                    response_serializer=cloutagent_dot_v1_dot_execution__pb2.GetReceiptResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=cloutagent_dot_v1_dot_execution__pb2.GetUsageRequest.FromString,
+                    response_serializer=cloutagent_dot_v1_dot_execution__pb2.GetUsageResponse.SerializeToString,
+            ),
+            'WatchUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUsage,
+                    request_deserializer=cloutagent_dot_v1_dot_execution__pb2.WatchUsageRequest.FromString,
+                    response_serializer=cloutagent_dot_v1_dot_execution__pb2.WatchUsageResponse.SerializeToString,
+            ),
+            'StreamUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamUsage,
+                    request_deserializer=cloutagent_dot_v1_dot_execution__pb2.StreamUsageRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'EstimateCost': grpc.unary_unary_rpc_method_handler(
                     servicer.EstimateCost,
@@ -607,6 +684,114 @@ class ExecutionService:
             '/cloutagent.v1.ExecutionService/GetExecutionCost',
             cloutagent_dot_v1_dot_execution__pb2.GetExecutionCostRequest.SerializeToString,
             cloutagent_dot_v1_dot_execution__pb2.GetExecutionCostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloutagent.v1.ExecutionService/GetReceipt',
+            cloutagent_dot_v1_dot_execution__pb2.GetReceiptRequest.SerializeToString,
+            cloutagent_dot_v1_dot_execution__pb2.GetReceiptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloutagent.v1.ExecutionService/GetUsage',
+            cloutagent_dot_v1_dot_execution__pb2.GetUsageRequest.SerializeToString,
+            cloutagent_dot_v1_dot_execution__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloutagent.v1.ExecutionService/WatchUsage',
+            cloutagent_dot_v1_dot_execution__pb2.WatchUsageRequest.SerializeToString,
+            cloutagent_dot_v1_dot_execution__pb2.WatchUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloutagent.v1.ExecutionService/StreamUsage',
+            cloutagent_dot_v1_dot_execution__pb2.StreamUsageRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

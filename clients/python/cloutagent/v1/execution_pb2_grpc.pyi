@@ -104,6 +104,27 @@ class ExecutionServiceStub:
 
     Errors: NOT_FOUND.
     """
+    GetReceipt: _grpc.UnaryUnaryMultiCallable[_execution_pb2.GetReceiptRequest, _execution_pb2.GetReceiptResponse]
+    """Returns the receipt of an execution that has ended: its model calls, what they cost at which prices, and a digest of
+    its event log. A deleted execution has none; GetUsage goes on counting what it used.
+
+    Errors: NOT_FOUND; FAILED_PRECONDITION while it is queued or running.
+    """
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_execution_pb2.GetUsageRequest, _execution_pb2.GetUsageResponse]
+    """Returns what a project used by day and model, and how its budgets stand.
+
+    Errors: INVALID_ARGUMENT for days that are none, that are the wrong way round or too far apart.
+    """
+    WatchUsage: _grpc.UnaryStreamMultiCallable[_execution_pb2.WatchUsageRequest, _execution_pb2.WatchUsageResponse]
+    """Streams what GetUsage returns: at once, and again when it has changed, at most once a second, until the caller goes
+    away. Every message is whole: a caller that reconnects has missed nothing. Errors as for GetUsage; NOT_FOUND when
+    the project is deleted.
+    """
+    StreamUsage: _grpc.UnaryStreamMultiCallable[_execution_pb2.StreamUsageRequest, _httpbody_pb2.HttpBody]
+    """What WatchUsage streams, as text: server-sent events (`event:` is `usage`, `data:` the JSON of WatchUsageResponse; a
+    comment is a heartbeat), or one WatchUsageResponse as JSON a line, heartbeats included, if the `Accept` header names
+    `application/x-ndjson`. Errors as for WatchUsage.
+    """
     EstimateCost: _grpc.UnaryUnaryMultiCallable[_execution_pb2.EstimateCostRequest, _execution_pb2.EstimateCostResponse]
     """Estimates what a number of tokens costs with the project's model at list price."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_execution_pb2.ListModelsRequest, _execution_pb2.ListModelsResponse]
@@ -182,6 +203,27 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     """Returns what an execution has used and how that stands against limits: the execution's own, or those given.
 
     Errors: NOT_FOUND.
+    """
+    GetReceipt: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetReceiptRequest, _execution_pb2.GetReceiptResponse]  # type: ignore[assignment]
+    """Returns the receipt of an execution that has ended: its model calls, what they cost at which prices, and a digest of
+    its event log. A deleted execution has none; GetUsage goes on counting what it used.
+
+    Errors: NOT_FOUND; FAILED_PRECONDITION while it is queued or running.
+    """
+    GetUsage: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetUsageRequest, _execution_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """Returns what a project used by day and model, and how its budgets stand.
+
+    Errors: INVALID_ARGUMENT for days that are none, that are the wrong way round or too far apart.
+    """
+    WatchUsage: _aio.UnaryStreamMultiCallable[_execution_pb2.WatchUsageRequest, _execution_pb2.WatchUsageResponse]  # type: ignore[assignment]
+    """Streams what GetUsage returns: at once, and again when it has changed, at most once a second, until the caller goes
+    away. Every message is whole: a caller that reconnects has missed nothing. Errors as for GetUsage; NOT_FOUND when
+    the project is deleted.
+    """
+    StreamUsage: _aio.UnaryStreamMultiCallable[_execution_pb2.StreamUsageRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """What WatchUsage streams, as text: server-sent events (`event:` is `usage`, `data:` the JSON of WatchUsageResponse; a
+    comment is a heartbeat), or one WatchUsageResponse as JSON a line, heartbeats included, if the `Accept` header names
+    `application/x-ndjson`. Errors as for WatchUsage.
     """
     EstimateCost: _aio.UnaryUnaryMultiCallable[_execution_pb2.EstimateCostRequest, _execution_pb2.EstimateCostResponse]  # type: ignore[assignment]
     """Estimates what a number of tokens costs with the project's model at list price."""
@@ -324,6 +366,51 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns what an execution has used and how that stands against limits: the execution's own, or those given.
 
         Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetReceipt(
+        self,
+        request: _execution_pb2.GetReceiptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_execution_pb2.GetReceiptResponse, _abc.Awaitable[_execution_pb2.GetReceiptResponse]]:
+        """Returns the receipt of an execution that has ended: its model calls, what they cost at which prices, and a digest of
+        its event log. A deleted execution has none; GetUsage goes on counting what it used.
+
+        Errors: NOT_FOUND; FAILED_PRECONDITION while it is queued or running.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _execution_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_execution_pb2.GetUsageResponse, _abc.Awaitable[_execution_pb2.GetUsageResponse]]:
+        """Returns what a project used by day and model, and how its budgets stand.
+
+        Errors: INVALID_ARGUMENT for days that are none, that are the wrong way round or too far apart.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchUsage(
+        self,
+        request: _execution_pb2.WatchUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_execution_pb2.WatchUsageResponse], _abc.AsyncIterator[_execution_pb2.WatchUsageResponse]]:
+        """Streams what GetUsage returns: at once, and again when it has changed, at most once a second, until the caller goes
+        away. Every message is whole: a caller that reconnects has missed nothing. Errors as for GetUsage; NOT_FOUND when
+        the project is deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamUsage(
+        self,
+        request: _execution_pb2.StreamUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """What WatchUsage streams, as text: server-sent events (`event:` is `usage`, `data:` the JSON of WatchUsageResponse; a
+        comment is a heartbeat), or one WatchUsageResponse as JSON a line, heartbeats included, if the `Accept` header names
+        `application/x-ndjson`. Errors as for WatchUsage.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,56 @@
+"""Receipts: what an execution used, call by call, with a digest of its event log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cloutagent_server.domain.cost import Model, Usage
+from cloutagent_server.domain.events import SdkCost
+from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.ledger import LedgerCall, usage_of
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptPrice:
+    """The prices of a model in one version of the price list; `prices` is None if this server has another one now."""
+
+    version: str
+    model: str
+    prices: Model | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptLog:
+    """The digest of an event log: SHA-256, in hex, over each event as it is stored and a line feed after it.
+
+    `first_sequence` is above 1 when the log was trimmed; `size` counts the bytes.
+    """
+
+    sha256: str
+    first_sequence: int
+    last_sequence: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an execution that has ended used.
+
+    Attributes:
+        calls: Its calls that used tokens, in the order of their reservations.
+        prices: The prices behind their costs, by version and model.
+        sdk_cost: What the agent SDK says that the run cost; None if it did not say.
+        log: Its event log.
+    """
+
+    execution: Execution
+    calls: Sequence[LedgerCall]
+    prices: Sequence[ReceiptPrice]
+    sdk_cost: SdkCost | None
+    log: ReceiptLog
+
+    @property
+    def usage(self) -> Usage:
+        """The sum of the calls."""
+        return usage_of(self.calls)

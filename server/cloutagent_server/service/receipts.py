@@ -1,0 +1,78 @@
+"""Receipts of executions that have ended."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from cloutagent_server.domain import event_json
+from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFinished, ExecutionNotFound
+from cloutagent_server.domain.events import Cancelled, Completed, Failed, SdkCost, StoredEvent
+from cloutagent_server.domain.ledger import LedgerCall
+from cloutagent_server.domain.receipt import Receipt, ReceiptLog, ReceiptPrice
+from cloutagent_server.engine.base import PriceList
+from cloutagent_server.storage.base import Storage
+
+_BATCH_EVENTS: Final = 256
+
+
+class ReceiptService:
+    """Makes receipts from the ledger and the event log."""
+
+    def __init__(self, storage: Storage, prices: PriceList) -> None:
+        self._storage = storage
+        self._prices = prices
+
+    async def receipt(self, execution_id: str) -> Receipt:
+        """The receipt of an execution.
+
+        Raises:
+            ExecutionNotFound: There is no such execution.
+            ExecutionNotFinished: It has not ended.
+        """
+        execution = await self._storage.executions.read(execution_id)
+        if execution is None:
+            raise ExecutionNotFound(execution_id)
+        if not execution.status.terminal:
+            raise ExecutionNotFinished(execution_id)
+        log, last = await self._log(execution_id)
+        reserved = await self._storage.ledger.calls(execution.project_id, execution_id, execution.created_at)
+        calls = [call for call in reserved if call.settlement is None or call.settlement.amount.tokens]
+        return Receipt(execution, calls, self._used_prices(calls), _sdk_cost(last), log)
+
+    async def _log(self, execution_id: str) -> tuple[ReceiptLog, StoredEvent]:
+        first = 1
+        while True:
+            try:
+                return await self._log_from(execution_id, first)
+            except CursorOutOfRange as trimmed:
+                # It was trimmed before, or just now: what is left of it stays.
+                first = trimmed.first_sequence
+
+    async def _log_from(self, execution_id: str, first: int) -> tuple[ReceiptLog, StoredEvent]:
+        digest, size, last = hashlib.sha256(), 0, None
+        cursor = first - 1
+        while events := await self._storage.executions.read_events(execution_id, cursor, _BATCH_EVENTS):
+            data = b"".join(event.data + b"\n" for event in events)
+            digest.update(data)
+            size += len(data)
+            last = events[-1]
+            cursor = last.sequence
+        if last is None:
+            raise ExecutionNotFound(execution_id)
+        return ReceiptLog(digest.hexdigest(), first, cursor, size), last
+
+    def _used_prices(self, calls: Iterable[LedgerCall]) -> Sequence[ReceiptPrice]:
+        settlements = [call.settlement for call in calls if call.settlement is not None]
+        used = {(settlement.price_version, settlement.usage.model or "") for settlement in settlements}
+        known = {model.id: model for model in self._prices.models()}
+        return [
+            ReceiptPrice(version, model, known.get(model) if version == self._prices.version else None)
+            for version, model in sorted(used)
+        ]
+
+
+def _sdk_cost(last: StoredEvent) -> SdkCost | None:
+    payload = event_json.decode(last.data).payload
+    return payload.sdk_cost if isinstance(payload, Completed | Failed | Cancelled) else None
