@@ -1,4 +1,4 @@
-"""A server with real agents killed at any moment: every run has one end, and nothing that was seen or billed is lost."""
+"""A server with real agents killed at any moment: each run has one end, and nothing that was seen or billed is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Count
-from tests.support.faults.served import STAGES, Stand
+from tests.support.faults.served import AT_A_TIME, STAGES, Stand
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -65,10 +65,9 @@ async def test_killed_at_each_stage(tmp_path: Path, count: Count) -> None:
             await stand.start()
             if script not in stand.scripts():
                 continue
-            watched = [stand.request(script) for _ in range(3)]
-            waiting = stand.request("says")
-            await stand.until(lambda stage=stage, watched=watched: any(run.stage == stage for run in watched))
-            await stand.until(lambda waiting=waiting: waiting.id is not None)
+            watched = [stand.request(script) for _ in range(AT_A_TIME)]
+            watched += [stand.request("says")]
+            await stand.until_one_is(stage, watched)
             await stand.kill()
         await stand.start()
         await stand.finish()

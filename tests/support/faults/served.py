@@ -1,4 +1,4 @@
-"""Servers, one after another, on one data folder, each killed by SIGKILL; real agents against a model that outlives them.
+"""Servers, one after another, on one data folder, each killed by SIGKILL; real agents, and a model that outlives them.
 
 A `Stand` starts them, has runs started and watched over gRPC, and says what was lost.
 """
@@ -33,7 +33,7 @@ STAGES: Final = ("queued", "starting", "calling", "in a tool", "ending")
 _COMMAND: Final = str(Path(sys.executable).with_name("cloutagent-server"))
 _KEY: Final = "ab" * 32
 _FIRST_MARK: Final = 20
-_AT_A_TIME: Final = 4
+AT_A_TIME: Final = 4
 _TODOS: Final = json.dumps({"todos": [{"content": "c", "status": "pending", "activeForm": "f"}]})
 
 Script = Callable[[str, str], str]
@@ -137,7 +137,7 @@ class Stand:
                 process.kill()
                 await process.wait()
         async with asyncio.timeout(DEADLINE):
-            while self.left_over():
+            while self.left_over():  # noqa: ASYNC110 - they are other processes
                 await asyncio.sleep(0.1)
 
     @property
@@ -206,6 +206,10 @@ class Stand:
         """Let so much time pass: the moment of a kill is drawn at random."""
         await asyncio.sleep(seconds)
 
+    async def until_one_is(self, stage: str, runs: list[Run]) -> None:
+        """Return when all of `runs` are acknowledged and one of them has come to this stage."""
+        await self.until(lambda: all(run.id is not None for run in runs) and any(run.stage == stage for run in runs))
+
     async def kill(self) -> None:
         """Kill the server, and see that no process of a run outlives it for long."""
         assert self._server is not None
@@ -234,7 +238,7 @@ class Stand:
         self.watch_all()
         for run in self.runs:
             if run.script == "sleeps":
-                await self._call("CancelExecution", executions.CancelExecutionRequest(execution_id=run.id))
+                await self._call("CancelExecution", executions.CancelExecutionRequest(execution_id=str(run.id)))
         await self.until(lambda: all(run.ended for run in self.runs) or bool(self.losses))
         await self._part()
         for run in self.runs:
@@ -296,6 +300,7 @@ class Stand:
 
     async def _watch(self, run: Run, after: int) -> None:
         request = executions.WatchExecutionRequest(execution_id=str(run.id), after_sequence=after)
+        assert self._channel is not None
         stub: Any = execution_pb2_grpc.ExecutionServiceStub(self._channel)
         async for answer in stub.WatchExecution(request, metadata=(("x-api-key", self._api_key),), timeout=DEADLINE):
             for event in answer.events:
@@ -314,6 +319,7 @@ class Stand:
             run.kinds.append(event.kind)
 
     async def _call(self, rpc: str, request: object) -> Any:
+        assert self._channel is not None
         stub: Any = execution_pb2_grpc.ExecutionServiceStub(self._channel)
         return await getattr(stub, rpc)(request, metadata=(("x-api-key", self._api_key),), timeout=DEADLINE)
 
@@ -351,7 +357,7 @@ class Stand:
             "PROJECT_ROOT": str(self._folder / "projects"),
             "RUN_ROOT": str(self._folder / "runs"),
             "BACKUP_ENABLED": "false",
-            "MAX_CONCURRENT_EXECUTIONS": str(_AT_A_TIME),
+            "MAX_CONCURRENT_EXECUTIONS": str(AT_A_TIME),
         }
         self._server = await self._spawn("server", settings, "serve")
 
