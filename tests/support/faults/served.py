@@ -25,7 +25,7 @@ import psutil
 from cloutagent.v1 import execution_pb2 as executions
 from cloutagent.v1 import execution_pb2_grpc, project_pb2, project_pb2_grpc
 
-DEADLINE: Final = 60.0
+DEADLINE: Final = 120.0
 NOTHING_LEFT_SECONDS: Final = 5.0
 TERMINAL: Final = ("completed", "failed", "cancelled")
 STAGES: Final = ("queued", "starting", "calling", "in a tool", "ending")
@@ -91,6 +91,11 @@ class Run:
     @property
     def ended(self) -> bool:
         return bool(self.kinds) and self.kinds[-1] in TERMINAL
+
+    @property
+    def called(self) -> bool:
+        """Whether the model has told it anything."""
+        return "token_usage" in self.kinds
 
     @property
     def stage(self) -> str:
@@ -375,7 +380,10 @@ class Stand:
 
     async def _said(self, process: asyncio.subprocess.Process, name: str, wanted: str) -> str:
         out = self._folder / f"{name}.out"
-        await self.until(lambda: wanted in out.read_text() or process.returncode is not None)
+        try:
+            await self.until(lambda: wanted in out.read_text() or process.returncode is not None)
+        except TimeoutError:
+            raise AssertionError(f"the {name} is not ready: {psutil.Process(process.pid).cpu_times()}") from None
         assert process.returncode is None, (self._folder / f"{name}.log").read_text()
         return out.read_text()
 
