@@ -31,7 +31,7 @@ NOTHING = {
 }
 
 
-async def _usage(project: ProjectHandle, **fields: str) -> Json:
+async def _usage(project: ProjectHandle, **fields: Any) -> Json:
     found: Json = (await project.call("GetUsage", **fields))["report"]
     return found
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +21,7 @@ from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.base import CallRefused
 from cloutagent_server.engine.claude import ClaudeEngine, ClaudeExecutor
-from cloutagent_server.engine.gateway import ModelGateway
+from cloutagent_server.engine.gateway import SILENCE_SECONDS, ModelGateway
 from cloutagent_server.engine.local_model import LocalModel
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.engine.process import RUN_MARKER
@@ -72,19 +73,25 @@ class Stack:
         assert [entry.name for entry in self.root.iterdir() if entry.is_dir()] == []
 
 
-@pytest.fixture
-async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+@asynccontextmanager
+async def stacked(folder: Path, silence_seconds: float = SILENCE_SECONDS) -> AsyncIterator[Stack]:
     model = LocalModel(KEY)
     await model.start()
-    engine = ClaudeEngine(ModelGateway(model.base_url, KEY, PRICES), PRICES, tmp_path / "runs")
+    engine = ClaudeEngine(ModelGateway(model.base_url, KEY, PRICES, silence_seconds), PRICES, folder / "runs")
     await engine.start()
-    stack = Stack(engine, model, tmp_path / "runs")
+    stack = Stack(engine, model, folder / "runs")
     try:
         yield stack
         stack.assert_nothing_left()
     finally:
         await engine.stop()
         await model.stop()
+
+
+@pytest.fixture
+async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    async with stacked(tmp_path) as stack:
+        yield stack
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -232,9 +239,12 @@ async def test_an_overloaded_vendor_is_tried_again(stack: Stack) -> None:
     assert_metered(stack, result)
 
 
-@pytest.mark.parametrize("status", [400, 429, 529])
-async def test_an_error_of_the_vendor_ends_the_run(stack: Stack, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "calls"), [(400, 2), (401, 3), (402, 1), (403, 1), (404, 2), (429, 3), (500, 3), (529, 3)]
+)
+async def test_an_error_of_the_vendor_ends_the_run(stack: Stack, status: int, calls: int) -> None:
     result = await stack.run(f"[[error: {status}]]")
+    assert [call.status for call in stack.model.ledger] == [status] * calls
     assert (result.status, result.cost) == (Status.FAILED, Usage())
     assert result.failure is not None
     assert result.failure.reason is FailureReason.MODEL_ERROR
@@ -245,6 +255,58 @@ async def test_a_broken_stream_counts_and_ends_the_run(stack: Stack) -> None:
     result = await stack.run("[[say: half]] [[cut]]")
     assert result.failure == Failure(FailureReason.MODEL_ERROR, "the model's API failed: its answer broke off")
     assert result.cost.model_calls == len(stack.model.ledger)
+
+
+async def test_garbage_ends_the_run(stack: Stack) -> None:
+    result = await stack.run("[[say: half]] [[garbage]]")
+    assert result.status is Status.FAILED
+    assert result.failure == Failure(
+        FailureReason.AGENT_ERROR,
+        "the agent ended without success: it could not make sense of the answers of the model's API",
+    )
+    assert result.cost.model_calls == len(stack.model.ledger) == 1
+
+
+@pytest.mark.parametrize(("prompt", "told"), [("[[silence]]", 0), ("[[say: half]] [[silence]]", 3)])
+async def test_a_silent_vendor_ends_the_run_in_bounded_time(tmp_path: Path, prompt: str, told: int) -> None:
+    async with stacked(tmp_path, silence_seconds=1.0) as stack:
+        result = await stack.run(prompt)
+        assert result.failure == Failure(FailureReason.MODEL_ERROR, "the model's API failed: it sent nothing for 1 s")
+        assert len(stack.model.ledger) == 3
+        assert result.cost.model_calls == told
+        stack.assert_nothing_left()
+
+
+async def test_a_vendor_that_is_not_there_ends_the_run(stack: Stack) -> None:
+    await stack.model.stop()
+    result = await stack.run("[[say: never]]")
+    assert result.failure == Failure(FailureReason.MODEL_ERROR, "the model's API failed: it cannot be reached")
+    assert (result.status, result.cost) == (Status.FAILED, Usage())
+    assert len(stack.listener.asked) == 3
+
+
+async def test_a_killed_agent_ends_the_run(stack: Stack) -> None:
+    executor = await stack.executor()
+    running = asyncio.create_task(executor.execute("[[say: half]] [[silence]]", ExecutionOptions()))
+    await until(lambda: stack.listener.outputs)
+    for process in stack.processes():
+        process.kill()
+    async with asyncio.timeout(DEADLINE):
+        result = await running
+    assert result.failure == Failure(FailureReason.AGENT_ERROR, "the agent's process ended with exit code -9")
+    assert result.cost.model_calls == 1
+
+
+async def test_a_hung_agent_ends_at_its_timeout(stack: Stack) -> None:
+    executor = await stack.executor()
+    running = asyncio.create_task(executor.execute("[[say: half]] [[silence]]", ExecutionOptions(timeout=8_000)))
+    await until(lambda: stack.listener.outputs)
+    for process in stack.processes():
+        process.suspend()
+    async with asyncio.timeout(DEADLINE):
+        result = await running
+    assert result.failure == Failure(FailureReason.TIMEOUT, "the run took longer than its timeout of 8000 ms")
+    assert result.cost.model_calls == 1
 
 
 async def test_a_refused_call_ends_the_run_at_once(stack: Stack) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.faults.at_once import work_at_once
 from tests.support.faults.refusing import KINDS_OF_REFUSAL
+from tests.support.faults.served import STAGES
 
 KINDS: Final = (
     "kill points",
@@ -28,6 +29,9 @@ KINDS: Final = (
     "random steps",
     "race rounds",
     "racing operations",
+    "server kills",
+    "runs under way at a server kill",
+    *(f"runs under way at a server kill: {stage}" for stage in STAGES),
 )
 LOSSES: Final = "losses"
 

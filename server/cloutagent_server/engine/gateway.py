@@ -35,6 +35,11 @@ from cloutagent_server.engine.metering import CallMeter, StreamMeter, error_of, 
 _MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
 _CONNECT_SECONDS: Final = 10.0
 _COUNT_SECONDS: Final = 15.0
+SILENCE_SECONDS: Final = 90.0
+"""How long the vendor may send nothing, before an answer and in it; while a model works, its stream has pings.
+
+The agent gives up after three such calls, within the timeout that a run has by default, and never waits longer itself.
+"""
 _REMEMBERED_COUNTS: Final = 1000
 
 
@@ -111,9 +116,15 @@ class ModelGateway:
     """
 
     def __init__(
-        self, upstream_base_url: str, api_key: str | None, prices: PriceList, mcp: McpRelay | None = None
+        self,
+        upstream_base_url: str,
+        api_key: str | None,
+        prices: PriceList,
+        mcp: McpRelay | None = None,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self.mcp = mcp or McpRelay()
+        self._silence_seconds = silence_seconds
         self._upstream = upstream_base_url.rstrip("/")
         self._api_key = api_key
         self._prices = prices
@@ -136,7 +147,7 @@ class ModelGateway:
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=self._silence_seconds),
             skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
         )
 
@@ -305,6 +316,9 @@ class ModelGateway:
         except (aiohttp.ClientError, TimeoutError) as fault:
             if isinstance(fault, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
                 call.end = CallEnd.FREE
+            elif isinstance(fault, TimeoutError):
+                session.last_error = self._silence()
+                return _error(504, "timeout_error", "the model's API does not answer")
             session.last_error = VendorError(None, "it cannot be reached")
             return _error(502, "api_error", "the model's API cannot be reached")
         try:
@@ -316,11 +330,17 @@ class ModelGateway:
         finally:
             answer.close()
 
+    def _silence(self) -> VendorError:
+        return VendorError(None, f"it sent nothing for {self._silence_seconds:g} s")
+
     async def _relay_document(
         self, session: GatewaySession, answer: aiohttp.ClientResponse, call: _Call
     ) -> web.Response:
         try:
             data = await answer.read()
+        except TimeoutError:
+            session.last_error = self._silence()
+            return _error(504, "timeout_error", "the answer of the model's API stopped")
         except aiohttp.ClientError:
             session.last_error = VendorError(None, "its answer broke off")
             return _error(502, "api_error", "the answer of the model's API broke off")
@@ -351,7 +371,9 @@ class ModelGateway:
                     break
             else:
                 whole = True
-        except (aiohttp.ClientError, TimeoutError):
+        except TimeoutError:
+            session.last_error = self._silence()
+        except aiohttp.ClientError:
             session.last_error = VendorError(None, "its answer broke off")
         finally:
             stream.end()

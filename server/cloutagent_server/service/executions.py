@@ -427,11 +427,12 @@ class ExecutionService:
         return ()
 
     async def _known_duration(self, execution: Execution) -> int:
+        """Milliseconds from the start to the last event; at most the timeout, also if the clock was set meanwhile."""
         if execution.started_at is None:
             return 0
         last = await self._executions.read_events(execution.id, execution.last_sequence - 1, 1)
         seconds = (event_json.decode(last[0].data).time - execution.started_at).total_seconds()
-        return max(0, round(seconds * 1000))
+        return min(max(0, round(seconds * 1000)), execution.limits.timeout)
 
     def _with_position(self, execution: Execution) -> Execution:
         if execution.status is not Status.QUEUED:

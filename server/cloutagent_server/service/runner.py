@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Final
@@ -90,6 +91,7 @@ class Run:
         self._cancelled = False
         self._interrupted = False
         self._stopping: asyncio.Task[None] | None = None
+        self._started: float | None = None
         self._unstored: list[Payload] = []
         self._executor: AgentExecutor = engine.executor(execution.id, self)
 
@@ -114,6 +116,7 @@ class Run:
         log.info("execution started", extra=named)
         try:
             await self._emit(Started(self._execution.agent.model))
+            self._started = time.monotonic()
             result = await self._execute()
             await self._settle_rest()
             await self._finish(self._end_of(result))
@@ -251,9 +254,8 @@ class Run:
         self._unstored.append(payload)
 
     def _duration(self) -> int:
-        """Milliseconds since the run started; 0 before."""
-        started = self._execution.started_at
-        return 0 if started is None else max(0, round((timestamps.now() - started).total_seconds() * 1000))
+        """Milliseconds since the run started, whatever the clock says meanwhile; 0 before."""
+        return 0 if self._started is None else round((time.monotonic() - self._started) * 1000)
 
     async def _emit_text(self, text: str) -> None:
         if text:

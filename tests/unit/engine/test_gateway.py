@@ -17,7 +17,7 @@ from aiohttp import web
 from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall
-from cloutagent_server.engine.gateway import GatewaySession, ModelGateway, VendorError
+from cloutagent_server.engine.gateway import SILENCE_SECONDS, GatewaySession, ModelGateway, VendorError
 from cloutagent_server.engine.listening import OrderedListener
 from cloutagent_server.engine.prices import GenaiPriceList
 from tests.support.messages import (
@@ -60,10 +60,12 @@ class Run:
 
 
 @asynccontextmanager
-async def running(reply: Reply, listener: RememberingListener | None = None) -> AsyncIterator[Run]:
+async def running(
+    reply: Reply, listener: RememberingListener | None = None, silence_seconds: float = SILENCE_SECONDS
+) -> AsyncIterator[Run]:
     told = listener or RememberingListener()
     async with running_upstream(reply) as upstream, aiohttp.ClientSession() as http:
-        gateway = ModelGateway(upstream.url, KEY, PRICES)
+        gateway = ModelGateway(upstream.url, KEY, PRICES, silence_seconds=silence_seconds)
         await gateway.start()
         try:
             yield Run(gateway, gateway.open(CONFIG, OrderedListener(told)), upstream, told, http)
@@ -389,6 +391,57 @@ async def _start_then_wait(request: web.Request) -> web.StreamResponse:
     response = await streaming(stream_events(30, 9)[:1])(request)
     await asyncio.Event().wait()
     return response
+
+
+SILENT = VendorError(None, "it sent nothing for 0.2 s")
+
+
+async def test_a_stream_that_falls_silent_is_cut_for_the_agent() -> None:
+    async with running(_start_then_wait, silence_seconds=0.2) as run:
+        async with run.post() as answer:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()
+        assert run.session.last_error == SILENT
+        await asyncio.wait_for(run.gateway.close(run.session), WAIT)
+        assert run.listener.ends == [(CallEnd.CUT, TokenUsage(30, 1, MODEL))]
+
+
+async def test_a_stream_that_is_slow_but_not_silent_goes_through() -> None:
+    sent = stream_events(30, 9)
+
+    async def reply(request: web.Request) -> web.StreamResponse:
+        response = await streaming([])(request)
+        for part in sent:
+            await asyncio.sleep(0.1)
+            await response.write(part)
+        return response
+
+    async with running(reply, silence_seconds=0.5) as run, run.post() as answer:
+        assert await answer.read() == b"".join(sent)
+        assert run.session.last_error is None
+
+
+async def _never(_: web.Request) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def _half_a_document(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "application/json", "content-length": "100"})
+    await response.prepare(request)
+    await response.write(b"{")
+    return await _never(request)
+
+
+@pytest.mark.parametrize("reply", [_never, _half_a_document])
+async def test_a_vendor_that_says_nothing_is_given_up(reply: Reply) -> None:
+    async with running(reply, silence_seconds=0.2) as run:
+        async with run.post() as answer:
+            assert answer.status == 504
+            assert (await error_of(answer))["type"] == "timeout_error"
+        assert run.session.last_error == SILENT
+        await asyncio.wait_for(run.gateway.close(run.session), WAIT)
+        assert run.listener.ends == [(CallEnd.CUT, None)]
 
 
 async def test_an_agent_that_leaves_ends_the_call_upstream() -> None:

@@ -22,7 +22,17 @@ from cloutagent_server.domain.errors import (
     ServerUnavailable,
     StorageUnavailable,
 )
-from cloutagent_server.domain.events import Cancelled, Event, Failed, FailureReason, Payload, Queued, Started, TokenUsed
+from cloutagent_server.domain.events import (
+    Cancelled,
+    Event,
+    Failed,
+    FailureReason,
+    Payload,
+    Queued,
+    Started,
+    TextDelta,
+    TokenUsed,
+)
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, Status
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Limits, Project, ProjectChanges
@@ -829,6 +839,17 @@ async def test_what_ran_is_ended_as_interrupted_with_its_last_known_usage(world:
     assert ended.failure is not None and ended.failure.reason is FailureReason.INTERRUPTED
     assert (ended.usage, ended.duration) == (usage, 1000)
     assert ran.id not in world.engine.executors
+
+
+@pytest.mark.parametrize(("jump", "told"), [(timedelta(days=400), 300_000), (timedelta(days=-400), 0)])
+async def test_a_clock_that_was_set_gives_what_died_no_impossible_duration(
+    world: World, jump: timedelta, told: int
+) -> None:
+    ran = await stored_execution(world, await world.project(), Queued(0), Started(MODEL))
+    later = timestamps.now() + jump
+    await world.storage.executions.append([Event(ran.id, ran.last_sequence + 1, later, TextDelta("a"))])
+    await world.executions.recover()
+    assert (await world.read(ran.id)).duration == told
 
 
 async def test_what_had_just_started_ran_no_time(world: World) -> None:

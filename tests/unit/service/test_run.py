@@ -7,12 +7,14 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.cost import ExceededLimit, TokenUsage, Usage
 from cloutagent_server.domain.errors import StorageUnavailable
 from cloutagent_server.domain.events import (
@@ -750,3 +752,16 @@ def test_whatever_happens_there_is_one_end(
         assert replace(ended, status=Status.RUNNING).last_sequence == len(payloads)
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=400), timedelta(days=-400)])
+async def test_a_clock_that_is_set_changes_no_duration_and_no_order(
+    monkeypatch: pytest.MonkeyPatch, jump: timedelta
+) -> None:
+    begun = timestamps.now()
+    moments = [begun, begun + timedelta(milliseconds=1)]
+    monkeypatch.setattr(timestamps, "now", lambda: moments.pop(0) if moments else begun + jump)
+    made = await driven(fake.message("hello"), fake.answer("hello"))
+    *_, end = await made.drive()
+    assert isinstance(end, Completed)
+    assert 0 <= end.duration < DEADLINE_SECONDS * 1000

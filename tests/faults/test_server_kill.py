@@ -1,0 +1,80 @@
+"""A server with real agents killed at any moment: each run has one end, and nothing that was seen or billed is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Count
+from tests.support.faults.served import AT_A_TIME, STAGES, Stand
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+RUNS = 200
+PARTS = 4
+NEW_RUNS = 6
+MOST_SECONDS = 4.0
+MOST_KILLS = 40
+# Agents take long to start on a busy machine; so some moments are drawn from the first call of the model on.
+AFTER_A_CALL = 0.6
+WHILE_STARTING = 0.15
+
+
+async def kill_at_random(folder: Path, seed: int, runs: int) -> Stand:
+    """Kill servers until so many runs were hit, then see all to their end."""
+    async with Stand(folder, seed) as stand:
+        while stand.hit_runs < runs and stand.kills < MOST_KILLS and not stand.losses:
+            await stand.start()
+            stand.watch_all()
+            for run in stand.random.sample(stand.runs, min(4, len(stand.runs))):
+                stand.repeat(run)
+            for _ in range(NEW_RUNS):
+                stand.request(stand.random.choice(stand.scripts()))
+            if stand.random.random() < AFTER_A_CALL:
+                await stand.until(lambda: any(run.called and not run.ended for run in stand.runs))
+            await stand.pause(stand.random.uniform(0, MOST_SECONDS))
+            await stand.kill()
+            if stand.random.random() < WHILE_STARTING:
+                await stand.start_and_kill(stand.random.uniform(0, MOST_SECONDS))
+        await stand.start()
+        await stand.finish()
+        return stand
+
+
+def note(count: Count, stand: Stand) -> None:
+    count("server kills", stand.kills)
+    for stage in STAGES:
+        if stand.hit[stage]:
+            count(f"runs under way at a server kill: {stage}", stand.hit[stage])
+    count("runs under way at a server kill", stand.hit_runs, stand.losses)
+
+
+async def test_killed_at_some_moments(tmp_path: Path, count: Count) -> None:
+    stand = await kill_at_random(tmp_path, 1, 8)
+    note(count, stand)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_killed_at_random_moments(tmp_path: Path, count: Count, part: int) -> None:
+    stand = await kill_at_random(tmp_path, 100 + part, RUNS // PARTS)
+    note(count, stand)
+    assert stand.hit_runs >= RUNS // PARTS
+
+
+async def test_killed_at_each_stage(tmp_path: Path, count: Count) -> None:
+    scripts = {"starting": "says", "calling": "streams", "ending": "says", "in a tool": "sleeps"}
+    async with Stand(tmp_path, 0) as stand:
+        for stage, script in scripts.items():
+            await stand.start()
+            if script not in stand.scripts():
+                continue
+            watched = [stand.request(script) for _ in range(AT_A_TIME)]
+            watched += [stand.request("says")]
+            await stand.until_one_is(stage, watched)
+            await stand.kill()
+        await stand.start()
+        await stand.finish()
+        note(count, stand)
+        assert {"queued", "starting", "calling"} <= set(stand.hit)
