@@ -77,7 +77,9 @@ class Stack:
 async def stacked(folder: Path, silence_seconds: float = SILENCE_SECONDS) -> AsyncIterator[Stack]:
     model = LocalModel(KEY)
     await model.start()
-    engine = ClaudeEngine(ModelGateway(model.base_url, KEY, PRICES, silence_seconds), PRICES, folder / "runs")
+    engine = ClaudeEngine(
+        ModelGateway(model.base_url, KEY, PRICES, silence_seconds=silence_seconds), PRICES, folder / "runs"
+    )
     await engine.start()
     stack = Stack(engine, model, folder / "runs")
     try:
