@@ -159,7 +159,7 @@ class JsonLines:
 
     def events(self, batch: Iterable[events.StoredEvent]) -> bytes:
         """One line an event."""
-        return b"".join(event.data + b"\n" for event in batch)
+        return b"\n".join([*[event.data for event in batch], b""])
 
     def heartbeat(self, event: execution_pb2.ExecutionEvent) -> bytes:
         """One line."""
