@@ -193,12 +193,17 @@ async def test_deletion_of_the_project_during_a_watch_ends_it_with_an_error(worl
     await world.engine.executors[execution.id].stop()
 
 
+async def woken_for_nothing(execution_id: str, after_sequence: int) -> None:
+    """Stands for a wait that ends though nothing has happened."""
+
+
 async def test_deletion_between_two_looks_is_noticed(world: World) -> None:
     log = await begun(world)
     storage = world.storage
     assert isinstance(storage, HookedStorage)
     async with aclosing(log.watch()) as watch:
         await anext(watch)
+        storage.executions.wait_for_events = woken_for_nothing  # type: ignore[method-assign]
 
         async def gone(execution_id: str, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
             await storage.executions.delete(execution_id)
@@ -217,6 +222,7 @@ async def test_an_end_between_two_looks_is_not_missed(world: World) -> None:
 
     async with asyncio.timeout(DEADLINE_SECONDS), aclosing(log.watch()) as watch:
         assert len(await anext(watch)) == 2
+        storage.executions.wait_for_events = woken_for_nothing  # type: ignore[method-assign]
         before = storage.executions.read
 
         async def ended_before(execution_id: str) -> Execution | None:
@@ -226,6 +232,29 @@ async def test_an_end_between_two_looks_is_not_missed(world: World) -> None:
 
         storage.executions.read = ended_before  # type: ignore[method-assign]
         assert [event.kind for event in await anext(watch)] == ["completed"]
+
+
+async def test_a_watcher_that_keeps_up_asks_for_the_execution_once(world: World) -> None:
+    """To ask takes a thread and the medium: with many watchers that is what they would wait for."""
+    log = await begun(world)
+    storage = world.storage
+    assert isinstance(storage, HookedStorage)
+    before, asked = storage.executions.read, 0
+
+    async def counted(execution_id: str) -> Execution | None:
+        nonlocal asked
+        asked += 1
+        return await before(execution_id)
+
+    storage.executions.read = counted  # type: ignore[method-assign]
+    async with asyncio.timeout(DEADLINE_SECONDS), aclosing(log.watch()) as watch:
+        await anext(watch)
+        for _ in range(5):
+            following = asyncio.ensure_future(anext(watch))
+            await turns()
+            await log.texts(1)
+            assert len(await following) == 1
+    assert asked == 1
 
 
 async def test_a_watcher_that_does_not_read_holds_nobody_up(world: World) -> None:
