@@ -35,6 +35,7 @@ from cloutagent_server.domain.events import (
 )
 
 _KIND_MARK: Final = b'"kind":"'
+_KINDS: Final[Mapping[bytes, str]] = {kind.encode(): kind for kind in (TextDelta.kind, TokenUsed.kind, Message.kind)}
 
 
 def encode(event: Event) -> StoredEvent:
@@ -73,7 +74,8 @@ def decode(data: bytes) -> Event:
 def stored(sequence: int, data: bytes) -> StoredEvent:
     """The stored form of a line whose sequence is known, without parsing the line."""
     start = data.index(_KIND_MARK) + len(_KIND_MARK)
-    return StoredEvent(sequence, data[start : data.index(b'"', start)].decode(), data)
+    kind = data[start : data.index(b'"', start)]
+    return StoredEvent(sequence, _KINDS.get(kind) or kind.decode(), data)
 
 
 def usage_to_json(usage: Usage) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from cloutagent_server.domain.cost import BudgetExceeded, ExceededLimit, Usage
 
@@ -166,8 +166,7 @@ class Event:
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(NamedTuple):
     """An event as it is stored and as it goes over the wire: `data` is one line of JSON without the line's end."""
 
     sequence: int

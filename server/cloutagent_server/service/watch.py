@@ -10,7 +10,7 @@ from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFound
 from cloutagent_server.domain.events import Cancelled, Completed, Failed, StoredEvent
 from cloutagent_server.storage.base import ExecutionStorage
 
-BATCH_EVENTS: Final = 256
+BATCH_EVENTS: Final = 1_024
 HEARTBEAT_SECONDS: Final = 15.0
 _LAST_KINDS: Final = frozenset({Completed.kind, Failed.kind, Cancelled.kind})
 
@@ -38,7 +38,7 @@ class WatchService:
             await self._storage.read_events(execution_id, after_sequence, 1)
 
     async def watch(self, execution_id: str, after_sequence: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
-        """The events after a sequence number, in order and once each, up to 256 at a time, until the last one.
+        """The events after a sequence number, in order and once each, up to 1,024 at a time, until the last one.
 
         An empty batch is a heartbeat: nothing has happened for 15 seconds.
 
@@ -47,7 +47,7 @@ class WatchService:
             CursorOutOfRange: The log does not reach so far, or the next event was trimmed away.
         """
         await self.check_cursor(execution_id, after_sequence)
-        cursor = after_sequence
+        cursor, woken = after_sequence, False
         while True:
             events = await self._storage.read_events(execution_id, cursor, BATCH_EVENTS)
             if events:
@@ -55,9 +55,12 @@ class WatchService:
                 cursor = events[-1].sequence
                 if events[-1].kind in _LAST_KINDS:
                     return
-            elif await self._at_end(execution_id, cursor):
+            # The end of an execution wakes as well. Only who was woken and finds nothing asks for it.
+            elif woken and await self._at_end(execution_id, cursor):
                 return
-            elif not await self._woken(execution_id, cursor):
+            # Whether there is more is known without a look at the medium, which reading the end of a log is.
+            woken = await self._woken(execution_id, cursor)
+            if not woken:
                 yield ()
 
     async def _first_sequence(self, execution_id: str) -> int:

@@ -162,7 +162,7 @@ class JsonLines:
 
     def events(self, batch: Iterable[events.StoredEvent]) -> bytes:
         """One line an event."""
-        return b"".join(event.data + b"\n" for event in batch)
+        return b"\n".join([*[event.data for event in batch], b""])
 
     def message(self, kind: str, message: Message) -> bytes:
         """One line."""

@@ -16,14 +16,36 @@ from cloutagent.v1.execution_pb2 import ExecutionEvent, TextDeltaEvent, WatchExe
 from cloutagent_server.domain.events import StoredEvent, TextDelta
 from cloutagent_server.transport.event_codec import to_proto
 
-# A batch of at most so many events is taken for a live one, which others are about to send too.
-_LIVE_EVENTS: Final = 16
+# Who catches up gets answers of 256 events; one with less is taken for a live one, which others are about to send too.
+_LIVE_EVENTS: Final = 255
 
 # The common event: text without an escape, which is the same in JSON and in protobuf.
 _PLAIN_TEXT: Final = re.compile(
     rb'\{"executionId":"([^"\\]*)","sequence":\d+,"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{3})Z",'
     rb'"kind":"text_delta","textDelta":\{"text":"([^"\\]+)"\}\}'
 )
+
+
+_BYTES: Final = tuple(bytes((value,)) for value in range(256))
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _BYTES[value]
+    if value < 0x4000:
+        return _BYTES[value & 0x7F | 0x80] + _BYTES[value >> 7]
+    parts = bytearray()
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+# The milliseconds of a timestamp as the field of its nanoseconds, which is left out when it is 0.
+_NANOS: Final = {
+    b"%03d" % number: b"\x10" + _varint(number * 1_000_000) if number else b"" for number in range(1_000)
+}
 
 
 def _tag(message: type[ExecutionEvent | TextDeltaEvent | WatchExecutionResponse], field: str) -> bytes:
@@ -46,17 +68,21 @@ def encode(event: StoredEvent) -> bytes:
     if plain is None:
         return to_proto(event).SerializeToString()
     execution_id, second, milliseconds, text = plain.groups()
-    nanos = int(milliseconds) * 1_000_000
-    time = _seconds(second) + (b"\x10" + _varint(nanos) if nanos else b"")
-    delta = _TEXT + _varint(len(text)) + text
-    return b"".join(
-        (
-            _EXECUTION_ID + _varint(len(execution_id)) + execution_id,
-            _SEQUENCE + _varint(event.sequence),
-            _TIME + _varint(len(time)) + time,
-            _KIND,
-            _TEXT_DELTA + _varint(len(delta)) + delta,
-        )
+    time = _seconds(second) + _NANOS[milliseconds]
+    size = _varint(len(text))
+    return b"%b%b%b%b%c%b%b%b%b%b%b%b" % (
+        _execution_id(execution_id),
+        _SEQUENCE,
+        _varint(event.sequence),
+        _TIME,
+        len(time),
+        time,
+        _KIND,
+        _TEXT_DELTA,
+        _varint(1 + len(size) + len(text)),
+        _TEXT,
+        size,
+        text,
     )
 
 
@@ -73,12 +99,17 @@ class EventFrames:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._frames: OrderedDict[bytes, bytes] = OrderedDict()
+        self._latest: tuple[tuple[bytes, bytes], bytes] = ((b"", b""), b"")
 
     def answer(self, events: Sequence[StoredEvent]) -> bytes:
         """The answer that holds these events."""
         if len(events) > _LIVE_EVENTS:
             return b"".join([framed(encode(event)) for event in events])
-        return b"".join([self._live(event) for event in events])
+        # Watchers that keep up send the very answer that another one has just sent.
+        key = (events[0].data, events[-1].data)
+        if self._latest[0] != key:
+            self._latest = (key, b"".join([self._live(event) for event in events]))
+        return self._latest[1]
 
     def _live(self, event: StoredEvent) -> bytes:
         # The stored bytes tell the event: watchers at the end of a log share them, so that they are hashed once.
@@ -94,18 +125,13 @@ class EventFrames:
 
 
 @lru_cache(maxsize=256)
+def _execution_id(text: bytes) -> bytes:
+    """The execution's id, as its field."""
+    return _EXECUTION_ID + _varint(len(text)) + text
+
+
+@lru_cache(maxsize=256)
 def _seconds(text: bytes) -> bytes:
     """The seconds of a timestamp, as its field."""
     seconds = int(datetime.fromisoformat(text.decode() + "+00:00").timestamp())
     return b"\x08" + _varint(seconds & 0xFFFFFFFFFFFFFFFF) if seconds else b""
-
-
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return bytes((value,))
-    parts = bytearray()
-    while value >= 0x80:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)

@@ -34,6 +34,7 @@ from cloutagent_server.transport.text_stream import last_event_id, parts, text_e
 from cloutagent_server.transport.usage_codec import range_from_proto, receipt_to_proto, report_to_proto, update_to_proto
 
 DEFAULT_PAGE_SIZE: Final = 100
+MAX_ANSWER_EVENTS: Final = 256
 
 
 class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
@@ -209,7 +210,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         async with aclosing(self._watches.watch(execution_id, after_sequence)) as batches:
             async for batch in batches:
                 if batch:
-                    for part in parts(batch):
+                    for part in parts(batch, MAX_ANSWER_EVENTS):
                         yield self._frames.answer(part)
                         cursor = part[-1].sequence
                         note_cursor(cursor)

@@ -12,7 +12,7 @@ from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.service.usage import UsageService
-from cloutagent_server.service.watch import WatchService
+from cloutagent_server.service.watch import BATCH_EVENTS, WatchService
 from cloutagent_server.transport.context import Context, metadata_of, note_cursor, request_id
 from cloutagent_server.transport.errors import to_status
 from cloutagent_server.transport.event_codec import heartbeat, text_stream_for
@@ -88,11 +88,14 @@ async def text_usage(
             raise
 
 
-def parts(batch: Sequence[StoredEvent]) -> Iterator[Sequence[StoredEvent]]:
-    """Cuts a batch where its bytes would pass the size of a chunk; every part has an event at least."""
+def parts(batch: Sequence[StoredEvent], most: int = BATCH_EVENTS) -> Iterator[Sequence[StoredEvent]]:
+    """Cuts a batch where its bytes would pass the size of a chunk, or its number `most`.
+
+    Every part has an event at least.
+    """
     start, size = 0, 0
     for index, event in enumerate(batch):
-        if size and size + len(event.data) > MAX_CHUNK_BYTES:
+        if size and (size + len(event.data) > MAX_CHUNK_BYTES or index - start == most):
             yield batch[start:index]
             start, size = index, 0
         size += len(event.data)

@@ -193,12 +193,17 @@ async def test_deletion_of_the_project_during_a_watch_ends_it_with_an_error(worl
     await world.engine.executors[execution.id].stop()
 
 
+async def woken_for_nothing(execution_id: str, after_sequence: int) -> None:
+    """Stands for a wait that ends though nothing has happened."""
+
+
 async def test_deletion_between_two_looks_is_noticed(world: World) -> None:
     log = await begun(world)
     storage = world.storage
     assert isinstance(storage, HookedStorage)
     async with aclosing(log.watch()) as watch:
         await anext(watch)
+        storage.executions.wait_for_events = woken_for_nothing  # type: ignore[method-assign]
 
         async def gone(execution_id: str, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
             await storage.executions.delete(execution_id)
@@ -217,6 +222,7 @@ async def test_an_end_between_two_looks_is_not_missed(world: World) -> None:
 
     async with asyncio.timeout(DEADLINE_SECONDS), aclosing(log.watch()) as watch:
         assert len(await anext(watch)) == 2
+        storage.executions.wait_for_events = woken_for_nothing  # type: ignore[method-assign]
         before = storage.executions.read
 
         async def ended_before(execution_id: str) -> Execution | None:

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -231,20 +232,18 @@ class ExecutionLog:
     def _collect(self, first: int, offset: int, size: int, after_sequence: int, count: int) -> Sequence[StoredEvent]:
         collected: list[StoredEvent] = []
         total = 0
-        for sequence, data in enumerate(lines_between(self._reader, offset, size), first):
-            if sequence <= after_sequence:
-                continue
-            collected.append(self._stored(sequence, data))
-            total += len(data)
-            if len(collected) == count or total > _BATCH_BYTES:
-                break
-        return tuple(collected)
-
-    def _stored(self, sequence: int, line: bytes) -> StoredEvent:
+        before = after_sequence + 1 - first
+        lines = islice(lines_between(self._reader, offset, size), before, before + count)
         try:
-            return event_json.stored(sequence, self._header.event_of(sequence, line))
+            for event in self._header.events_of(after_sequence + 1, lines):
+                collected.append(event)
+                total += len(event.data)
+                if total > _BATCH_BYTES:
+                    break
         except ValueError as fault:
-            raise self._damaged(f"{self._header.place_of(sequence)}: {fault}") from fault
+            place = self._header.place_of(after_sequence + 1 + len(collected))
+            raise self._damaged(f"{place}: {fault}") from fault
+        return tuple(collected)
 
     def _status(self) -> os.stat_result | None:
         try:

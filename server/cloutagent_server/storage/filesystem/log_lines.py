@@ -7,13 +7,15 @@ that field. Lines of a log of version 1 have none, and it goes on without.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
+from cloutagent_server.domain import event_json
 from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.storage.filesystem.lines import lines_between
 from cloutagent_server.storage.filesystem.records import (
@@ -83,6 +85,22 @@ class LogHeader:
         if not data.endswith(b"}"):
             raise ValueError("is not that event")
         return data
+
+    def events_of(self, first: int, lines: Iterable[bytes]) -> Iterator[StoredEvent]:
+        """The events from the number `first` on, each as `event_of` makes it.
+
+        Raises:
+            ValueError: A line is not the event that it should be.
+        """
+        checked = self.checked
+        start = b'{"executionId":"%b","sequence":' % self.execution.id.encode()
+        for sequence, line in enumerate(lines, first):
+            data = line[:-_TAIL] + b"}" if checked else line
+            if checked and line[-_TAIL:] != b'%b%08x"}' % (_MARK, crc32(data)):
+                unsealed(line)
+            if not data.startswith(start + b"%d," % sequence) or data[-1:] != b"}":
+                raise ValueError("is not that event")
+            yield event_json.stored(sequence, data)
 
     def place_of(self, sequence: int) -> str:
         """How faults tell an event and its line."""

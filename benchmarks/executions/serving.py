@@ -1,0 +1,190 @@
+"""The server under measurement, in a process of its own: `python -m benchmarks.executions.serving ROOT MODEL_URL`.
+
+It is the whole server, on a folder under ROOT, with agents that talk to the local model at MODEL_URL. Beside it, in
+the same process, listens a bare grpc.aio server that sends messages made beforehand: what gRPC itself can do. Orders
+come as lines of JSON on standard input, and each is answered by one line on standard output when it has been done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import grpc
+import psutil
+import uvloop
+
+from benchmarks.executions.remote import BARE_METHOD
+from cloutagent_server import logs
+from cloutagent_server.app import LOCAL_MODEL_KEY, App
+from cloutagent_server.domain import timestamps
+from cloutagent_server.domain.cost import Usage
+from cloutagent_server.domain.events import Completed, Event, Payload, Started, StoredEvent, TextDelta
+from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.project import AgentConfig, Limits, Project, ProjectDraft
+from cloutagent_server.engine.claude import ClaudeEngine
+from cloutagent_server.engine.gateway import ModelGateway
+from cloutagent_server.engine.prices import GenaiPriceList
+from cloutagent_server.service.takeover import Takeover
+from cloutagent_server.settings import Environment, LogLevel, Settings
+from cloutagent_server.storage.filesystem import FileSystemStorage
+from cloutagent_server.transport.event_frames import EventFrames
+
+MODEL: Final = "claude-haiku-4-5"
+_APPENDED_AT_ONCE: Final = 1_000
+_TEXT: Final = "The quick brown fox jumps over the lazy dog. "
+
+
+class Bench:
+    """Carries out the orders."""
+
+    def __init__(self, root: Path, model_url: str) -> None:
+        settings = Settings(
+            _env_file=None,
+            app_env=Environment.TEST,
+            anthropic_base_url=model_url,
+            anthropic_api_key=None,
+            encryption_key="ab" * 32,
+            grpc_port=0,
+            backup_enabled=False,
+            log_level=LogLevel.ERROR,
+            project_root=root / "projects",
+            run_root=root / "runs",
+        )
+        prices = GenaiPriceList()
+        self._storage = FileSystemStorage(settings.project_root)
+        engine = ClaudeEngine(ModelGateway(model_url, LOCAL_MODEL_KEY, prices), prices, settings.run_root)
+        self._app = App(settings, self._storage, engine, prices)
+        self._bare = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        self._bare.add_generic_rpc_handlers((self._bare_handlers(),))
+        self._messages: Sequence[bytes] = ()
+        self._bare_go = asyncio.Event()
+        self._project: Project | None = None
+        self._producing: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> dict[str, Any]:
+        """Start both servers and make a project; tells how they are reached."""
+        # The executions that are made by hand here belong to no run: the server would end them as abandoned.
+        with mock.patch.object(Takeover, "start", return_value=None):
+            port = await self._app.start()
+        bare_port = self._bare.add_insecure_port("127.0.0.1:0")
+        await self._bare.start()
+        agent = AgentConfig(new_id(), "Helper", "You help.", MODEL)
+        draft = ProjectDraft("Benchmark", agent, Limits(timeout=60_000))
+        self._project, key = await self._app.services.projects.create(draft)
+        return {"port": port, "bare_port": bare_port, "project_id": self._project.id, "api_key": key}
+
+    async def stop(self) -> None:
+        """Stop both servers."""
+        await self._bare.stop(0)
+        await self._app.stop()
+
+    async def log(self, events: int, ended: bool) -> dict[str, Any]:
+        """A run with so many events, the start and the end included; it goes on unless it has `ended`."""
+        execution = await self._begun()
+        texts = events - (2 if ended else 1)
+        while texts > 0:
+            count = min(texts, _APPENDED_AT_ONCE)
+            execution = await self._append(execution, [TextDelta(_TEXT)] * count)
+            texts -= count
+        if ended:
+            execution = await self._append(execution, [Completed(usage=Usage(), duration=1, result="Done.")])
+        return {"execution_id": execution.id, "last": execution.last_sequence}
+
+    async def produce(self, execution_id: str, events: int, group: int, pause: float) -> dict[str, Any]:
+        """Let a run write `events`, `group` at a time, every `pause` seconds, and end.
+
+        Answered at once. The text of each event begins with the time at which it was handed to the storage.
+        """
+        task = asyncio.create_task(self._produce(execution_id, events, group, pause))
+        self._producing.add(task)
+        task.add_done_callback(self._producing.discard)
+        return {"at": time.monotonic()}
+
+    async def bare(self, execution_id: str, after: int, group: int) -> dict[str, Any]:
+        """Have the bare server send the events of a run after a sequence number, `group` to a message, at `bare_go`."""
+        frames, stored, cursor = EventFrames(), list[StoredEvent](), after
+        while read := await self._storage.executions.read_events(execution_id, cursor, 256):
+            stored += read
+            cursor = read[-1].sequence
+        self._messages = [frames.answer(stored[at : at + group]) for at in range(0, len(stored), group)]
+        self._bare_go.clear()
+        return {"bytes": sum(map(len, self._messages))}
+
+    async def bare_go(self) -> dict[str, Any]:
+        """Let the bare server's calls send."""
+        self._bare_go.set()
+        return {"at": time.monotonic()}
+
+    async def memory(self) -> dict[str, Any]:
+        """The process's resident memory in bytes."""
+        return {"bytes": psutil.Process().memory_info().rss}
+
+    async def _begun(self) -> Execution:
+        assert self._project is not None
+        execution = Execution(
+            new_id(), self._project.id, "Watch this.", self._project.agent, self._project.limits, timestamps.now()
+        )
+        return await self._append(await self._storage.executions.create(execution), [Started(MODEL)])
+
+    async def _append(self, execution: Execution, payloads: Sequence[Payload]) -> Execution:
+        first = execution.last_sequence + 1
+        events = [Event(execution.id, first + at, timestamps.now(), payload) for at, payload in enumerate(payloads)]
+        return await self._storage.executions.append(events)
+
+    async def _produce(self, execution_id: str, events: int, group: int, pause: float) -> None:
+        execution = await self._storage.executions.read(execution_id)
+        assert execution is not None
+        due = time.monotonic()
+        for _ in range(0, events, group):
+            if pause:
+                due += pause
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+            execution = await self._append(execution, [TextDelta(f"{time.monotonic():.6f} {_TEXT}")] * group)
+        await self._append(execution, [Completed(usage=Usage(), duration=1, result="Done.")])
+
+    def _bare_handlers(self) -> grpc.GenericRpcHandler:
+        async def send(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            await context.send_initial_metadata(())
+            await self._bare_go.wait()
+            for message in self._messages:
+                await context.write(message)
+
+        service, method = BARE_METHOD.strip("/").split("/")
+        return grpc.method_handlers_generic_handler(service, {method: grpc.unary_stream_rpc_method_handler(send)})
+
+
+async def _orders() -> AsyncIterator[dict[str, Any]]:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        yield json.loads(line)
+
+
+async def _serve(root: Path, model_url: str) -> None:
+    bench = Bench(root, model_url)
+    orders: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
+        "log": bench.log,
+        "produce": bench.produce,
+        "bare": bench.bare,
+        "bare_go": bench.bare_go,
+        "memory": bench.memory,
+    }
+    print(json.dumps(await bench.start()), flush=True)
+    async for order in _orders():
+        answer = await orders[order.pop("order")](**order)
+        print(json.dumps(answer), flush=True)
+    await bench.stop()
+
+
+if __name__ == "__main__":
+    logs.configure(LogLevel.ERROR)
+    uvloop.run(_serve(Path(sys.argv[1]), sys.argv[2]))

@@ -1,0 +1,180 @@
+"""Replay, fan-out, latency, memory, and what one stalled watcher costs the others."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Final
+
+import aiohttp
+import grpc
+from google.api.httpbody_pb2 import HttpBody
+
+from benchmarks.executions.figures import Figure, percentile
+from benchmarks.executions.remote import Remote, Stream
+from cloutagent.v1.execution_pb2 import WatchExecutionResponse
+
+# The issue's.
+REPLAY_GRPC: Final = 100_000
+REPLAY_REST: Final = 300_000
+LATENCY_MS: Final = 10.0
+FAN_OUT: Final = 0.8
+LATENCY_WATCHERS: Final = 100
+PAUSE: Final = 0.1
+
+# Events of a run that writes fast are stored in groups: it is the spreading that is measured, not the storing.
+GROUP: Final = 32
+_NDJSON: Final = {"accept": "application/x-ndjson"}
+_EVENTS_PATH: Final = "/api/v1/executions/{}/stream"
+_SENT_AT: Final = re.compile(rb"(\d+\.\d{6}) The quick")
+
+
+async def replay(remote: Remote, events: int, rounds: int) -> Sequence[Figure]:
+    """How fast the log of a run that has ended is told, by all ways. The best of the rounds counts: the rest is load."""
+    log = await remote.order("log", events=events, ended=True)
+    execution_id, last = log["execution_id"], log["last"]
+    grpc_rates, direct_rates, rest_rates = [], [], []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        async with remote.channels(1) as (channel,):
+            data = [message async for message in remote.watch(channel, execution_id)]
+        grpc_rates.append(last / (time.perf_counter() - begun))
+        assert sum(len(WatchExecutionResponse.FromString(message).events) for message in data) == last
+        begun = time.perf_counter()
+        async with remote.channels(1) as (channel,):
+            data = [message async for message in remote.text(channel, execution_id)]
+        direct_rates.append(last / (time.perf_counter() - begun))
+        assert sum(HttpBody.FromString(message).data.count(b"\n") for message in data) == last
+        rest_rates.append(last / await _rest_seconds(remote, execution_id, last))
+    return [
+        Figure(f"replay of {events:,} events, gRPC", median(grpc_rates), "events/s", least=REPLAY_GRPC),
+        Figure(f"replay of {events:,} events, NDJSON", median(direct_rates), "events/s", least=REPLAY_REST),
+        Figure(f"replay of {events:,} events, NDJSON through Envoy", median(rest_rates), "events/s"),
+    ]
+
+
+async def latency(remote: Remote, watchers: int, events: int) -> Sequence[Figure]:
+    """From handing an event to the storage to its arrival at each watcher, at 10 events a second."""
+    log = await remote.order("log", events=1, ended=False)
+    async with remote.channels(watchers) as channels:
+        streams = await _opened(remote, channels, log["execution_id"])
+        reading = [asyncio.create_task(_times(stream)) for stream in streams]
+        await remote.order("produce", execution_id=log["execution_id"], events=events, group=1, pause=PAUSE)
+        times = [one * 1e3 for found in await asyncio.gather(*reading) for one in found]
+    assert len(times) == watchers * events, f"{len(times)} arrivals of {events} events at {watchers} watchers"
+    name = f"event to watcher, {watchers} watchers, {1 / PAUSE:.0f} events/s"
+    most = LATENCY_MS if watchers == LATENCY_WATCHERS else None
+    return [
+        Figure(f"{name}, p50", percentile(times, 50), "ms"),
+        Figure(f"{name}, p99", percentile(times, 99), "ms", most=most),
+    ]
+
+
+async def fan_out(remote: Remote, watchers: int, events: int, rounds: int) -> Sequence[Figure]:
+    """Events to many watchers at once against a bare stream of the same bytes in messages as large, in turns."""
+    rates, bare_rates, ratios, sizes = [], [], [], []
+    for _ in range(rounds):
+        seconds, execution_id, messages = await _spread(remote, watchers, events)
+        group = max(1, round(events * watchers / messages))
+        bare_seconds = await _bare_spread(remote, watchers, execution_id, group)
+        rates.append(events * watchers / seconds)
+        bare_rates.append(events * watchers / bare_seconds)
+        ratios.append(bare_seconds / seconds)
+        sizes.append(group)
+    name = f"fan-out to {watchers:,} watchers"
+    note = f"{median(bare_rates):,.0f} events/s bare; {median(sizes):.0f} events a message"
+    return [
+        Figure(name, median(rates), "events/s"),
+        Figure(f"{name}, of the bare stream", median(ratios), "", least=FAN_OUT, note=note),
+    ]
+
+
+async def memory(remote: Remote, watchers: int) -> Sequence[Figure]:
+    """What a watcher that waits for events takes."""
+    log = await remote.order("log", events=1, ended=False)
+    before = (await remote.order("memory"))["bytes"]
+    async with remote.channels(watchers) as channels:
+        streams = await _opened(remote, channels, log["execution_id"])
+        after = (await remote.order("memory"))["bytes"]
+        for stream in streams:
+            stream.cancel()
+    return [Figure(f"memory per watcher, of {watchers:,}", (after - before) / watchers / 1024, "KiB")]
+
+
+async def stalled(remote: Remote, watchers: int, events: int, rounds: int) -> Sequence[Figure]:
+    """How much slower all others get the events when one watcher reads nothing; against rounds without one, in turns."""
+    without, others = [], []
+    for _ in range(rounds):
+        without.append((await _spread(remote, watchers, events))[0])
+        others.append((await _spread(remote, watchers, events, stall=True))[0])
+    ratios = [one / other for one, other in zip(others, without, strict=True)]
+    spread = max(without) / min(without)
+    note = f"the rounds without one differ by up to {spread:.2f}"
+    return [
+        Figure(f"one stalled watcher, time of {watchers} others", median(ratios), "", most=max(1.1, spread), note=note)
+    ]
+
+
+async def _spread(remote: Remote, watchers: int, events: int, *, stall: bool = False) -> tuple[float, str, int]:
+    """Seconds until all watchers have all events, of which execution, and how many messages they were."""
+    log = await remote.order("log", events=1, ended=False)
+    execution_id = log["execution_id"]
+    async with remote.channels(watchers) as channels, remote.channels(1) as apart:
+        streams = await _opened(remote, channels, execution_id)
+        slow = (await _opened(remote, apart, execution_id)) if stall else ()
+        reading = [asyncio.create_task(_messages(stream)) for stream in streams]
+        begun = await remote.order("produce", execution_id=execution_id, events=events, group=GROUP, pause=0.0)
+        messages = sum(await asyncio.gather(*reading))
+        seconds = time.monotonic() - begun["at"]
+        for stream in slow:
+            stream.cancel()
+    return seconds, execution_id, messages
+
+
+async def _bare_spread(remote: Remote, watchers: int, execution_id: str, group: int) -> float:
+    await remote.order("bare", execution_id=execution_id, after=1, group=group)
+    async with remote.channels(watchers, bare=True) as channels:
+        streams = [remote.bare(channel) for channel in channels]
+        await asyncio.gather(*(stream.initial_metadata() for stream in streams))
+        reading = [asyncio.create_task(_messages(stream)) for stream in streams]
+        begun = await remote.order("bare_go")
+        await asyncio.gather(*reading)
+        return time.monotonic() - float(begun["at"])
+
+
+async def _opened(remote: Remote, channels: Sequence[grpc.aio.Channel], execution_id: str) -> Sequence[Stream]:
+    """Watches that have got the first event, and wait for the next."""
+    streams = [remote.watch(channel, execution_id) for channel in channels]
+    await asyncio.gather(*(anext(aiter(stream)) for stream in streams))
+    return streams
+
+
+async def _messages(stream: Stream) -> int:
+    count = 0
+    async for _ in stream:
+        count += 1
+    return count
+
+
+async def _times(stream: Stream) -> Sequence[float]:
+    """How long each event took to come here."""
+    found: list[float] = []
+    async for message in stream:
+        now = time.monotonic()
+        found += [now - float(sent) for sent in _SENT_AT.findall(message)]
+    return found
+
+
+async def _rest_seconds(remote: Remote, execution_id: str, last: int) -> float:
+    url = f"http://127.0.0.1:{remote.rest_port}{_EVENTS_PATH.format(execution_id)}"
+    begun = time.perf_counter()
+    async with aiohttp.ClientSession(headers={**_NDJSON, **dict(remote.metadata)}) as session, session.get(url) as got:
+        assert got.status == 200, await got.text()
+        lines = 0
+        async for chunk in got.content.iter_any():
+            lines += chunk.count(b"\n")
+    assert lines == last
+    return time.perf_counter() - begun
