@@ -91,6 +91,10 @@ test-faults: setup ## Kill, refuse, cut the power and race at full size; says ho
 bench-storage: setup ## Measure the store with 10, 1,000 and 100,000 projects (some minutes); fails when a target is missed
 	$(PY) -m benchmarks
 
+.PHONY: bench-executions
+bench-executions: setup ## Measure executions, their watchers and the gateway (some minutes); fails when a target is missed
+	$(PY) -m benchmarks.executions
+
 .PHONY: demo
 demo: setup ## Show the whole product at work, with no account (LIVE=1: against the vendor)
 	$(PY) -m scripts.demo $(if $(LIVE),--live)

@@ -6,18 +6,19 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
-from cloutagent.v1.execution_pb2 import StreamExecutionEventsRequest, WatchExecutionRequest
+from cloutagent.v1.execution_pb2 import ExecuteStreamRequest, StreamExecutionEventsRequest, WatchExecutionRequest
 from cloutagent_server.envoy_process import EnvoyProcess
 
 BARE_METHOD: Final = "/bare.Stream/Send"
 WATCH_METHOD: Final = "/cloutagent.v1.ExecutionService/WatchExecution"
+EXECUTE_METHOD: Final = "/cloutagent.v1.ExecutionService/ExecuteStream"
 TEXT_METHOD: Final = "/cloutagent.v1.ExecutionService/StreamExecutionEvents"
 
 # Streams that share a connection wait for each other in it. No real client opens more in one.
@@ -60,17 +61,26 @@ class Remote:
     def watch(self, channel: grpc.aio.Channel, execution_id: str, after: int = 0) -> Stream:
         """WatchExecution, its answers as they come over the wire."""
         request = WatchExecutionRequest(execution_id=execution_id, after_sequence=after)
-        return channel.unary_stream(WATCH_METHOD)(request.SerializeToString(), metadata=self.metadata)
+        return channel.unary_stream(WATCH_METHOD, _as_it_is, _as_it_is)(
+            request.SerializeToString(), metadata=self.metadata
+        )
 
     def text(self, channel: grpc.aio.Channel, execution_id: str) -> Stream:
         """StreamExecutionEvents as lines of JSON, its answers as they come over the wire."""
         request = StreamExecutionEventsRequest(execution_id=execution_id)
         metadata = (*self.metadata, ("accept", "application/x-ndjson"))
-        return channel.unary_stream(TEXT_METHOD)(request.SerializeToString(), metadata=metadata)
+        return _stream(channel, TEXT_METHOD)(request.SerializeToString(), metadata=metadata)
+
+    def execute(self, channel: grpc.aio.Channel, prompt: str) -> Stream:
+        """ExecuteStream, its answers as they come over the wire."""
+        request = ExecuteStreamRequest(project_id=self.project_id, prompt=prompt)
+        return channel.unary_stream(EXECUTE_METHOD, _as_it_is, _as_it_is)(
+            request.SerializeToString(), metadata=self.metadata
+        )
 
     def bare(self, channel: grpc.aio.Channel) -> Stream:
         """The bare server's stream."""
-        return channel.unary_stream(BARE_METHOD)(b"")
+        return _stream(channel, BARE_METHOD)(b"")
 
     @asynccontextmanager
     async def channels(self, streams: int, *, bare: bool = False) -> AsyncIterator[Sequence[grpc.aio.Channel]]:
@@ -83,6 +93,15 @@ class Remote:
         finally:
             for channel in opened:
                 await channel.close()
+
+
+def _stream(channel: grpc.aio.Channel, method: str) -> grpc.aio.UnaryStreamMultiCallable[bytes, bytes]:
+    """A method whose messages are sent and handed over as they are."""
+    return channel.unary_stream(method, _as_it_is, _as_it_is)
+
+
+def _as_it_is(message: bytes) -> bytes:
+    return message
 
 
 @contextmanager
@@ -100,10 +119,10 @@ def _output_to(descriptor: int) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def serving(folder: Path, model_url: str) -> AsyncIterator[Remote]:
-    """A server on a new folder, and Envoy before it; both end with the block."""
+async def serving(folder: Path, model_url: str, settings: Mapping[str, str]) -> AsyncIterator[Remote]:
+    """A server on a new folder, with further settings, and Envoy before it; both end with the block."""
     with (folder / "server.log").open("wb") as log:
-        command = (sys.executable, "-m", "benchmarks.executions.serving", str(folder), model_url)
+        command = (sys.executable, "-m", "benchmarks.executions.serving", str(folder), model_url, json.dumps(settings))
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=log)
     try:

@@ -1,7 +1,8 @@
-"""The server under measurement, in a process of its own: `python -m benchmarks.executions.serving ROOT MODEL_URL`.
+"""The server under measurement, in a process of its own.
 
-It is the whole server, on a folder under ROOT, with agents that talk to the local model at MODEL_URL. Beside it, in
-the same process, listens a bare grpc.aio server that sends messages made beforehand: what gRPC itself can do. Orders
+Started as `python -m benchmarks.executions.serving ROOT MODEL_URL SETTINGS`. It is the whole server, on a folder under
+ROOT, with agents that talk to the local model at MODEL_URL; SETTINGS is a JSON object of further settings. Beside it,
+in the same process, listens a bare grpc.aio server that sends messages made beforehand: what gRPC itself can do. Orders
 come as lines of JSON on standard input, and each is answered by one line on standard output when it has been done.
 """
 
@@ -12,7 +13,6 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -22,17 +22,13 @@ import psutil
 import uvloop
 
 from benchmarks.executions.remote import BARE_METHOD
-from cloutagent_server import logs
-from cloutagent_server.app import LOCAL_MODEL_KEY, App
+from cloutagent_server import app, logs
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.cost import Usage
 from cloutagent_server.domain.events import Completed, Event, Payload, Started, StoredEvent, TextDelta
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import AgentConfig, Limits, Project, ProjectDraft
-from cloutagent_server.engine.claude import ClaudeEngine
-from cloutagent_server.engine.gateway import ModelGateway
-from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.service.takeover import Takeover
 from cloutagent_server.settings import Environment, LogLevel, Settings
 from cloutagent_server.storage.filesystem import FileSystemStorage
@@ -46,7 +42,7 @@ _TEXT: Final = "The quick brown fox jumps over the lazy dog. "
 class Bench:
     """Carries out the orders."""
 
-    def __init__(self, root: Path, model_url: str) -> None:
+    def __init__(self, root: Path, model_url: str, **more: Any) -> None:
         settings = Settings(
             _env_file=None,
             app_env=Environment.TEST,
@@ -58,11 +54,12 @@ class Bench:
             log_level=LogLevel.ERROR,
             project_root=root / "projects",
             run_root=root / "runs",
+            **more,
         )
-        prices = GenaiPriceList()
         self._storage = FileSystemStorage(settings.project_root)
-        engine = ClaudeEngine(ModelGateway(model_url, LOCAL_MODEL_KEY, prices), prices, settings.run_root)
-        self._app = App(settings, self._storage, engine, prices)
+        # The storage is shared with the server, so that what is written by hand wakes its watchers.
+        with mock.patch.object(app, "FileSystemStorage", return_value=self._storage):
+            self._app = app.App.from_settings(settings)
         self._bare = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         self._bare.add_generic_rpc_handlers((self._bare_handlers(),))
         self._messages: Sequence[bytes] = ()
@@ -169,8 +166,8 @@ async def _orders() -> AsyncIterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-async def _serve(root: Path, model_url: str) -> None:
-    bench = Bench(root, model_url)
+async def _serve(root: Path, model_url: str, more: dict[str, Any]) -> None:
+    bench = Bench(root, model_url, **more)
     orders: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
         "log": bench.log,
         "produce": bench.produce,
@@ -187,4 +184,4 @@ async def _serve(root: Path, model_url: str) -> None:
 
 if __name__ == "__main__":
     logs.configure(LogLevel.ERROR)
-    uvloop.run(_serve(Path(sys.argv[1]), sys.argv[2]))
+    uvloop.run(_serve(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])))

@@ -33,7 +33,7 @@ _SENT_AT: Final = re.compile(rb"(\d+\.\d{6}) The quick")
 
 
 async def replay(remote: Remote, events: int, rounds: int) -> Sequence[Figure]:
-    """How fast the log of a run that has ended is told, by all ways. The best of the rounds counts: the rest is load."""
+    """How fast the log of a run that has ended is told, by all ways."""
     log = await remote.order("log", events=events, ended=True)
     execution_id, last = log["execution_id"], log["last"]
     grpc_rates, direct_rates, rest_rates = [], [], []
@@ -105,7 +105,7 @@ async def memory(remote: Remote, watchers: int) -> Sequence[Figure]:
 
 
 async def stalled(remote: Remote, watchers: int, events: int, rounds: int) -> Sequence[Figure]:
-    """How much slower all others get the events when one watcher reads nothing; against rounds without one, in turns."""
+    """How much slower all others get the events when one watcher reads nothing, in turns with rounds without."""
     without, others = [], []
     for _ in range(rounds):
         without.append((await _spread(remote, watchers, events))[0])

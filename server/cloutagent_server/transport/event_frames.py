@@ -43,9 +43,7 @@ def _varint(value: int) -> bytes:
 
 
 # The milliseconds of a timestamp as the field of its nanoseconds, which is left out when it is 0.
-_NANOS: Final = {
-    b"%03d" % number: b"\x10" + _varint(number * 1_000_000) if number else b"" for number in range(1_000)
-}
+_NANOS: Final = {b"%03d" % number: b"\x10" + _varint(number * 1_000_000) if number else b"" for number in range(1_000)}
 
 
 def _tag(message: type[ExecutionEvent | TextDeltaEvent | WatchExecutionResponse], field: str) -> bytes:

@@ -93,12 +93,12 @@ class LogHeader:
             ValueError: A line is not the event that it should be.
         """
         checked = self.checked
-        start = b'{"executionId":"%b","sequence":' % self.execution.id.encode()
+        start = b'{"executionId":"%b","sequence":%%d,' % self.execution.id.encode()
         for sequence, line in enumerate(lines, first):
             data = line[:-_TAIL] + b"}" if checked else line
             if checked and line[-_TAIL:] != b'%b%08x"}' % (_MARK, crc32(data)):
                 unsealed(line)
-            if not data.startswith(start + b"%d," % sequence) or data[-1:] != b"}":
+            if not data.startswith(start % sequence) or data[-1:] != b"}":
                 raise ValueError("is not that event")
             yield event_json.stored(sequence, data)
 
