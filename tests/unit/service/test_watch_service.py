@@ -234,6 +234,29 @@ async def test_an_end_between_two_looks_is_not_missed(world: World) -> None:
         assert [event.kind for event in await anext(watch)] == ["completed"]
 
 
+async def test_a_watcher_that_keeps_up_asks_for_the_execution_once(world: World) -> None:
+    """To ask takes a thread and the medium: with many watchers that is what they would wait for."""
+    log = await begun(world)
+    storage = world.storage
+    assert isinstance(storage, HookedStorage)
+    before, asked = storage.executions.read, 0
+
+    async def counted(execution_id: str) -> Execution | None:
+        nonlocal asked
+        asked += 1
+        return await before(execution_id)
+
+    storage.executions.read = counted  # type: ignore[method-assign]
+    async with asyncio.timeout(DEADLINE_SECONDS), aclosing(log.watch()) as watch:
+        await anext(watch)
+        for _ in range(5):
+            following = asyncio.ensure_future(anext(watch))
+            await turns()
+            await log.texts(1)
+            assert len(await following) == 1
+    assert asked == 1
+
+
 async def test_a_watcher_that_does_not_read_holds_nobody_up(world: World) -> None:
     log = await begun(world)
     async with aclosing(log.watch()) as slow:
