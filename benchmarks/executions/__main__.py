@@ -54,14 +54,15 @@ async def measure(sizes: Sizes, wanted: Sequence[str] = ()) -> Sequence[Figure]:
             runs.local_model() as model,
             serving(Path(folder) / "cold", model.base_url, {"warm_agents": "0"}) as remote,
         ):
+            # First: what a process has once taken and given back would hide it.
+            if not wanted or "memory" in wanted:
+                figures += await watching.memory(remote, sizes.watchers[-1])
             if not wanted or "replay" in wanted:
                 figures += await watching.replay(remote, sizes.replayed, sizes.rounds)
             if not wanted or "latency" in wanted:
                 figures += await watching.latency(remote, sizes.latency_watchers, sizes.latency_events)
             for watchers in sizes.watchers if not wanted or "fan-out" in wanted else ():
                 figures += await watching.fan_out(remote, watchers, max(64, sizes.spread // watchers), sizes.rounds)
-            if not wanted or "memory" in wanted:
-                figures += await watching.memory(remote, sizes.watchers[-1])
             if not wanted or "stalled" in wanted:
                 count = sizes.latency_watchers - 1
                 figures += await watching.stalled(remote, count, max(64, sizes.spread // count), sizes.rounds)
