@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,33 +46,39 @@ class Sizes:
 QUICK = Sizes(2_000, (1, 10), 2_000, 10, 5, 1, 5, 1)
 
 
-async def measure(sizes: Sizes, wanted: Sequence[str] = (), warm: Mapping[str, str] | None = None) -> Sequence[Figure]:
-    """All figures, or those of the `wanted` measurements. `warm` are the settings that keep agents ready, if any do."""
+async def measure(sizes: Sizes, wanted: Sequence[str] = ()) -> Sequence[Figure]:
+    """All figures, or those of the `wanted` measurements."""
     figures: list[Figure] = []
     with TemporaryDirectory(prefix="benchmarks-") as folder:
-        async with runs.local_model() as model, serving(Path(folder), model.base_url, warm or {}) as remote:
+        async with (
+            runs.local_model() as model,
+            serving(Path(folder) / "cold", model.base_url, {"warm_agents": "0"}) as remote,
+        ):
+            # First: what a process has once taken and given back would hide it.
+            if not wanted or "memory" in wanted:
+                figures += await watching.memory(remote, sizes.watchers[-1])
             if not wanted or "replay" in wanted:
                 figures += await watching.replay(remote, sizes.replayed, sizes.rounds)
             if not wanted or "latency" in wanted:
                 figures += await watching.latency(remote, sizes.latency_watchers, sizes.latency_events)
             for watchers in sizes.watchers if not wanted or "fan-out" in wanted else ():
                 figures += await watching.fan_out(remote, watchers, max(64, sizes.spread // watchers), sizes.rounds)
-            if not wanted or "memory" in wanted:
-                figures += await watching.memory(remote, sizes.watchers[-1])
             if not wanted or "stalled" in wanted:
                 count = sizes.latency_watchers - 1
                 figures += await watching.stalled(remote, count, max(64, sizes.spread // count), sizes.rounds)
             if not wanted or "runs" in wanted:
-                figures += await runs.agents(remote, model, sizes.runs, warm=bool(warm))
+                figures += await runs.agents(remote, model, sizes.runs, warm=False)
+                async with serving(Path(folder) / "warm", model.base_url, {"warm_agents": "1"}) as ready:
+                    figures += await runs.agents(ready, model, sizes.runs, warm=True)
             if not wanted or "gateway" in wanted:
                 figures += await runs.gateway(model, sizes.calls)
     return figures
 
 
-async def run(sizes: Sizes, wanted: Sequence[str] = (), warm: Mapping[str, str] | None = None) -> int:
+async def run(sizes: Sizes, wanted: Sequence[str] = ()) -> int:
     """Measure and print. Returns the exit code."""
     before = os.getloadavg()[0]
-    figures = await measure(sizes, wanted, warm)
+    figures = await measure(sizes, wanted)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {sizes.rounds} rounds")
     print(f"load of the machine: {before:.1f} before, {os.getloadavg()[0]:.1f} after")
     print(table(figures), flush=True)
@@ -84,13 +90,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.executions", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only show that everything can be measured")
     parser.add_argument("--only", default="", help="replay, latency, fan-out, memory, stalled, runs, gateway")
-    parser.add_argument(
-        "--warm", action="append", default=[], metavar="SETTING=VALUE", help="a setting that keeps agents ready"
-    )
     options = parser.parse_args()
-    warm = dict(setting.split("=", 1) for setting in options.warm)
     wanted = [name for name in options.only.split(",") if name]
-    return uvloop.run(run(QUICK if options.quick else Sizes(), wanted, warm))
+    return uvloop.run(run(QUICK if options.quick else Sizes(), wanted))
 
 
 if __name__ == "__main__":

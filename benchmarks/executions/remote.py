@@ -95,6 +95,11 @@ class Remote:
                 await channel.close()
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def _stream(channel: grpc.aio.Channel, method: str) -> grpc.aio.UnaryStreamMultiCallable[bytes, bytes]:
     """A method whose messages are sent and handed over as they are."""
     return channel.unary_stream(method, _as_it_is, _as_it_is)
@@ -121,7 +126,7 @@ def _output_to(descriptor: int) -> Iterator[None]:
 @asynccontextmanager
 async def serving(folder: Path, model_url: str, settings: Mapping[str, str]) -> AsyncIterator[Remote]:
     """A server on a new folder, with further settings, and Envoy before it; both end with the block."""
-    with (folder / "server.log").open("wb") as log:
+    with (_made(folder) / "server.log").open("wb") as log:
         command = (sys.executable, "-m", "benchmarks.executions.serving", str(folder), model_url, json.dumps(settings))
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=log)

@@ -35,7 +35,7 @@ FIRST_EVENT: Final = 20.0
 FIRST_REQUEST_WARM: Final = 150.0
 GATEWAY: Final = 2.0
 
-# Between runs, for what is made ready beforehand.
+# An agent is made ready in the time that a run of the SDK alone takes, or less.
 _PAUSE: Final = 1.5
 _BODY: Final = {
     "model": MODEL,
@@ -60,13 +60,14 @@ async def agents(remote: Remote, model: LocalModel, runs: int, *, warm: bool) ->
     """What a run of the real agent takes, against the SDK alone, in turns. `warm`: agents are made ready beforehand."""
     first_events, first_requests, added, alone = [], [], [], []
     with _arrivals() as arrivals:
-        if runs > 1:
+        by_itself = 0.0
+        if warm or runs > 1:
             # What the first of all reads from the disk, the others find in memory.
             await _run(remote, arrivals)
-            await _alone_seconds(model)
+            by_itself = await _alone_seconds(model)
         for _ in range(runs):
             if warm:
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(_PAUSE * by_itself)
             first_event, first_request, whole = await _run(remote, arrivals)
             by_itself = await _alone_seconds(model)
             first_events.append(first_event * 1e3)

@@ -10,6 +10,7 @@ from benchmarks.executions.figures import Figure, percentile, table
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.timeout(600)
 async def test_the_quick_form_measures_everything(capsys: pytest.CaptureFixture[str]) -> None:
     await run(QUICK)
     printed = capsys.readouterr().out
@@ -25,6 +26,7 @@ async def test_the_quick_form_measures_everything(capsys: pytest.CaptureFixture[
         "one stalled watcher",
         "first event, cold",
         "first model request, cold",
+        "first model request, warm",
         "added to a run of the SDK alone, cold",
         "gateway, added to the first byte",
     ):
