@@ -10,6 +10,7 @@ from benchmarks.executions.figures import Figure, percentile, table
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 async def test_the_quick_form_measures_everything(capsys: pytest.CaptureFixture[str]) -> None:
     await run(QUICK)
