@@ -13,8 +13,8 @@ from tests.support.api.scenario import FOREIGN_KEY, NO_ID, ProjectHandle, Projec
 from tests.support.api.stage import DEPTHS, GRPC, GRPC_ENVOY, IN_PROCESS, MEMORY, REST
 
 ADMIN_KEY = "the-key-of-the-operator"
-TEXT_STREAMS = ("StreamExecutionEvents", "ExecuteEventStream")
-EVENT_STREAMS = ("WatchExecution", "ExecuteStream")
+TEXT_STREAMS = ("StreamExecutionEvents", "ExecuteEventStream", "StreamUsage")
+STREAMS = ("WatchExecution", "ExecuteStream", "WatchUsage")
 
 
 def _rule(rpc: str) -> access_pb2.Access:
@@ -45,7 +45,7 @@ async def _send(api: Api, rpc: str, body: Json, key: str | None) -> None:
     if rpc in TEXT_STREAMS:
         async with api.text(rpc, body, key):
             return
-    if rpc in EVENT_STREAMS:
+    if rpc in STREAMS:
         async for _ in api.events(rpc, body, key):
             pass
         return

@@ -49,6 +49,7 @@ async def test_creation_returns_201_with_project_and_api_key(api: Api) -> None:
             "temperature": 0.7,
             "maxTokens": 4096,
             "enabledTools": [],
+            "mcpServers": {},
         },
         "limits": {"maxTokens": 100000, "maxCost": 10.0, "timeout": 300000},
         "createdAt": project["createdAt"],
@@ -59,7 +60,7 @@ async def test_creation_returns_201_with_project_and_api_key(api: Api) -> None:
 async def test_creation_takes_everything_that_a_project_has(api: Api) -> None:
     created = await api.call("CreateProject", FULL_BODY, http=201)
     project = created["project"]
-    agent = {**FULL_BODY["agent"], "id": project["agent"]["id"]}  # type: ignore[dict-item]
+    agent = {**FULL_BODY["agent"], "id": project["agent"]["id"], "mcpServers": {}}  # type: ignore[dict-item]
     assert project == {
         **FULL_BODY,
         "agent": agent,

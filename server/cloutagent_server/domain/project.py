@@ -40,7 +40,7 @@ class AgentConfig:
     temperature: float = DEFAULT_TEMPERATURE
     max_tokens: int = DEFAULT_RESPONSE_TOKENS
     enabled_tools: tuple[str, ...] = ()
-    mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
+    mcp_servers: Mapping[str, McpServer] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,11 @@ from tests.support.api.frames import sse_frames
 from tests.support.api.json_form import METHODS, HttpRoute, Json, event_from_text
 
 # The text streams that stand for streams of gRPC alone.
-_TEXT_OF = {"WatchExecution": "StreamExecutionEvents", "ExecuteStream": "ExecuteEventStream"}
+_TEXT_OF = {
+    "WatchExecution": "StreamExecutionEvents",
+    "ExecuteStream": "ExecuteEventStream",
+    "WatchUsage": "StreamUsage",
+}
 _VARIABLE = re.compile(r"\{([^}]+)\}")
 
 

@@ -14,7 +14,7 @@ from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.errors import InvalidRequest, ProjectNotFound
 from cloutagent_server.domain.identifiers import new_id
-from cloutagent_server.domain.ledger import Reservation, Settlement
+from cloutagent_server.domain.ledger import LedgerTotals, Reservation, Settlement
 from cloutagent_server.domain.project import Project
 from cloutagent_server.domain.usage import days_between
 from cloutagent_server.service.usage import UsageService
@@ -137,3 +137,27 @@ def test_a_range_has_366_days_at_most() -> None:
     assert days_between(None, None, LAST_SECOND) == ("2026-01-30", "2026-02-28")
     with pytest.raises(InvalidRequest):
         days_between("2023-12-31", "2024-12-31", LAST_SECOND)
+
+
+async def test_watchers_of_a_project_share_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = MemoryStorage()
+    project = await _project(storage)
+    looks, totals = 0, storage.ledger.totals
+
+    async def counted(project_id: str, now: datetime) -> LedgerTotals:
+        nonlocal looks
+        looks += 1
+        return await totals(project_id, now)
+
+    monkeypatch.setattr(storage.ledger, "totals", counted)
+    usage = UsageService(storage, pause_seconds=0.5)
+    async with (
+        aclosing(usage.watch(project.id, None, None)) as first,
+        aclosing(usage.watch(project.id, None, None)) as second,
+    ):
+        await asyncio.gather(anext(first), anext(second))
+        assert looks == 2
+        await _spend(storage, project, 10, timestamps.now())
+        reports = await asyncio.gather(anext(first), anext(second))
+    assert reports[0] == reports[1]
+    assert looks == 3

@@ -132,6 +132,10 @@ def _has_no_log(directory: Path) -> bool:
     return directory.is_dir() and not (directory / LOG).exists()
 
 
+def _has_no_state(directory: Path) -> bool:
+    return (directory / LOG).exists() and not (directory / STATE).exists()
+
+
 def _torn(folder: Folder, directory: Path, log: _Log) -> Iterator[Finding]:
     if log.torn:
         yield Finding(
@@ -154,14 +158,17 @@ def _ends_in_mid_line(path: Path) -> bool:
 
 
 def _state(folder: Folder, directory: Path, log: _Log) -> Iterator[Finding]:
-    fault = log.snapshot_fault
+    fault, still = log.snapshot_fault, None
     if fault is None and log.snapshot is None:
-        fault = "is missing"
+        # An execution that has just ended gets its state a moment after its last event.
+        fault, still = "is missing", partial(_has_no_state, directory)
     elif fault is None and log.snapshot is not None and log.at_snapshot != log.snapshot.execution:
         fault = f"does not agree with {LOG}"
     if fault is not None:
         rebuild = partial(_rebuild_state, directory)
-        yield Finding(Severity.WARNING, folder.relative(directory / STATE), fault, BY_REPAIR, repair=rebuild)
+        yield Finding(
+            Severity.WARNING, folder.relative(directory / STATE), fault, BY_REPAIR, still=still, repair=rebuild
+        )
 
 
 def _rebuild_state(directory: Path) -> None:
