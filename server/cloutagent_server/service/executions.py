@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Final
+from weakref import WeakValueDictionary
 
 from cloutagent_server.domain import event_json, timestamps
 from cloutagent_server.domain.cost import CostLimits, LimitCheckResult, Model, TokenUsage, Usage, check_limits
@@ -42,6 +43,8 @@ log: Final = logging.getLogger(__name__)
 
 # How long a caller who cancels an execution waits for its end.
 CANCEL_SECONDS: Final = 30.0
+# How long a repeated start waits for another server to queue what it has stored.
+ADMIT_SECONDS: Final = 10.0
 
 
 class ExecutionService:
@@ -86,6 +89,7 @@ class ExecutionService:
         self._cancellations: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._interrupting = False
+        self._admissions: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def start(self, request: ExecutionRequest) -> tuple[Execution, bool]:
         """Queue a run; returns the execution, and whether this call created it.
@@ -101,14 +105,14 @@ class ExecutionService:
             BudgetUsedUp: Nothing is left of a budget of the project.
             ServerUnavailable: The server is stopping.
         """
-        earlier = await self.find_earlier(request)
+        earlier = await self._settled_earlier(request)
         if earlier is not None:
             return earlier, False
         if request.idempotency_key is None:
             self._queue.check_room(request.project_id)
         project = await self._project(request.project_id)
         execution, _ = await prepare(request, project, self._secrets, self._engine, self._prices)
-        return await asyncio.shield(self._admit(execution, project.budget))
+        return await asyncio.shield(self._admit(request, execution, project.budget))
 
     @contextlib.asynccontextmanager
     async def attached(
@@ -270,17 +274,43 @@ class ExecutionService:
         if self._cancellations:
             await asyncio.wait(self._cancellations)
 
-    async def _admit(self, execution: Execution, budget: Budget) -> tuple[Execution, bool]:
+    async def _settled_earlier(self, request: ExecutionRequest) -> Execution | None:
+        """As `find_earlier`, once it is clear whether what stands under the key is queued or taken back."""
+        earlier = await self.find_earlier(request)
+        if earlier is None or earlier.last_sequence:
+            return earlier
+        async with self._admitting(request):
+            # Only another server can still be about to queue it now.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ADMIT_SECONDS):
+                    await self._executions.wait_for_events(earlier.id, 0)
+        return await self.find_earlier(request)
+
+    def _admitting(self, request: ExecutionRequest) -> contextlib.AbstractAsyncContextManager[None]:
+        """One request at a time with an idempotency key."""
+        if request.idempotency_key is None:
+            return contextlib.nullcontext()
+        name = (request.project_id, request.idempotency_key)
+        return self._admissions.setdefault(name, asyncio.Lock())
+
+    async def _admit(self, request: ExecutionRequest, execution: Execution, budget: Budget) -> tuple[Execution, bool]:
         """Store and queue an execution, whole or not at all: a caller that goes away does not end this half-way."""
+        async with self._admitting(request):
+            earlier = await self.find_earlier(request)
+            if earlier is not None:
+                return earlier, False
+            exceeded = await used_up(self._storage.ledger, execution.project_id, budget)
+            if exceeded is not None:
+                raise BudgetUsedUp(exceeded)
+            with self._queue.place(execution.project_id):
+                return await self._store(execution)
+
+    async def _store(self, execution: Execution) -> tuple[Execution, bool]:
         self._live.add(execution.id)
         try:
             stored = await self._executions.create(execution)
             if stored.id == execution.id:
-                exceeded = await used_up(self._storage.ledger, execution.project_id, budget)
-                if exceeded is not None:
-                    raise BudgetUsedUp(exceeded)
-                with self._queue.place(stored.project_id):
-                    return await self._enqueue(stored), True
+                return await self._enqueue(stored), True
         except Exception:
             try:
                 await self._executions.delete(execution.id)

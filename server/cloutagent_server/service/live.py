@@ -33,7 +33,9 @@ class LiveExecutions:
         self._live.discard(execution_id)
 
     async def claim(self, execution_id: str) -> Execution | None:
-        """Answer for an execution from now on and return it; None if another server does, or nobody needs to."""
+        """Answer for an execution from now on and return it; None if somebody does already, or nobody needs to."""
+        if execution_id in self._live:
+            return None
         self._live.add(execution_id)
         try:
             claimed = await self._executions.claim(execution_id)
@@ -47,12 +49,9 @@ class LiveExecutions:
     async def claim_abandoned(self) -> Sequence[Execution]:
         """Answer from now on for all that no server at work answers for; oldest first.
 
-        One that cannot be read is left alone, and reported once.
+        One that cannot be read is left alone, and reported once; one that cannot be claimed now is left for later.
         """
-        known = self._live | self._unreadable
-        abandoned = [
-            execution_id for execution_id in await self._executions.list_abandoned() if execution_id not in known
-        ]
+        abandoned = [one for one in await self._executions.list_abandoned() if one not in self._unreadable]
         claimed = [execution for one in abandoned if (execution := await self._claim_readable(one)) is not None]
         return sorted(claimed, key=lambda execution: (execution.created_at, execution.id))
 
@@ -63,4 +62,6 @@ class LiveExecutions:
             self._unreadable.add(execution_id)
             named = {"execution_id": execution_id, "location": damage.location, "fault": damage.fault}
             log.error("a damaged execution is left alone", extra=named)
-            return None
+        except Exception:
+            log.exception("an execution was not claimed", extra={"execution_id": execution_id})
+        return None

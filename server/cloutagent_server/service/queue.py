@@ -91,7 +91,9 @@ class RunQueue:
         return bisect_left(self._order, _Turn(self._next_round(project_id), self._arrivals, ""))
 
     def add(self, execution: Execution) -> None:
-        """Give an execution its turn; it runs as soon as that comes."""
+        """Give an execution its turn; it runs as soon as that comes. Raises ValueError for one that has its turn."""
+        if execution.id in self._waiting or execution.id in self._running:
+            raise ValueError(f"{execution.id} has its turn already")
         project_id = execution.project_id
         turn = _Turn(self._next_round(project_id), self._arrivals, execution.id)
         self._arrivals += 1

@@ -957,3 +957,18 @@ async def test_usage_of_runs_at_the_same_time_is_kept_apart(storage: HookedStora
     usages = [(await world.until(one.id, Status.COMPLETED)).usage for one in executions]
     assert [usage.total_tokens for usage in usages] == [11, 507]
     assert TokenUsage(10, 1).prompt_tokens == usages[0].prompt_tokens
+
+
+async def test_a_key_used_several_times_at_once_starts_one_execution_or_none() -> None:
+    world = make_world(max_running=1, max_waiting=1)
+    project = await world.project()
+    running = await world.start(project, "hang on")
+    await world.until(running.id, Status.RUNNING)
+    found = await asyncio.gather(*(world.start(project, idempotency_key="a") for _ in range(4)))
+    assert {execution.id for execution in found} == {found[0].id}
+    refused = await asyncio.gather(
+        *(world.start(project, idempotency_key="b") for _ in range(4)), return_exceptions=True
+    )
+    assert [type(fault) for fault in refused] == [QueueFull] * 4
+    assert len((await world.executions.list(project.id, 10, None)).items) == 2
+    await world.executions.stop(grace=0)

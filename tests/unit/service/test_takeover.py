@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from cloutagent_server.domain.errors import StorageUnavailable
 from cloutagent_server.domain.events import FailureReason
 from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.service.takeover import Takeover
@@ -16,6 +17,7 @@ from tests.support import builders
 from tests.support.service_world import DEADLINE_SECONDS, World, make_world
 
 HANG = "hang on"
+Claim = Callable[[str], Awaitable[Execution | None]]
 
 
 @pytest.fixture
@@ -82,3 +84,60 @@ async def test_cancelling_what_another_server_runs(worlds: list[World], which: i
     assert (await ours.kinds(execution.id)).count("cancelled") == 1
     await ours.executions.cancel_requested()
     assert list(await ours.storage.executions.list_cancel_requests()) == []
+
+
+@pytest.mark.parametrize("state", [Status.RUNNING, Status.QUEUED])
+async def test_what_is_started_during_a_look_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Status
+) -> None:
+    storage = FileSystemStorage(tmp_path / "projects")
+    await storage.start()
+    world = make_world(storage=storage, max_running=1 if state is Status.RUNNING else 0)
+    project = await world.project()
+    look, asked, go_on = storage.executions.list_abandoned, asyncio.Event(), asyncio.Event()
+
+    async def held_up() -> Sequence[str]:
+        asked.set()
+        await go_on.wait()
+        return await look()
+
+    monkeypatch.setattr(storage.executions, "list_abandoned", held_up)
+    recovering = asyncio.create_task(world.executions.recover())
+    await asyncio.wait_for(asked.wait(), DEADLINE_SECONDS)
+    execution = await world.start(project, HANG)
+    await world.until(execution.id, state)
+    go_on.set()
+    await asyncio.wait_for(recovering, DEADLINE_SECONDS)
+    assert (await world.read(execution.id)).status is state
+    assert (await world.kinds(execution.id)).count("queued") == 1
+    # The queue still takes and gives.
+    assert (await world.executions.cancel(execution.id)).status is Status.CANCELLED
+    await world.executions.stop(grace=0)
+    await storage.stop()
+
+
+async def test_one_that_cannot_be_claimed_holds_up_no_other(
+    worlds: list[World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = FileSystemStorage(tmp_path / "projects")
+    await dead.start()
+    project = await worlds[0].project()
+    left = [
+        await dead.executions.create(builders.execution(project.id, agent=project.agent, prompt="say hello"))
+        for _ in range(3)
+    ]
+    refused: list[str] = []
+    for world in worlds:
+        claim = world.storage.executions.claim
+
+        async def claim_some(execution_id: str, claim: Claim = claim) -> Execution | None:
+            if execution_id == left[1].id and len(refused) < 3:
+                refused.append(execution_id)
+                raise StorageUnavailable("No space left on device")
+            return await claim(execution_id)
+
+        monkeypatch.setattr(world.storage.executions, "claim", claim_some)
+    await dead.stop()
+    for execution in left:
+        await worlds[0].until(execution.id, Status.COMPLETED)
+    assert len(refused) == 3
