@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import gzip
 import json
 import os
 import signal
@@ -190,11 +191,23 @@ def test_keys_and_secrets_are_in_no_file_and_no_process(stack: Stack, rest: Rest
     ended = rest.call("POST", f"/api/v1/executions/{execution_id}/cancel", {})
     assert ended["execution"]["status"] == "cancelled"
 
+    command = [sys.executable, "-m", "cloutagent_server", "backup", "--executions"]
+    made = subprocess.run(
+        command, cwd=stack.log.parent, env=stack.environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    searched = []
     for path in stack.log.parent.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
+            if path.name.endswith(".gz"):
+                content = gzip.decompress(content)
+            searched.append(path)
             assert secret.encode() not in content, path
             assert key.encode() not in content, path
+    names = {path.name for path in searched}
+    assert {"000001.jsonl", "events.jsonl", "secrets.enc", stack.log.name} <= names
+    assert any(name.endswith(".tar.gz") for name in names)
 
 
 def test_a_killed_server_leaves_the_truth_and_no_process(tmp_path: Path) -> None:
