@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from cloutagent_server.domain.identifiers import is_id, new_id
+
+log: Final = logging.getLogger(__name__)
 
 _LOCK: Final = ".server.lock"
 _PREFIX: Final = "server-"
@@ -75,4 +78,10 @@ def _reap_dead(directory: Path, reap: Callable[[Path], None]) -> None:
         except Timeout:
             return
         held.release()
-    reap(directory)
+    try:
+        reap(directory)
+    except OSError as fault:
+        # What a dead server's agents left must not keep this one from starting.
+        log.warning(
+            "a dead server's directory was not removed", extra={"directory": str(directory), "fault": repr(fault)}
+        )

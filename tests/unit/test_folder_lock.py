@@ -40,3 +40,15 @@ def test_a_folder_of_projects_is_no_folder_of_runs(tmp_path: Path, runs: str) ->
         (tmp_path / name / ".index").mkdir(parents=True)
     with pytest.raises(FolderInUse, match="RUN_ROOT"):
         check_apart(tmp_path / "projects", tmp_path / runs)
+
+
+def test_what_cannot_be_removed_of_a_dead_server_keeps_no_other_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "server-dead0000").mkdir()
+
+    def refused(path: Path) -> None:
+        if path.name == "server-dead0000":
+            raise OSError("directory not empty")
+        shutil.rmtree(path)
+
+    with run_directory(tmp_path, refused) as directory:
+        assert directory.is_dir()

@@ -281,9 +281,9 @@ class ClaudeExecutor:
             await asyncio.wait({work})
             await self._gateway.close(run.session)
             await run.agent.end()
-        except OSError as error:
+        except Exception as error:
             # The next start of the server clears it away; the run has its result nevertheless.
-            LOG.warning("execution %s: its directory was not removed: %s", self._id, error)
+            LOG.warning("execution %s: its directory was not removed: %r", self._id, error)
         finally:
             run.start.over()
             self._ended.set()

@@ -18,6 +18,9 @@ _MIB: Final = 1024 * 1024
 _LOOK_SECONDS: Final = 0.25
 _DISK_SHARE: Final = 20
 _LEAST_DISK_PAUSE: Final = 1.0
+_LEAST_ENTRY_BYTES: Final = 512
+_MAX_DEPTH: Final = 100
+_AS_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class AgentLimits:
         memory_bytes: Resident memory, summed over the processes; what they share counts for each.
         cpu_seconds: Processor time of all processes, also of those that have ended.
         processes: Processes and threads at a time.
-        disk_bytes: All files of the run's directory together, and the longest file.
+        disk_bytes: All that lies in the run's directory together, and the longest file. Directories nested more than a
+            hundred deep are too much in any case.
     """
 
     memory_bytes: int = 2048 * _MIB
@@ -114,12 +118,36 @@ class LimitWatch:
 
 
 def _size(directory: Path, enough: int) -> int:
-    """Bytes on disk of all that is in `directory`; counting ends when there is more than `enough`."""
-    total = 0
-    for _, _, names, descriptor in os.fwalk(directory, onerror=None):
-        for name in names:
+    """Bytes that all in `directory` takes on disk; counting ends when there is more than `enough`.
+
+    What is nested deeper than any honest tree counts as more than enough: it could not be measured cheaply.
+    """
+    try:
+        descriptor = os.open(directory, _AS_DIRECTORY)
+    except OSError:
+        return 0
+    return _size_below(descriptor, _MAX_DEPTH, enough)
+
+
+def _size_below(descriptor: int, depth: int, enough: int) -> int:
+    """As `_size`, for an open directory, which is closed."""
+    total, directories = 0, []
+    try:
+        with suppress(OSError), os.scandir(descriptor) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    total += max(entry.stat(follow_symlinks=False).st_blocks * 512, _LEAST_ENTRY_BYTES)
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.name)
+                if total > enough:
+                    return total
+        if directories and not depth:
+            return enough + 1
+        for name in directories:
             with suppress(OSError):
-                total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
-        if total > enough:
-            break
-    return total
+                total += _size_below(os.open(name, _AS_DIRECTORY, dir_fd=descriptor), depth - 1, enough - total)
+            if total > enough:
+                break
+        return total
+    finally:
+        os.close(descriptor)

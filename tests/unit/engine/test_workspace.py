@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.engine.launch import KEEP, PARENT
+from cloutagent_server.engine.limits import AgentLimits, LimitWatch
 from cloutagent_server.engine.process import RUN_MARKER
 from cloutagent_server.engine.workspace import Workspace, sweep
 
@@ -107,17 +109,45 @@ def test_remove_takes_everything_and_follows_no_link(workspace: Workspace, tmp_p
 def test_remove_opens_directories_that_the_agent_closed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = workspace.work / "closed"
     closed.mkdir(mode=0)
-    really_remove = shutil.rmtree
+    really_run = subprocess.run
 
-    def remove_as_an_ordinary_user(path: Path) -> None:
-        if mode(closed) == 0:
-            raise PermissionError(closed)
-        really_remove(path)
+    def run_as_an_ordinary_user(command: list[str], **options: Any) -> Any:
+        if command[0] == "rm" and mode(closed) == 0:
+            return None
+        return really_run(command, **options)
 
-    monkeypatch.setattr(shutil, "rmtree", remove_as_an_ordinary_user)
+    monkeypatch.setattr(subprocess, "run", run_as_an_ordinary_user)
     workspace.remove()
 
     assert not workspace.path.exists()
+
+
+def test_what_cannot_be_removed_is_reported(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: None)
+    with pytest.raises(OSError, match="cannot be removed"):
+        workspace.remove()
+
+
+def test_a_tree_of_any_depth_is_removed_and_too_deep_a_one_is_too_large(workspace: Workspace) -> None:
+    descriptor = os.open(workspace.work, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    watch = LimitWatch(workspace.path, AgentLimits())
+    assert watch.look() == "the agent wrote more than AGENT_DISK_LIMIT (1024 MiB)"
+
+    workspace.remove()
+    assert not workspace.path.exists()
+
+
+def test_many_empty_files_are_not_for_free(workspace: Workspace) -> None:
+    for number in range(3000):
+        (workspace.work / str(number)).touch()
+    assert LimitWatch(workspace.path, AgentLimits(disk_bytes=1024**2)).look() is not None
+    assert LimitWatch(workspace.path, AgentLimits(disk_bytes=4 * 1024**2)).look() is None
 
 
 def test_sweep_removes_left_workspaces_only(tmp_path: Path) -> None:
