@@ -58,7 +58,8 @@ class _Killer:
             if self._moment == "after":
                 with suppress(OSError):
                     call.complete()
-            elif self._moment == "half":
+            elif self._moment == "half" and call.name == "write":
+                # In another order than when they were counted, the calls may have put another one here.
                 call.write_half()
             os.kill(os.getpid(), signal.SIGKILL)
             raise AssertionError("the process outlived SIGKILL")
