@@ -7,6 +7,7 @@ run's listener, follows the agent's configuration, goes out with the real key, a
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import io
 import json
@@ -265,7 +266,10 @@ class ModelGateway:
         count of that request is a bound of it for all further ones.
         """
         facts = facts_of(body)
-        added = 0 if facts.added_for is None else self._added.get(facts.added_for)
+        # What the vendor adds depends on the betas that are asked for, too.
+        betas = tuple(request.headers.getall("anthropic-beta", ()))
+        digest = hashlib.sha256(repr((facts.added_for, betas)).encode(errors="surrogatepass")).hexdigest()
+        added = 0 if facts.added_for is None else self._added.get(digest)
         counted = json.dumps(counted_part(body)).encode()
 
         async def count_input() -> int | None:
@@ -273,7 +277,7 @@ class ModelGateway:
             if tokens is not None and facts.added_for is not None:
                 while len(self._added) >= _REMEMBERED_COUNTS:
                     del self._added[next(iter(self._added))]
-                self._added[facts.added_for] = min(tokens, self._added.get(facts.added_for, tokens))
+                self._added[digest] = min(tokens, self._added.get(digest, tokens))
             return tokens
 
         bound = None if facts.text_bytes is None or added is None else facts.text_bytes + added

@@ -18,6 +18,8 @@ _PLAIN: Final = frozenset({"model", "messages", "system", "cache_control"})
 _NOT_INPUT: Final = frozenset({"max_tokens", "stream", "metadata", "temperature", "top_p", "top_k", "stop_sequences"})
 _TEXT_BLOCKS: Final = frozenset({"text", "tool_use", "tool_result", "thinking", "redacted_thinking"})
 _AGENT_TOOLS: Final = re.compile(r"custom|(?:bash|text_editor|computer|memory)_\d+")
+_SHOWN: Final = re.compile(r"[a-z0-9_]{1,64}")
+_FIXED_SOURCES: Final = ("base64", "text", "content", "file")
 _TTL: Final = re.compile(rb'"ttl":"(?!5m")')
 
 
@@ -94,10 +96,30 @@ def _unbounded(body: Mapping[str, Any]) -> str | None:
     for tool in tools:
         kind = tool.get("type", "custom") if isinstance(tool, dict) else None
         if not isinstance(kind, str) or _AGENT_TOOLS.fullmatch(kind) is None:
-            return f"the vendor's own tool {kind}"
+            # An agent writes the kind: what cannot be one of the vendor's is not repeated.
+            shown = isinstance(kind, str) and _SHOWN.fullmatch(kind) is not None
+            return f"the vendor's own tool {kind}" if shown else "a tool of an unknown kind"
     for name in ("mcp_servers", "container"):
         if not _is_off(body.get(name)):
             return f"{name} at the vendor"
     if b"compact" in _compact(body.get("context_management")):
         return "compaction at the vendor"
+    if _has_loose_source([body.get("messages"), body.get("system")]):
+        return "content that the vendor fetches"
     return None
+
+
+def _has_loose_source(value: object) -> bool:
+    """Whether content is named by where it is: it may be another when the vendor counts than when it reads."""
+    rest = [value]
+    while rest:
+        match rest.pop():
+            case dict() as found:
+                source = found.get("source")
+                if isinstance(source, dict) and source.get("type") not in _FIXED_SOURCES:
+                    return True
+                # What a tool is called with is text, whatever it looks like.
+                rest += [item for name, item in found.items() if name != "input" or found.get("type") != "tool_use"]
+            case list() as items:
+                rest += items
+    return False

@@ -7,6 +7,7 @@ configured, with the headers that it configured: the agent sees neither the head
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from typing import Final
 from urllib.parse import urlsplit
@@ -25,13 +26,17 @@ _FROM_AGENT: Final = ("accept", "content-type", "last-event-id", "mcp-protocol-v
 _FROM_SERVER: Final = ("content-type", "mcp-session-id", "retry-after")
 _METHODS: Final = frozenset({"POST", "GET", "DELETE"})
 _CONNECT_SECONDS: Final = 10.0
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
+_METADATA: Final = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+_NUMBER: Final = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)", re.IGNORECASE)
 
 
 class McpRelay:
     """Forwards to MCP servers.
 
-    Unless `private` is true these are reached by https at public addresses alone. Link-local addresses, where
-    machines of a cloud tell their credentials, are refused in any case.
+    Unless `private` is true these are reached by https at public addresses alone. Link-local addresses and others
+    where machines of a cloud tell their credentials are refused in any case.
     """
 
     def __init__(self, *, private: bool = False) -> None:
@@ -53,7 +58,12 @@ class McpRelay:
             return "its address is not public (MCP_PRIVATE_ADDRESSES is off)"
         try:
             literal = URL(url).host or host
-            return self._address_refusal(literal) if _is_address(literal) else None
+            if _is_address(literal):
+                return self._address_refusal(literal)
+            # Resolvers read a name that ends in a number as an IPv4 address in a short or another base's form.
+            if _NUMBER.fullmatch(literal.rstrip(".").rpartition(".")[2]):
+                return "its host is an address in a form that is not taken"
+            return None
         except ValueError:
             return "the url is malformed"
 
@@ -100,10 +110,11 @@ class McpRelay:
     def _address_refusal(self, address: str) -> str | None:
         ip = ipaddress.ip_address(address.partition("%")[0])
         if isinstance(ip, ipaddress.IPv6Address):
-            ip = ip.ipv4_mapped or ip.sixtofour or ip
-        if ip.is_link_local or ip.is_multicast or ip.is_unspecified:
+            ip = ip.ipv4_mapped or ip.sixtofour or _embedded(ip) or ip
+        if ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip in _METADATA:
             return "its address is none of a server"
-        if not ip.is_global and not self._private:
+        site_local = isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local
+        if (not ip.is_global or site_local) and not self._private:
             return "its address is not public (MCP_PRIVATE_ADDRESSES is off)"
         return None
 
@@ -144,6 +155,13 @@ async def _passed_on(request: web.Request, answer: aiohttp.ClientResponse) -> we
         if request.transport is not None:
             request.transport.close()
     return response
+
+
+def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that NAT64 leads to, or that an IPv4-compatible address stands for; None for others."""
+    if ip in _NAT64 or (ip in _COMPATIBLE and int(ip) > 1):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return None
 
 
 def _is_address(host: str) -> bool:

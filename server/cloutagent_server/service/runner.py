@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
@@ -190,7 +191,8 @@ class Run:
 
     def _refuse(self, failure: Failure) -> None:
         """Note what ends the run. The first of such reasons stays."""
-        self._exceeded = self._exceeded or failure
+        shown = replace(failure, message=self._redactor.text(failure.message))
+        self._exceeded = self._exceeded or shown
 
     async def _settle_rest(self) -> None:
         """What cannot be settled stays reserved and counts in full; whoever needs the room settles it then."""

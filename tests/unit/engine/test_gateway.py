@@ -692,12 +692,13 @@ async def test_what_is_added_for_tools_is_counted_once() -> None:
     [
         ({}, True, False),
         ({"system": [{"type": "text", "text": "s"}]}, True, False),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, False, False),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "base64"}}]}]}, False, False),
         (
             {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": [{"type": "document"}]}]}]},
             False,
             False,
         ),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url"}}]}]}, False, True),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "x"}]}]}, True, False),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, False, False),
         ({"output_config": {"effort": "low"}}, False, False),

@@ -148,3 +148,27 @@ async def test_a_name_that_leads_to_a_private_address_is_not_called(monkeypatch:
         status, text, _headers = await call(session)
     assert (status, text) == (502, "the MCP server cannot be reached")
     assert asked == ["tools.example"]
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::a00:1", "64:ff9b::a9fe:a9fe", "fec0::1", "::7f00:1", "::1"])
+def test_a_private_address_is_known_in_every_form(address: str) -> None:
+    assert not McpRelay().permits(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["fd00:ec2::254", "100.100.100.200", "168.63.129.16", "64:ff9b::a9fe:a9fe", "64:ff9b::6464:64c8"]
+)
+def test_metadata_of_a_cloud_is_never_called(address: str) -> None:
+    assert not McpRelay(private=True).permits(address)
+
+
+def test_other_addresses_stay_permitted() -> None:
+    assert McpRelay().permits("64:ff9b::808:808")
+    assert McpRelay(private=True).permits("::1")
+    assert McpRelay(private=True).permits("10.0.0.1")
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "127.1."])
+def test_an_address_in_another_form_is_refused(host: str) -> None:
+    assert McpRelay().refusal(f"https://{host}/mcp")
+    assert McpRelay(private=True).refusal(f"https://{host}/mcp")

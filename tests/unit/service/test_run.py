@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ from cloutagent_server.domain.execution import (
     Status,
 )
 from cloutagent_server.domain.project import Limits
-from cloutagent_server.engine.base import RunListener
+from cloutagent_server.engine.base import CallRefused, PlannedCall, RunListener
 from cloutagent_server.service import runner
 from cloutagent_server.service.budgets import Turns
 from cloutagent_server.service.cost_tracker import CostTracker
@@ -765,3 +766,21 @@ async def test_a_clock_that_is_set_changes_no_duration_and_no_order(
     *_, end = await made.drive()
     assert isinstance(end, Completed)
     assert 0 <= end.duration < DEADLINE_SECONDS * 1000
+
+
+async def test_why_a_call_was_refused_is_shown_without_secrets() -> None:
+    async def call(executor: FakeExecutor) -> None:
+        async def count() -> int:
+            return 1
+
+        planned = PlannedCall("c1", executor.model, 10, 1, count, unbounded="the vendor's own tool hunter2_very_secret")
+        with contextlib.suppress(CallRefused):
+            await executor.listener.before_call(planned)
+
+    world = make_world(engine=FakeEngine(lambda prompt: [call]))
+    project = await world.project(system_prompt="key is {{secret:TOKEN}}")
+    await world.secrets.set_secret(project.id, "TOKEN", "hunter2_very_secret")
+    ended = await world.run(project)
+    assert ended.failure is not None
+    assert "hunter2" not in ended.failure.message
+    assert "[REDACTED]" in ended.failure.message
