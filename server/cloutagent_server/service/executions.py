@@ -43,6 +43,8 @@ log: Final = logging.getLogger(__name__)
 
 # How long a caller who cancels an execution waits for its end.
 CANCEL_SECONDS: Final = 30.0
+# How often whoever waits for an end looks for it at the least, whatever wakes it.
+LOOK_SECONDS: Final = 1.0
 # How long a repeated start waits for another server to queue what it has stored.
 ADMIT_SECONDS: Final = 10.0
 
@@ -183,7 +185,9 @@ class ExecutionService:
         """The execution once it has ended. Raises ExecutionNotFound, also if it is deleted meanwhile."""
         execution = await self.get(execution_id)
         while not execution.status.terminal:
-            await self._executions.wait_for_events(execution_id, execution.last_sequence)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._executions.wait_for_events(execution_id, execution.last_sequence)
             execution = await self.get(execution_id)
         return execution
 

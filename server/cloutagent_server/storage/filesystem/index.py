@@ -42,7 +42,9 @@ class Index:
     """The entries under one directory, each a file of its own. Large directories are split by two digits."""
 
     def __init__(self, directory: Path) -> None:
+        """The entries in `directory`; `.staging` beside it is where they are prepared, which every start clears."""
         self._directory = directory
+        self._staging = directory.with_name(".staging")
         self._version = directory / "version.json"
         self._keys = directory / "keys"
         self._projects = directory / "projects"
@@ -267,7 +269,7 @@ class Index:
 
     def _put(self, path: Path, document: dict[str, str]) -> None:
         files.make_directory(path.parent)
-        files.write(path, dump(_ENTRY.stamp(document)))
+        files.write(path, dump(_ENTRY.stamp(document)), self._staging)
 
 
 def _current(document: object) -> bool:
