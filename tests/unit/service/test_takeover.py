@@ -69,7 +69,8 @@ async def test_the_executions_of_a_dead_server_are_taken_over_by_one(worlds: lis
     await dead.stop()
     ended = await worlds[1].until(running.id, Status.FAILED)
     assert ended.failure is not None and ended.failure.reason is FailureReason.INTERRUPTED
-    await worlds[1].until(waiting.id, Status.COMPLETED)
+    for world in worlds:
+        await world.until(waiting.id, Status.COMPLETED)
     kinds = await worlds[0].kinds(waiting.id)
     assert (kinds.count("started"), kinds.count("completed")) == (1, 1)
     assert sum(len(world.engine.executors) for world in worlds) == 1
