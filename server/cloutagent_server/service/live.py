@@ -19,6 +19,7 @@ class LiveExecutions:
     def __init__(self, executions: ExecutionStorage) -> None:
         self._executions = executions
         self._live: set[str] = set()
+        self._claiming: set[str] = set()
         self._unreadable: set[str] = set()
 
     def __contains__(self, execution_id: str) -> bool:
@@ -33,18 +34,20 @@ class LiveExecutions:
         self._live.discard(execution_id)
 
     async def claim(self, execution_id: str) -> Execution | None:
-        """Answer for an execution from now on and return it; None if somebody does already, or nobody needs to."""
-        if execution_id in self._live:
+        """Answer for an execution from now on and return it; None if somebody does already, or nobody needs to.
+
+        This server does not answer for it while it asks: another one's execution is another one's all the time.
+        """
+        if execution_id in self._live or execution_id in self._claiming:
             return None
-        self._live.add(execution_id)
+        self._claiming.add(execution_id)
         try:
             claimed = await self._executions.claim(execution_id)
-        except BaseException:
-            self._live.discard(execution_id)
-            raise
-        if claimed is None:
-            self._live.discard(execution_id)
-        return claimed
+            if claimed is not None:
+                self._live.add(execution_id)
+            return claimed
+        finally:
+            self._claiming.discard(execution_id)
 
     async def claim_abandoned(self) -> Sequence[Execution]:
         """Answer from now on for all that no server at work answers for; oldest first.

@@ -87,6 +87,31 @@ async def test_cancelling_what_another_server_runs(worlds: list[World], which: i
     assert list(await ours.storage.executions.list_cancel_requests()) == []
 
 
+async def test_cancelling_what_another_server_runs_while_this_one_asks_for_it(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = worlds
+    claim, asked, go_on = theirs.storage.executions.claim, asyncio.Event(), asyncio.Event()
+
+    waiting = (await running_and_waiting(ours))[1]
+
+    async def held_up(execution_id: str) -> Execution | None:
+        asked.set()
+        await go_on.wait()
+        return await claim(execution_id)
+
+    async def only_waiting() -> Sequence[str]:
+        return [waiting.id]
+
+    monkeypatch.setattr(theirs.storage.executions, "claim", held_up)
+    monkeypatch.setattr(theirs.storage.executions, "list_abandoned", only_waiting)
+    await asyncio.wait_for(asked.wait(), DEADLINE_SECONDS)
+    cancelling = asyncio.create_task(theirs.executions.cancel(waiting.id))
+    await ours.until(waiting.id, Status.CANCELLED)
+    go_on.set()
+    assert (await asyncio.wait_for(cancelling, DEADLINE_SECONDS)).status is Status.CANCELLED
+
+
 @pytest.mark.parametrize("state", [Status.RUNNING, Status.QUEUED])
 async def test_what_is_started_during_a_look_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Status

@@ -79,6 +79,18 @@ async def test_executions_of_earlier_versions_have_no_owner(
     assert await other.executions.claim(execution.id) == execution
 
 
+async def test_one_that_is_only_in_the_index_so_far_is_nobodys(
+    storage: FileSystemStorage, open_storage: OpenStorage, execution: Execution, log_path: Path
+) -> None:
+    other = await open_storage()
+    hidden = log_path.parent.with_name("being-created")
+    log_path.parent.rename(hidden)
+    assert list(await other.executions.list_abandoned()) == []
+    hidden.rename(log_path.parent)
+    await storage.stop()
+    assert list(await other.executions.list_abandoned()) == [execution.id]
+
+
 async def test_requests_to_cancel_are_seen_by_all(
     storage: FileSystemStorage, open_storage: OpenStorage, execution: Execution
 ) -> None:

@@ -250,15 +250,22 @@ class FileSystemExecutions:
         return tuple(history for history in found if history is not None)
 
     def _list_abandoned(self) -> Sequence[str]:
-        """Owners are read once: that of an execution changes only when the one before has died."""
+        """Owners are read once: that of an execution changes only when the one before has died.
+
+        One that the index has already and its project not yet is being created by somebody.
+        """
         own = self._ownership.server_id
-        unfinished = list(filter(is_id, self._index.unfinished()))
+        unfinished = [one for one in filter(is_id, self._index.unfinished()) if self._is_there(one)]
         owners = {execution_id: self._owner_of(execution_id) for execution_id in unfinished}
         at_work = {owner: self._ownership.is_at_work(owner) for owner in owners.values() if owner not in (None, own)}
         abandoned = [execution_id for execution_id, owner in owners.items() if not at_work.get(owner or "", False)]
         self._owners = {key: owner for key, owner in owners.items() if owner == own or at_work.get(owner or "", False)}
         self._ownership.drop_dead_leases(at_work)
         return abandoned
+
+    def _is_there(self, execution_id: str) -> bool:
+        directory = self._locate(execution_id)
+        return execution_id in self._owners or (directory is not None and directory.exists())
 
     def _owner_of(self, execution_id: str) -> str | None:
         if execution_id in self._owners:
