@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ async def execution(storage: Storage, project: Project) -> Execution:
     return await storage.executions.create(builders.execution(project.id))
 
 
-async def waiting(coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
+async def waiting(coroutine: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
     """A task for a call that has had its chance to return and has not."""
     task = asyncio.ensure_future(coroutine)
     done, _ = await asyncio.wait({task}, timeout=0.1)

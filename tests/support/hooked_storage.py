@@ -54,9 +54,9 @@ class HookedExecutions:
         """See `ExecutionStorage.read_events`."""
         return await self._inner.read_events(execution_id, after_sequence, limit)
 
-    async def wait_for_events(self, execution_id: str, after_sequence: int) -> None:
+    async def wait_for_events(self, execution_id: str, after_sequence: int, seconds: float | None = None) -> bool:
         """See `ExecutionStorage.wait_for_events`."""
-        await self._inner.wait_for_events(execution_id, after_sequence)
+        return await self._inner.wait_for_events(execution_id, after_sequence, seconds)
 
     async def find_idempotent(self, project_id: str, key: str) -> Execution | None:
         """See `ExecutionStorage.find_idempotent`."""

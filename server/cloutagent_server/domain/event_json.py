@@ -34,13 +34,20 @@ from cloutagent_server.domain.events import (
     ToolUse,
 )
 
-_KIND_MARK: Final = b'"kind":"'
-_KINDS: Final[Mapping[bytes, str]] = {kind.encode(): kind for kind in (TextDelta.kind, TokenUsed.kind, Message.kind)}
+_TEXT: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def encode(event: Event) -> StoredEvent:
     """The event as it is stored and sent."""
     payload = event.payload
+    if isinstance(payload, TextDelta):
+        # Most events by far.
+        line = (
+            f'{{"executionId":"{event.execution_id}","sequence":{event.sequence},'
+            f'"time":"{timestamps.to_text(event.time)}","kind":"text_delta",'
+            f'"textDelta":{{"text":{_TEXT(payload.text)}}}}}'
+        )
+        return StoredEvent(event.sequence, line.encode("utf-8", "replace"))
     document = {
         "executionId": event.execution_id,
         "sequence": event.sequence,
@@ -49,7 +56,7 @@ def encode(event: Event) -> StoredEvent:
         _camel(payload.kind): _payload_to_json(payload),
     }
     data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return StoredEvent(event.sequence, payload.kind, data)
+    return StoredEvent(event.sequence, data)
 
 
 def decode(data: bytes) -> Event:
@@ -69,13 +76,6 @@ def decode(data: bytes) -> Event:
         )
     except (KeyError, TypeError, AttributeError) as fault:
         raise ValueError(f"not an event: {fault!r}") from None
-
-
-def stored(sequence: int, data: bytes) -> StoredEvent:
-    """The stored form of a line whose sequence is known, without parsing the line."""
-    start = data.index(_KIND_MARK) + len(_KIND_MARK)
-    kind = data[start : data.index(b'"', start)]
-    return StoredEvent(sequence, _KINDS.get(kind) or kind.decode(), data)
 
 
 def usage_to_json(usage: Usage) -> dict[str, Any]:

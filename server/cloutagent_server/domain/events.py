@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from cloutagent_server.domain.cost import BudgetExceeded, ExceededLimit, Usage
 
@@ -166,9 +166,17 @@ class Event:
     payload: Payload
 
 
+_KIND_MARK: Final = b'"kind":"'
+
+
 class StoredEvent(NamedTuple):
     """An event as it is stored and as it goes over the wire: `data` is one line of JSON without the line's end."""
 
     sequence: int
-    kind: str
     data: bytes
+
+    @property
+    def kind(self) -> str:
+        """The event's kind, from its JSON. Raises ValueError where there is none."""
+        start = self.data.index(_KIND_MARK) + len(_KIND_MARK)
+        return self.data[start : self.data.index(b'"', start)].decode()

@@ -13,7 +13,9 @@ def now() -> datetime:
 
 def to_text(time: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, for example `2026-01-31T12:00:00.000Z`."""
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if time.tzinfo is not UTC:
+        time = time.astimezone(UTC)
+    return f"{time.isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def from_text(text: str) -> datetime:

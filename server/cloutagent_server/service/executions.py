@@ -185,9 +185,7 @@ class ExecutionService:
         """The execution once it has ended. Raises ExecutionNotFound, also if it is deleted meanwhile."""
         execution = await self.get(execution_id)
         while not execution.status.terminal:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._executions.wait_for_events(execution_id, execution.last_sequence)
+            await self._executions.wait_for_events(execution_id, execution.last_sequence, LOOK_SECONDS)
             execution = await self.get(execution_id)
         return execution
 
@@ -285,9 +283,7 @@ class ExecutionService:
             return earlier
         async with self._admitting(request):
             # Only another server can still be about to queue it now.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ADMIT_SECONDS):
-                    await self._executions.wait_for_events(earlier.id, 0)
+            await self._executions.wait_for_events(earlier.id, 0, ADMIT_SECONDS)
         return await self.find_earlier(request)
 
     def _admitting(self, request: ExecutionRequest) -> contextlib.AbstractAsyncContextManager[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
@@ -59,7 +58,7 @@ class WatchService:
             elif woken and await self._at_end(execution_id, cursor):
                 return
             # Whether there is more is known without a look at the medium, which reading the end of a log is.
-            woken = await self._woken(execution_id, cursor)
+            woken = await self._storage.wait_for_events(execution_id, cursor, self._heartbeat_seconds)
             if not woken:
                 yield ()
 
@@ -75,11 +74,3 @@ class WatchService:
         if execution is None:
             raise ExecutionNotFound(execution_id)
         return execution.status.terminal and cursor >= execution.last_sequence
-
-    async def _woken(self, execution_id: str, cursor: int) -> bool:
-        try:
-            async with asyncio.timeout(self._heartbeat_seconds):
-                await self._storage.wait_for_events(execution_id, cursor)
-        except TimeoutError:
-            return False
-        return True

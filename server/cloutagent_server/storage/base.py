@@ -221,8 +221,11 @@ class ExecutionStorage(Protocol):
         """
         ...
 
-    async def wait_for_events(self, execution_id: str, after_sequence: int) -> None:
-        """Return once there is an event after `after_sequence`, or the execution has ended or does not exist."""
+    async def wait_for_events(self, execution_id: str, after_sequence: int, seconds: float | None = None) -> bool:
+        """Return True once there is an event after `after_sequence`, or the execution has ended or does not exist.
+
+        False if nothing happened for so many seconds; None waits without end.
+        """
         ...
 
     async def find_idempotent(self, project_id: str, key: str) -> Execution | None:

@@ -162,7 +162,7 @@ class JsonLines:
 
     def events(self, batch: Iterable[events.StoredEvent]) -> bytes:
         """One line an event."""
-        return b"\n".join([*[event.data for event in batch], b""])
+        return b"\n".join([*[data for _, data in batch], b""])
 
     def message(self, kind: str, message: Message) -> bytes:
         """One line."""

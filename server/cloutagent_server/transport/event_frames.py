@@ -62,7 +62,7 @@ _KIND: Final = ExecutionEvent(kind=TextDelta.kind).SerializeToString()
 
 def encode(event: StoredEvent) -> bytes:
     """The event as protobuf."""
-    plain = _PLAIN_TEXT.fullmatch(event.data) if event.kind == TextDelta.kind else None
+    plain = _PLAIN_TEXT.fullmatch(event.data)
     if plain is None:
         return to_proto(event).SerializeToString()
     execution_id, second, milliseconds, text = plain.groups()

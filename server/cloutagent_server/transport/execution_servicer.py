@@ -76,12 +76,11 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
             async for answer in answers:
                 yield answer
 
-    async def WatchExecution(  # type: ignore[override]  # StreamSending sends encoded answers
+    def WatchExecution(  # type: ignore[override]  # StreamSending sends encoded answers
         self, request: execution_pb2.WatchExecutionRequest, context: Context
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Stream the events after a sequence number, encoded."""
-        async for answer in self._answers(request.execution_id, request.after_sequence):
-            yield answer
+        return self._answers(request.execution_id, request.after_sequence)
 
     async def StreamExecutionEvents(
         self, request: execution_pb2.StreamExecutionEventsRequest, context: Context

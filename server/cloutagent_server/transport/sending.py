@@ -53,11 +53,17 @@ class StreamSending(grpc.aio.ServerInterceptor):
 
     def _wrap(self, handler: Handler) -> Handler:
         async def stream(request: Message, context: Context) -> None:
-            async with aclosing(handler.unary_stream(request, context)) as answers:
-                async for answer in answers:
-                    if not await self._sent(context, answer):
-                        await _drop(context)
-                        return
+            guard = _Stall(self._stall_seconds)
+            try:
+                async with guard, aclosing(handler.unary_stream(request, context)) as answers:
+                    async for answer in answers:
+                        guard.sending()
+                        await context.write(answer)
+                        guard.sent()
+            except TimeoutError:
+                if not guard.noticed:
+                    raise
+                await _drop(context)
 
         def serialize(answer: Message | bytes) -> bytes:
             encoded: bytes = answer if isinstance(answer, bytes) else handler.response_serializer(answer)
@@ -67,13 +73,44 @@ class StreamSending(grpc.aio.ServerInterceptor):
             stream, request_deserializer=handler.request_deserializer, response_serializer=serialize
         )
 
-    async def _sent(self, context: Context, answer: Message | bytes) -> bool:
-        try:
-            async with asyncio.timeout(self._stall_seconds):
-                await context.write(answer)
-        except TimeoutError:
-            return False
-        return True
+
+class _Stall:
+    """Ends the block with TimeoutError when one message takes too long. One timer a stream, whatever it sends."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._limit = asyncio.timeout(None)
+        self._since: float | None = None
+
+    @property
+    def noticed(self) -> bool:
+        """Whether that was why the block ended."""
+        return self._limit.expired()
+
+    def sending(self) -> None:
+        """A message is handed over."""
+        self._since = self._loop.time()
+
+    def sent(self) -> None:
+        """It was taken."""
+        self._since = None
+
+    async def __aenter__(self) -> None:
+        self._timer = self._loop.call_later(self._seconds, self._look)
+        await self._limit.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(*raised)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        since = now if self._since is None else self._since
+        if now - since >= self._seconds:
+            self._limit.reschedule(now)
+        else:
+            self._timer = self._loop.call_later(since + self._seconds - now, self._look)
 
 
 async def _drop(context: Context) -> None:

@@ -94,10 +94,10 @@ def parts(batch: Sequence[StoredEvent], most: int = BATCH_EVENTS) -> Iterator[Se
     Every part has an event at least.
     """
     start, size = 0, 0
-    for index, event in enumerate(batch):
-        if size and (size + len(event.data) > MAX_CHUNK_BYTES or index - start == most):
+    for index, (_, data) in enumerate(batch):
+        if size and (size + len(data) > MAX_CHUNK_BYTES or index - start == most):
             yield batch[start:index]
             start, size = index, 0
-        size += len(event.data)
+        size += len(data)
     if start < len(batch):
         yield batch[start:]

@@ -276,6 +276,7 @@ def test_what_fits_is_neither_refused_nor_lowered(stage: Stage, runs: Any) -> No
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1_800)
 @sized(2300)
 @given(scene=tight())
 def test_no_budget_is_passed_in_thousands_of_runs(stage: Stage, scene: Scene) -> None:
@@ -283,6 +284,7 @@ def test_no_budget_is_passed_in_thousands_of_runs(stage: Stage, scene: Scene) ->
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1_800)
 @sized(400)
 @given(runs=scripts(faults=False))
 def test_what_fits_is_neither_refused_nor_lowered_in_hundreds_of_runs(stage: Stage, runs: Any) -> None:

@@ -90,10 +90,9 @@ class FileSystemExecutions:
                 return recent
         return await self._with_log(execution_id, lambda log: log.read(start, limit))
 
-    async def wait_for_events(self, execution_id: str, after_sequence: int) -> None:
+    async def wait_for_events(self, execution_id: str, after_sequence: int, seconds: float | None = None) -> bool:
         """See `ExecutionStorage.wait_for_events`. What other processes append is noticed within 0.2 seconds."""
-        if is_id(execution_id):
-            await self._watch.wait(execution_id, after_sequence)
+        return not is_id(execution_id) or await self._watch.wait(execution_id, after_sequence, seconds)
 
     async def find_idempotent(self, project_id: str, key: str) -> Execution | None:
         """See `ExecutionStorage.find_idempotent`."""

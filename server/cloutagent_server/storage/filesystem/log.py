@@ -304,7 +304,7 @@ class ExecutionLog:
                 end += len(line) + 1
                 data = self._header.event_of(sequence, line)
                 event = event_json.decode(data)
-                recent.append(StoredEvent(event.sequence, event.payload.kind, data))
+                recent.append(StoredEvent(event.sequence, data))
                 yield event
 
         try:

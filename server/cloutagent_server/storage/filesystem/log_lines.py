@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
-from cloutagent_server.domain import event_json
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.domain.execution import Execution
@@ -100,7 +99,7 @@ class LogHeader:
                 unsealed(line)
             if not data.startswith(start % sequence) or data[-1:] != b"}":
                 raise ValueError("is not that event")
-            yield event_json.stored(sequence, data)
+            yield StoredEvent(sequence, data)
 
     def place_of(self, sequence: int) -> str:
         """How faults tell an event and its line."""

@@ -32,24 +32,27 @@ class LogWatch:
         """Let the watchers of an execution look again."""
         self._watchers.wake(execution_id)
 
-    async def wait(self, execution_id: str, after_sequence: int) -> None:
-        """Return once there is an event after `after_sequence`, or the execution has ended or is not there.
+    async def wait(self, execution_id: str, after_sequence: int, seconds: float | None) -> bool:
+        """Return True once there is an event after `after_sequence`, or the execution has ended or is not there.
+
+        False if nothing happened for so many seconds.
 
         Raises:
             StoredDataDamaged: The log cannot be read.
         """
         while True:
-            with self._watchers.waiting(execution_id, after_sequence) as news:
+            with self._watchers.waiting(execution_id, after_sequence, seconds) as news:
                 log = self._logs.peek(execution_id)
                 if log is not None:
                     arrived = _has_news(log, after_sequence)
                 else:
                     arrived = await off_loop(partial(self._look, execution_id, after_sequence))
                 if arrived:
-                    return
+                    return True
                 if self._look_out is None or self._look_out.done():
                     self._look_out = asyncio.create_task(self._look_out_for_others())
-                await news
+                if not await news:
+                    return False
 
     async def stop(self) -> None:
         """Stop looking out for other processes."""

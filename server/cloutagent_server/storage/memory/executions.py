@@ -80,13 +80,15 @@ class MemoryExecutions:
             raise CursorOutOfRange(record.trimmed + 1, record.execution.last_sequence)
         return tuple(record.events[start : start + limit])
 
-    async def wait_for_events(self, execution_id: str, after_sequence: int) -> None:
+    async def wait_for_events(self, execution_id: str, after_sequence: int, seconds: float | None = None) -> bool:
         """See `ExecutionStorage.wait_for_events`."""
         while (record := self._records.executions.get(execution_id)) is not None:
             if record.execution.last_sequence > after_sequence or record.execution.status.terminal:
-                return
-            with self._records.watchers.waiting(execution_id, after_sequence) as news:
-                await news
+                return True
+            with self._records.watchers.waiting(execution_id, after_sequence, seconds) as news:
+                if not await news:
+                    return False
+        return True
 
     async def find_idempotent(self, project_id: str, key: str) -> Execution | None:
         """See `ExecutionStorage.find_idempotent`."""
