@@ -75,6 +75,21 @@ async def test_killed_at_each_stage(tmp_path: Path, count: Count) -> None:
             await stand.until_one_is(stage, watched)
             await stand.kill()
         await stand.start()
+        isolated = "sleeps" in stand.scripts()
         await stand.finish()
         note(count, stand)
-        assert {"queued", "starting", "calling"} <= set(stand.hit)
+        assert {"queued", "starting", "calling", *({"in a tool"} if isolated else ())} <= set(stand.hit)
+
+
+async def test_killed_while_ending(tmp_path: Path, count: Count) -> None:
+    """Between an agent's last words and the end of its run lies little: so it is tried until it was met."""
+    async with Stand(tmp_path, 0) as stand:
+        while not stand.hit["ending"]:
+            assert stand.kills < MOST_KILLS
+            await stand.start()
+            await stand.until_one_is("ending", [stand.request("says")])
+            await stand.kill()
+        await stand.start()
+        await stand.finish()
+        note(count, stand)
+        assert not stand.losses

@@ -10,12 +10,17 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, Final
 
-from cloutagent_server.domain import api_key, event_json
+from cloutagent_server.domain import api_key, audit, event_json
 from cloutagent_server.domain.api_key import ApiKey, ApiKeys
+from cloutagent_server.domain.audit import AuditEntry, Resource
+from cloutagent_server.domain.cost import TokenUsage
+from cloutagent_server.domain.errors import CursorOutOfRange
 from cloutagent_server.domain.events import Event, Payload, StoredEvent
 from cloutagent_server.domain.execution import Execution, Idempotency
+from cloutagent_server.domain.ledger import LedgerCall, Reservation, Settlement
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
 from cloutagent_server.domain.secret import SealedSecret
 from cloutagent_server.storage.base import Storage
@@ -30,6 +35,9 @@ LABELS: Final = ("first", "second", "third")
 EXECUTIONS: Final = tuple(
     f"{number:08x}-0000-4000-8000-000000000000" for number in (0xAA000001, 0xAA000002, 0xBB000003)
 )
+_ONE, _TWO, _THREE = EXECUTIONS
+_MODEL: Final = "claude-sonnet-4-5"
+_MOST: Final = TokenUsage(90, 10, _MODEL)
 # Keys beside those that projects are created with, by what `credential` takes: each project has names of its own.
 MORE_KEYS: Final = tuple(f"{label} {name}" for label in LABELS for name in ("more", "rotated", "new default"))
 _AGENT: Final = builders.agent_config(id="0a000000-0000-4000-8000-000000000000")
@@ -86,6 +94,7 @@ async def shown(storage: Storage) -> State:
     names = await _labels(storage)
     records: dict[str, Any] = {"projects": sorted(names.values()), "key check": await storage.secrets.read_key_check()}
     executions, logs = {}, {}
+    records["audit log"] = [record.entry for record in await storage.audit.read(0, 1000)]
     for key in MORE_KEYS:
         owner = await storage.projects.find_key(credential(key).digest)
         records[f"owner of {key}"] = None if owner is None else names.get(owner.project_id, owner.project_id)
@@ -104,13 +113,15 @@ async def shown(storage: Storage) -> State:
             secrets.revision,
             dict(secrets.entries),
             sorted(execution.id for execution in listed),
+            await _calls(storage, owner.project_id),
+            (await storage.ledger.totals(owner.project_id, builders.at(0))).total,
         )
     for execution_id in EXECUTIONS:
         execution = await storage.executions.read(execution_id)
         if execution is not None:
             label = names.get(execution.project_id, execution.project_id)
             executions[execution_id] = replace(execution, project_id=label)
-            logs[execution_id] = await storage.executions.read_events(execution_id, 0, 1000)
+            logs[execution_id] = await _events(storage, execution_id)
     unfinished = sorted(execution.id for execution in await storage.executions.list_unfinished())
     created = {key: _as_created(execution) for key, execution in executions.items()}
     return State(records, created, executions, logs, unfinished)
@@ -125,9 +136,12 @@ def misfit(seen: State, wanted: State, least: Mapping[str, int]) -> str | None:
     for execution_id, log in seen.logs.items():
         if tuple(log) != tuple(wanted.logs[execution_id][: len(log)]):
             return f"log of {execution_id} is no beginning of what was appended"
-        if len(log) < least.get(execution_id, 0):
-            return f"log of {execution_id} has {len(log)} events, not {least[execution_id]}"
-        made = folded(seen.created[execution_id], map(decoded, log))
+        if _last(log) < least.get(execution_id, 0):
+            return f"log of {execution_id} ends at event {_last(log)}, not {least[execution_id]}"
+        if log and log[0].sequence > 1:
+            made = wanted.executions[execution_id]
+        else:
+            made = folded(seen.created[execution_id], map(decoded, log))
         if seen.executions[execution_id] != made:
             return f"{execution_id} is not what its log makes of it"
     running = sorted(key for key, execution in seen.executions.items() if not execution.status.terminal)
@@ -135,8 +149,8 @@ def misfit(seen: State, wanted: State, least: Mapping[str, int]) -> str | None:
 
 
 def lengths(state: State) -> Mapping[str, int]:
-    """How many events each log has."""
-    return {execution_id: len(log) for execution_id, log in state.logs.items()}
+    """Up to which event each log goes."""
+    return {execution_id: _last(log) for execution_id, log in state.logs.items()}
 
 
 def durable_lengths(state: State) -> Mapping[str, int]:
@@ -250,6 +264,36 @@ def note_key_uses(label: str) -> Step:
     return with_project(label, work)
 
 
+def note(request_id: str) -> Step:
+    """Record something in the audit log; nothing if that was done."""
+
+    async def step(storage: Storage) -> None:
+        if all(record.entry.request_id != request_id for record in await storage.audit.read(0, 1000)):
+            await storage.audit.append(
+                AuditEntry("admin", "secret.set", audit.OK, Resource(None), request_id=request_id, source="192.0.2.1")
+            )
+
+    return step
+
+
+def reserve(label: str, call_id: str) -> Step:
+    """Reserve what a model call may use; nothing if that was done."""
+
+    async def work(storage: Storage, found: str) -> None:
+        if all(call.reservation.call_id != call_id for call in await _calls(storage, found)):
+            await storage.ledger.reserve(
+                found, builders.at(0), lambda _: Reservation(_ONE, call_id, _MOST, Decimal("0.5"), builders.at(0))
+            )
+
+    return with_project(label, work)
+
+
+def settle(label: str, call_id: str) -> Step:
+    """Settle a call; nothing if that was done."""
+    settlement = Settlement(call_id, TokenUsage(30, 10, _MODEL), Decimal("0.1"), "prices 1", False)
+    return with_project(label, lambda storage, found: storage.ledger.settle(found, settlement))
+
+
 def execute(label: str, execution_id: str, idempotency_key: str | None = None) -> Step:
     """Create an execution."""
 
@@ -282,8 +326,6 @@ _RUN: Final = (
     builders.text_delta("last"),
     builders.completed(),
 )
-_ONE, _TWO, _THREE = EXECUTIONS
-
 STEPS: Final[Mapping[str, Step]] = {
     "put the key check": lambda storage: storage.secrets.put_key_check(sealed("check")),
     "create the first project": create("first"),
@@ -303,10 +345,17 @@ STEPS: Final[Mapping[str, Step]] = {
     "rotate the default key": rotate_key("second", "default", "second new default", timedelta(days=1)),
     "create an execution": execute("first", _ONE, "order"),
     "queue and start it": append(_ONE, _RUN[:2]),
+    "record a call": note("r-1"),
+    "reserve a model call": reserve("first", "c-1"),
     "append a text": append(_ONE, _RUN[:3]),
     "append another text": append(_ONE, _RUN[:4]),
     "append a message and a bill": append(_ONE, _RUN[:6]),
+    "reserve another": reserve("first", "c-2"),
+    "settle the first": settle("first", "c-1"),
+    "settle the other": settle("first", "c-2"),
+    "record another call": note("r-2"),
     "create a second execution": execute("first", _TWO),
+    "claim it": with_project("first", lambda storage, _: storage.executions.claim(_TWO)),
     "append texts to it": append(_TWO, (_RUN[1], _RUN[2], _RUN[3])),
     "finish the first execution": append(_ONE, _RUN),
     "delete the first execution": with_project("first", lambda storage, _: storage.executions.delete(_ONE)),
@@ -316,8 +365,27 @@ STEPS: Final[Mapping[str, Step]] = {
     "update the second project": rename("second", "changed too"),
     "set a secret of the second project": put("second", "TOKEN", "four"),
     "finish the third execution": append(_THREE, (_RUN[1], _RUN[2], builders.cancelled())),
+    "trim the third execution": with_project("second", lambda storage, _: storage.executions.trim(_THREE)),
     "create the third project": create("third"),
+    "reserve a model call of the second project": reserve("second", "c-3"),
+    "record a third call": note("r-3"),
 }
+
+
+async def _calls(storage: Storage, project_id: str) -> Sequence[LedgerCall]:
+    return list(await storage.ledger.calls(project_id, _ONE, builders.at(0)))
+
+
+async def _events(storage: Storage, execution_id: str) -> Sequence[StoredEvent]:
+    """The events of a log that are there: all, or those that a trimming left."""
+    try:
+        return await storage.executions.read_events(execution_id, 0, 1000)
+    except CursorOutOfRange as trimmed:
+        return await storage.executions.read_events(execution_id, trimmed.first_sequence - 1, 1000)
+
+
+def _last(log: Sequence[StoredEvent]) -> int:
+    return log[-1].sequence if log else 0
 
 
 async def _labels(storage: Storage) -> Mapping[str, str]:

@@ -17,7 +17,7 @@ from cloutagent_server.domain.audit import AuditEntry, Resource
 from cloutagent_server.domain.errors import StorageUnavailable
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.secret import SecretsHead
-from cloutagent_server.storage.filesystem import FileSystemStorage
+from cloutagent_server.storage.filesystem import FileSystemStorage, audit_files
 from cloutagent_server.storage.filesystem.audit_files import AuditFiles, segment_numbers, segment_path, snapshot_path
 from cloutagent_server.storage.filesystem.doctor import Finding, Folder, examine, repair
 from cloutagent_server.storage.filesystem.layout import Layout
@@ -275,3 +275,45 @@ async def test_a_process_that_dies_at_any_step_of_an_append_leaves_a_sound_log(l
         assert faults(place) == []
         lengths.add(len(records))
     assert {2, 3, 6} <= lengths
+
+
+def test_what_is_stored_is_not_refused_though_it_cannot_be_read_back(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = filled(layout, 1)
+    before = log.head()
+    written, write = [False], os.fsync
+
+    def synced(descriptor: int) -> None:
+        write(descriptor)
+        written[0] = True
+
+    def numbers(directory: Path) -> list[int]:
+        if written[0]:
+            raise OSError(24, "Too many open files")
+        return segment_numbers(directory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synced)
+        patch.setattr(audit_files, "segment_numbers", numbers)
+        (record,) = log.append([entry(1)])
+        assert written[0]
+    assert record.sequence == before.sequence + 1
+    assert log.head() == record.head
+    assert [one.sequence for one in log.append([entry(2)])] == [before.sequence + 2]
+
+
+async def test_a_fault_that_nobody_thought_of_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = FileSystemStorage(tmp_path / "projects")
+    await storage.start()
+
+    def broken(files: AuditFiles, entries: object) -> None:
+        raise RuntimeError("unthought of")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditFiles, "append", broken)
+        with pytest.raises(StorageUnavailable) as refused:
+            await storage.audit.append(entry())
+        assert "RuntimeError" in refused.value.cause
+    assert (await storage.audit.append(entry())).sequence == 1
+    await storage.stop()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+import structlog
+
 from cloutagent_server.domain.audit import AuditEntry, AuditHead, AuditRecord
 from cloutagent_server.domain.errors import StorageUnavailable
 from cloutagent_server.domain.secret import SecretsHead
@@ -15,6 +17,8 @@ from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.offload import off_loop
 
 _BATCH: Final = 256
+
+_log = structlog.get_logger(__name__)
 
 
 class FileSystemAuditLog:
@@ -67,6 +71,10 @@ class FileSystemAuditLog:
             records = tuple(await off_loop(partial(self._files.append, entries), waits=True))
         except StorageUnavailable as fault:
             cause = fault.cause
+        except Exception as fault:
+            # Those who wait behind this batch are not to wait for ever.
+            _log.exception("audit_batch_failed")
+            cause = f"the audit log was not written: {type(fault).__name__}"
         finally:
             for number, (_, written) in enumerate(batch):
                 if written.done():

@@ -102,7 +102,8 @@ class AuditFiles:
                 records.append(chained(entry, head, timestamps.now()))
                 head = records[-1].head
             self._write(segment_path(self._directory, number), offset, b"".join(map(encode, records)))
-            with self._reading:
+            # They are stored, whether they can be read back now or not: the next look does.
+            with self._reading, suppress(OSError):
                 self._catch_up()
         return records
 

@@ -158,13 +158,12 @@ class LedgerFiles:
         path = self._path(month)
         end = self._sizes.get(month)
         new = end is None
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, files.FILE_MODE)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, files.FILE_MODE)
         try:
             start = end or 0
             status = os.fstat(descriptor)
             if status.st_size > start:
                 os.ftruncate(descriptor, start)
-            os.lseek(descriptor, start, os.SEEK_SET)
             try:
                 files.write_all(descriptor, line)
                 os.fdatasync(descriptor)

@@ -6,9 +6,12 @@ import fcntl
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from cloutagent_server.domain import event_json
-from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.storage.base import History
 from cloutagent_server.storage.changes import folded
@@ -17,6 +20,8 @@ from cloutagent_server.storage.filesystem.lines import lines_between
 from cloutagent_server.storage.filesystem.locks import holding
 from cloutagent_server.storage.filesystem.log_lines import LogHeader, header_line, is_trimmed, read_header, sealed
 from cloutagent_server.storage.filesystem.records import Snapshot, dump, snapshot_to_json
+
+_log: Final = structlog.get_logger(__name__)
 
 
 def history_in(directory: Path) -> History | None:
@@ -60,7 +65,11 @@ def trim(directory: Path) -> bool:
             execution, content = trimmed
             (directory / layout.STATE).unlink(missing_ok=True)
             files.write(path, content)
-            files.write(directory / layout.STATE, dump(snapshot_to_json(Snapshot(len(content), execution))))
+            try:
+                files.write(directory / layout.STATE, dump(snapshot_to_json(Snapshot(len(content), execution))))
+            except (OSError, StorageUnavailable) as fault:
+                # The log is trimmed, and whoever needs the snapshot derives it.
+                _log.warning("snapshot_not_saved", location=str(directory / layout.STATE), fault=repr(fault))
             return True
     finally:
         os.close(descriptor)
