@@ -152,7 +152,7 @@ class FileSystemExecutions:
         if entry is None:
             return False
         directory = self._layout.execution(entry.project_id, execution_id)
-        trimmed = await self._locks.run_for_project(entry.project_id, partial(trim, directory))
+        trimmed = await self._locks.run_for_project(entry.project_id, partial(trim, directory, self._layout.staging))
         if trimmed:
             self._logs.drop(execution_id)
         return trimmed

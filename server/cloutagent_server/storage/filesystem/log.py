@@ -37,8 +37,9 @@ from cloutagent_server.storage.filesystem.records import (
     snapshot_to_json,
 )
 
-_RECENT_EVENTS: Final = 256
-_RECENT_BYTES: Final = 1 << 17
+# What watchers that fall behind for a moment find without a look at the file, for each open log.
+_RECENT_EVENTS: Final = 2_048
+_RECENT_BYTES: Final = 1 << 19
 _BATCH_BYTES: Final = 1 << 20
 
 _log = structlog.get_logger(__name__)
@@ -93,6 +94,7 @@ class ExecutionLog:
         self._recent_bytes = 0
         self._writer: int | None = None
         self._unsynced = False
+        self._writing = False
         try:
             self._reader = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -132,6 +134,9 @@ class ExecutionLog:
         """
         if self._execution.last_sequence > sequence:
             return False
+        if self._writing:
+            # The file is longer already by what this process appends, and tells of when that is done.
+            return True
         try:
             return self._path.stat().st_size == self._size
         except OSError:
@@ -180,13 +185,17 @@ class ExecutionLog:
             content = b"".join(self._header.line_of(line.data) for line in lines)
             if self._writer is None:
                 self._writer = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            with uncommitted(self._writer, end, self._path):
-                durable = any(not isinstance(event.payload, TextDelta) for event in events)
-                self._write(self._writer, content, torn=status.st_size > end, durable=durable)
-                self._unsynced = not durable
-                with self._changing:
-                    self._size = end + len(content)
-                    self._publish(after, lines)
+            durable = any(not isinstance(event.payload, TextDelta) for event in events)
+            self._writing = True
+            try:
+                with uncommitted(self._writer, end, self._path):
+                    self._write(self._writer, content, torn=status.st_size > end, durable=durable)
+                    self._unsynced = not durable
+                    with self._changing:
+                        self._size = end + len(content)
+                        self._publish(after, lines)
+            finally:
+                self._writing = False
             if after.status is not before.status:
                 self._save_snapshot()
             return after

@@ -38,8 +38,10 @@ def history_in(directory: Path) -> History | None:
         os.close(descriptor)
 
 
-def trim(directory: Path) -> bool:
+def trim(directory: Path, staging: Path) -> bool:
     """Leave the last event alone in the log in `directory`. False if it has not ended, is not there, or has one event.
+
+    New files are prepared in `staging`, where every start clears what a crash left.
 
     The new log appears by rename; who has the old one open goes on reading it. The snapshot goes first and comes back
     last: in between there is none, and it is derived from the log.
@@ -64,10 +66,13 @@ def trim(directory: Path) -> bool:
                 return False
             execution, content = trimmed
             (directory / layout.STATE).unlink(missing_ok=True)
-            files.write(path, content)
+            # Beside the new log the old snapshot would tell of a log that was cut.
+            files.sync_directory(directory)
+            files.write(path, content, staging)
             try:
-                files.write(directory / layout.STATE, dump(snapshot_to_json(Snapshot(len(content), execution))))
-            except (OSError, StorageUnavailable) as fault:
+                snapshot = Snapshot(len(content), execution)
+                files.write(directory / layout.STATE, dump(snapshot_to_json(snapshot)), staging)
+            except (OSError, StorageUnavailable, StoredDataDamaged) as fault:
                 # The log is trimmed, and whoever needs the snapshot derives it.
                 _log.warning("snapshot_not_saved", location=str(directory / layout.STATE), fault=repr(fault))
             return True
