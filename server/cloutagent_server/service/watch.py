@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
@@ -47,20 +48,36 @@ class WatchService:
         """
         await self.check_cursor(execution_id, after_sequence)
         cursor, woken = after_sequence, False
-        while True:
-            events = await self._storage.read_events(execution_id, cursor, BATCH_EVENTS)
-            if events:
-                yield events
-                cursor = events[-1].sequence
-                if events[-1].kind in _LAST_KINDS:
+        ahead: asyncio.Task[Sequence[StoredEvent]] | None = None
+        try:
+            while True:
+                read = self._storage.read_events(execution_id, cursor, BATCH_EVENTS) if ahead is None else ahead
+                events, ahead = await read, None
+                if events:
+                    cursor = events[-1].sequence
+                    last = events[-1].kind in _LAST_KINDS
+                    if len(events) == BATCH_EVENTS and not last:
+                        # Who catches up has the next batch read while this one is sent.
+                        ahead = asyncio.create_task(self._read(execution_id, cursor))
+                    yield events
+                    if last:
+                        return
+                # The end of an execution wakes as well. Only who was woken and finds nothing asks for it.
+                elif woken and await self._at_end(execution_id, cursor):
                     return
-            # The end of an execution wakes as well. Only who was woken and finds nothing asks for it.
-            elif woken and await self._at_end(execution_id, cursor):
-                return
-            # Whether there is more is known without a look at the medium, which reading the end of a log is.
-            woken = await self._storage.wait_for_events(execution_id, cursor, self._heartbeat_seconds)
-            if not woken:
-                yield ()
+                if ahead is not None:
+                    continue
+                # Whether there is more is known without a look at the medium, which reading the end of a log is.
+                woken = await self._storage.wait_for_events(execution_id, cursor, self._heartbeat_seconds)
+                if not woken:
+                    yield ()
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _read(self, execution_id: str, cursor: int) -> Sequence[StoredEvent]:
+        return await self._storage.read_events(execution_id, cursor, BATCH_EVENTS)
 
     async def _first_sequence(self, execution_id: str) -> int:
         try:
