@@ -86,6 +86,15 @@ async def test_a_call_that_fails_is_recorded_with_its_reason(stage: Stage, proje
     assert begun.resource.secret == "NOBODY"
 
 
+async def test_the_state_of_the_secrets_is_recorded_however_a_call_ended(stage: Stage, projects: Projects) -> None:
+    project = await projects()
+    await project.call("SetSecret", name="TOKEN", value=VALUE)
+    head = (await pair(stage, "secret.set"))[1].secrets_head
+    with pytest.raises(ApiFailure):
+        await project.call("DeleteSecret", name="NOBODY")
+    assert (await pair(stage, "secret.delete"))[1].secrets_head == head is not None
+
+
 async def test_a_dry_run_leaves_no_line(stage: Stage, projects: Projects) -> None:
     project = await projects()
     before = await records(stage)

@@ -95,20 +95,22 @@ class Auditing(Around):
             # A key that may do this to the execution is one of its project.
             entry = replace(entry, resource=replace(entry.resource, project_id=principal.project.id))
         begun = await self._trail.begin(entry)
-        resource, outcome, head = begun.entry.resource, audit.CANCELLED, None
+        resource, outcome = begun.entry.resource, audit.CANCELLED
         call.begin_record()
         try:
             yield
             outcome = audit.OK
-            if action.changes_secrets and resource.project_id is not None:
-                head = await self._head(resource.project_id)
         except Exception as error:
             outcome = _reason(error)
             raise
         finally:
+            # However the call ended: it may have changed them before.
+            head = await self._head(resource.project_id) if action.changes_secrets else None
             await self._trail.end(begun, outcome, replace(resource, **call.learned()), head)
 
-    async def _head(self, project_id: str) -> SecretsHead | None:
+    async def _head(self, project_id: str | None) -> SecretsHead | None:
+        if project_id is None:
+            return None
         try:
             return await self._secrets.head(project_id)
         except CloutAgentError:
