@@ -62,6 +62,7 @@ class FakeExecutor:
 
     Attributes:
         config: The configuration it was initialized with; None before.
+        holds_secrets: Whether that was said to hold secrets.
         prompt: The prompt it was executed with; None before.
         options: The options it was executed with; None before.
         allowed: What the listener's `before_call` returned, call by call.
@@ -72,6 +73,7 @@ class FakeExecutor:
     def __init__(self, execution_id: str, listener: RunListener, engine: FakeEngine) -> None:
         self.execution_id = execution_id
         self.listener = listener
+        self.holds_secrets = False
         self.config: AgentConfig | None = None
         self.prompt: str | None = None
         self.options: ExecutionOptions | None = None
@@ -84,9 +86,9 @@ class FakeExecutor:
         self._asked: str | None = None
         self._deadline: float | None = None
 
-    async def initialize(self, config: AgentConfig) -> None:
+    async def initialize(self, config: AgentConfig, *, holds_secrets: bool = False) -> None:
         """Note the configuration; wait for the engine's gate and raise its fault, where it has them."""
-        self.config = config
+        self.config, self.holds_secrets = config, holds_secrets
         if self._engine.initialize_gate is not None:
             await self._engine.initialize_gate.wait()
         if self._engine.initialize_fault is not None:

@@ -34,7 +34,7 @@ class WireAgent:
         self._session: GatewaySession | None = None
         self._stopped = asyncio.Event()
 
-    async def initialize(self, config: AgentConfig) -> None:
+    async def initialize(self, config: AgentConfig, *, holds_secrets: bool = False) -> None:
         self._session = self._engine.gateway.open(config, self._listener)
 
     async def execute(self, prompt: str, options: ExecutionOptions) -> ExecutionResult:

@@ -131,8 +131,10 @@ class RunListener(Protocol):
 class AgentExecutor(Protocol):
     """One run of one agent. `initialize`, then `execute` once; `stop` at any time and as often as one likes."""
 
-    async def initialize(self, config: AgentConfig) -> None:
+    async def initialize(self, config: AgentConfig, *, holds_secrets: bool = False) -> None:
         """Prepare a run with this configuration; `execute` must follow, to release what this took.
+
+        A configuration that holds secrets is used for this run and kept for no other.
 
         Raises:
             AccessDenied: A tool is enabled that this machine cannot isolate.

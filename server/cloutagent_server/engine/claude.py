@@ -162,8 +162,10 @@ class ClaudeExecutor:
         self._stop_asked = asyncio.Event()
         self._ended = asyncio.Event()
 
-    async def initialize(self, config: AgentConfig) -> None:
+    async def initialize(self, config: AgentConfig, *, holds_secrets: bool = False) -> None:
         """Take a warm agent of this configuration or prepare one, and give it access to the gateway.
+
+        None waits in advance with secrets.
 
         Raises:
             AccessDenied: A tool or a server needs an isolation that this machine cannot give, whoever configured it.
@@ -175,7 +177,7 @@ class ClaudeExecutor:
             raise AccessDenied(f"the tool {name} is not available on this server: {reason}")
         for name, reason in self._confinement.server_refusals(config.mcp_servers).items():
             raise AccessDenied(f"the MCP server {name} is not available on this server: {reason}")
-        start = self._pool.start(config)
+        start = self._pool.start(config, keep=not holds_secrets)
         try:
             agent = start.agent or self._maker.prepare(config, self._id)
         except BaseException:

@@ -36,6 +36,8 @@ from cloutagent_server.engine.metering import CallMeter, StreamMeter, error_of, 
 _MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
 _CONNECT_SECONDS: Final = 10.0
 _COUNT_SECONDS: Final = 15.0
+CALLS_AT_ONCE: Final = 64
+"""How many requests of one run are worked at. Its subagents make some at once; what passes this is answered 429."""
 SILENCE_SECONDS: Final = 90.0
 """How long the vendor may send nothing, before an answer and in it; while a model works, its stream has pings.
 
@@ -78,6 +80,11 @@ class GatewaySession:
         self.calls: dict[str, TokenUsage] = {}
         self.last_error: VendorError | None = None
         self._handlers: set[asyncio.Task[Any]] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the run has as many requests under way as it may."""
+        return len(self._handlers) >= CALLS_AT_ONCE
 
     @contextmanager
     def handling(self) -> Iterator[None]:
@@ -205,6 +212,8 @@ class ModelGateway:
         session = self._session_of(messages_api.credential(request.headers))
         if session is None:
             return _error(401, "authentication_error", "the credential is not valid")
+        if session.busy:
+            return _error(429, "rate_limit_error", "the run has too many calls under way")
         with session.handling():
             try:
                 body = json.loads(await request.read())
@@ -226,6 +235,8 @@ class ModelGateway:
         server = session.config.mcp_servers.get(name)
         if not isinstance(server, HttpServer):
             return _error(404, "not_found_error", "the agent has no such MCP server")
+        if session.busy:
+            return _error(429, "rate_limit_error", "the run has too many calls under way")
         with session.handling():
             return await self.mcp.forward(request, server)
 

@@ -78,10 +78,10 @@ class WarmPool:
         """How many agents wait."""
         return len(self._idle)
 
-    def start(self, config: AgentConfig) -> RunStart:
-        """Begin a run of this configuration. `RunStart.over` must follow."""
+    def start(self, config: AgentConfig, *, keep: bool = True) -> RunStart:
+        """Begin a run of this configuration. `RunStart.over` must follow. Without `keep` nothing of it stays here."""
         self._starting += 1
-        if not self._size or config.mcp_servers:
+        if not self._size or config.mcp_servers or not keep:
             return RunStart(None, self._start_is_over)
         key = _key(config)
         agent = self._take(key)

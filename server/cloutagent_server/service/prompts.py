@@ -22,11 +22,13 @@ class FilledPrompts:
         prompt: The user's prompt, filled.
         agent: The agent's configuration, its system prompt filled.
         secrets: Values of the secrets that were filled in, by name.
+        agent_holds_secrets: Whether one of them is in the agent's configuration.
     """
 
     prompt: str = field(repr=False)
     agent: AgentConfig = field(repr=False)
     secrets: Mapping[str, str] = field(repr=False)
+    agent_holds_secrets: bool = False
 
 
 async def fill(execution: Execution, project: Project, secrets: SecretManager) -> FilledPrompts:
@@ -43,8 +45,8 @@ async def fill(execution: Execution, project: Project, secrets: SecretManager) -
         "execution_id": execution.id,
         "project_name": project.name,
     }
-    used = prompt.secrets | system_prompt.secrets | mcp.secrets_of(execution.agent, "agent")
-    values = await secrets.get_secrets(project.id, used)
+    of_agent = system_prompt.secrets | mcp.secrets_of(execution.agent, "agent")
+    values = await secrets.get_secrets(project.id, prompt.secrets | of_agent)
     faults = [
         FieldViolation(f"options.variables.{name}", "this name is reserved")
         for name in RESERVED
@@ -57,7 +59,8 @@ async def fill(execution: Execution, project: Project, secrets: SecretManager) -
     filled = _filled(prompt, "prompt", variables, values)
     system = _filled(system_prompt, "agent.systemPrompt", variables, values)
     servers = mcp.filled(execution.agent, "agent", values)
-    return FilledPrompts(filled, replace(execution.agent, system_prompt=system, mcp_servers=servers), values)
+    agent = replace(execution.agent, system_prompt=system, mcp_servers=servers)
+    return FilledPrompts(filled, agent, values, bool(of_agent))
 
 
 def _filled(template: Template, field_name: str, variables: Mapping[str, str], secrets: Mapping[str, str]) -> str:

@@ -202,7 +202,7 @@ class Run:
             log.exception("model calls stay reserved", extra={"execution_id": self._execution.id})
 
     async def _execute(self) -> ExecutionResult:
-        await self._executor.initialize(self._prompts.agent)
+        await self._executor.initialize(self._prompts.agent, holds_secrets=self._prompts.agent_holds_secrets)
         limits = self._execution.limits
         options = ExecutionOptions(limits.max_tokens, limits.max_cost, limits.timeout)
         return await self._executor.execute(self._prompts.prompt, options)

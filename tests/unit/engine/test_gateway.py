@@ -16,6 +16,7 @@ from aiohttp import web
 
 from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.project import AgentConfig
+from cloutagent_server.engine import gateway as gateway_module
 from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall
 from cloutagent_server.engine.gateway import SILENCE_SECONDS, GatewaySession, ModelGateway, VendorError
 from cloutagent_server.engine.listening import OrderedListener
@@ -451,6 +452,25 @@ async def test_an_agent_that_leaves_ends_the_call_upstream() -> None:
             answer.close()
         await asyncio.wait_for(run.upstream.cancelled.wait(), WAIT)
         assert list(run.session.calls.values()) == [TokenUsage(30, 1, MODEL)]
+
+
+async def test_the_calls_that_a_run_makes_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_module, "CALLS_AT_ONCE", 2)
+    async with running(_start_then_wait) as run:
+        async with run.post() as first, run.post() as second:
+            for answer in (first, second):
+                await answer.content.readline()
+            async with run.post() as third:
+                assert third.status == 429
+                assert (await error_of(third))["type"] == "rate_limit_error"
+            assert len(run.upstream.received) == 2
+            first.close()
+            await asyncio.wait_for(run.upstream.cancelled.wait(), WAIT)
+            async with asyncio.timeout(WAIT):
+                while run.session.busy:  # noqa: ASYNC110 - it ends behind a connection
+                    await asyncio.sleep(0.01)
+        async with run.post() as fourth:
+            assert fourth.status == 200
 
 
 async def test_closing_a_session_ends_its_calls() -> None:

@@ -96,6 +96,18 @@ async def test_each_agent_is_used_once_and_replaced() -> None:
     assert not first.ended  # it belongs to its run
 
 
+async def test_nothing_is_kept_of_what_is_for_one_run_alone() -> None:
+    world = World()
+    for _ in range(2):
+        start = world.pool.start(A, keep=False)
+        assert start.agent is None
+        start.over()
+    world.run(B)
+    await until(lambda: len(world.pool) == 1)
+    assert [agent.config for agent in world.made] == [B]
+    await world.pool.stop()
+
+
 async def test_nothing_is_made_while_a_run_starts() -> None:
     world = World()
     other = world.pool.start(B)

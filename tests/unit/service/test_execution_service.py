@@ -763,6 +763,15 @@ def test_models_are_those_of_the_price_list(world: World) -> None:
 # Faults at the start of a run.
 
 
+@pytest.mark.parametrize("place", ["prompt", "system prompt"])
+async def test_only_an_agent_whose_configuration_holds_secrets_is_said_to(world: World, place: str) -> None:
+    use = "use {{secret:TOKEN}}"
+    project = await world.project(system_prompt=use if place == "system prompt" else "You help.")
+    await world.secrets.set_secret(project.id, "TOKEN", "s3cret-value")
+    execution = await world.run(project, use if place == "prompt" else "say hello")
+    assert world.engine.executors[execution.id].holds_secrets is (place == "system prompt")
+
+
 async def test_a_secret_that_went_while_it_waited_ends_it_as_failed(world: World) -> None:
     project = await world.project()
     await world.secrets.set_secret(project.id, "TOKEN", "v")

@@ -16,6 +16,8 @@ import sys
 DOOR = 3
 RUN_MARKER = "CLOUTAGENT_RUN"
 TAKEN = b"+"
+# Open files of each process.
+FILES = 4096
 
 
 def main() -> None:
@@ -32,6 +34,9 @@ def main() -> None:
     # A name of the server's folders, of no use in here.
     os.environ.pop(RUN_MARKER, None)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_files = FILES if open_files == resource.RLIM_INFINITY else min(FILES, open_files)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     _, most = resource.getrlimit(resource.RLIMIT_NPROC)
     bound = processes if most == resource.RLIM_INFINITY else min(processes, most)
