@@ -1,7 +1,7 @@
 """How the messages of streams are sent: encoded ones as they are, and to no watcher for ever.
 
-A watcher that does not read costs at most two batches and a cursor, until it is dropped. What it got is whole, and the error tells
-after which event to go on.
+A watcher that does not read costs at most two batches and a cursor, until it is dropped. What it got is whole, and the
+error tells after which event to go on.
 """
 
 from __future__ import annotations
