@@ -93,7 +93,11 @@ class FileSystemLedger:
 
     async def calls(self, project_id: str, execution_id: str, since: datetime) -> Sequence[LedgerCall]:
         """See `Ledger.calls`."""
-        return await self._with_ledger(project_id, lambda ledger: ledger.calls(execution_id, since)) or ()
+        extent = await self._with_ledger(project_id, lambda ledger: ledger.extent(since))
+        if not extent:
+            return ()
+        # Months of other runs' calls are read here: nobody's next call shall wait for that.
+        return await off_loop(partial(self._open(project_id).files.calls, execution_id, extent))
 
     async def usage(self, project_id: str, first_day: str, last_day: str) -> Sequence[DayUsage]:
         """See `Ledger.usage`."""

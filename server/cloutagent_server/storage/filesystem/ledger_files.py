@@ -2,13 +2,13 @@
 
 `{month}.jsonl` holds the reservations of a month and their settlements. `{month}.totals.json` spares reading a month
 that is over and has no open calls; it is believed only for a log of the very size that it names. Everything here
-blocks, and whoever calls it holds the ledger's lock.
+blocks, and whoever calls it holds the ledger's lock, unless it says otherwise.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -89,16 +89,22 @@ class LedgerFiles:
                 return True
         return False
 
-    def calls(self, execution_id: str, since: datetime) -> Sequence[LedgerCall]:
-        """The calls of an execution in the order of their reservations, from the month of `since` on."""
+    def extent(self, since: datetime) -> Mapping[str, int]:
+        """How many bytes of which months, from that of `since` on, hold records. What they hold never changes."""
+        return {month: self._sizes[month] for month in sorted(self.months) if month >= month_of(since)}
+
+    def calls(self, execution_id: str, extent: Mapping[str, int]) -> Sequence[LedgerCall]:
+        """The calls of an execution within `extent`, in the order of their reservations. Needs no lock."""
         calls: dict[str, LedgerCall] = {}
-        for month in sorted(month for month in self.months if month >= month_of(since)):
-            for record in self._records(month, 0, self._sizes[month]):
-                if isinstance(record, Settlement):
-                    if record.call_id in calls:
-                        calls[record.call_id] = LedgerCall(calls[record.call_id].reservation, record)
-                elif record.execution_id == execution_id:
-                    calls[record.call_id] = LedgerCall(record)
+        # The project may be deleted meanwhile.
+        with suppress(FileNotFoundError):
+            for month, size in extent.items():
+                for record in self._records(month, 0, size):
+                    if isinstance(record, Settlement):
+                        if record.call_id in calls:
+                            calls[record.call_id] = LedgerCall(calls[record.call_id].reservation, record)
+                    elif record.execution_id == execution_id:
+                        calls[record.call_id] = LedgerCall(record)
         return tuple(calls.values())
 
     def _forget(self, month: str) -> None:
