@@ -6,15 +6,26 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from cloutagent_server.domain.errors import StorageUnavailable
 from cloutagent_server.storage.filesystem.files import describe
 
 T = TypeVar("T")
 
+_WORK: Final = ThreadPoolExecutor(8, thread_name_prefix="storage")
 # Work that waits for another process must not take the threads of work that need not wait.
 _WAITING: Final = ThreadPoolExecutor(32, thread_name_prefix="storage-write")
+
+
+class _Outcome(asyncio.Future[Any]):
+    """What a thread will have done. Whoever is cancelled while waiting for it learns of that when it is there."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Not cancelled: the thread works on."""
+        return False
 
 
 async def off_loop(work: Callable[[], T], *, waits: bool = False) -> T:
@@ -26,18 +37,24 @@ async def off_loop(work: Callable[[], T], *, waits: bool = False) -> T:
     Raises:
         StorageUnavailable: The work met an OSError.
     """
-    future = asyncio.get_running_loop().run_in_executor(
-        _WAITING if waits else None, contextvars.copy_context().run, work
-    )
-    cancellation: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait({future})
-        except asyncio.CancelledError as request:
-            cancellation = request
-    fault = None if future.cancelled() else future.exception()
-    if cancellation is not None:
-        raise cancellation
-    if isinstance(fault, OSError):
+    outcome = _Outcome(loop=asyncio.get_running_loop())
+    (_WAITING if waits else _WORK).submit(_run, partial(contextvars.copy_context().run, work), outcome)
+    try:
+        result: T = await outcome
+    except asyncio.CancelledError:
+        # Nobody asks any more what became of it.
+        outcome.exception()
+        raise
+    except OSError as fault:
         raise StorageUnavailable(describe(fault)) from fault
-    return future.result()
+    return result
+
+
+def _run(work: Callable[[], object], outcome: _Outcome) -> None:
+    try:
+        tell = partial(outcome.set_result, work())
+    except BaseException as fault:
+        tell = partial(outcome.set_exception, fault)
+    # A loop that was closed meanwhile has nobody who waits.
+    with suppress(RuntimeError):
+        outcome.get_loop().call_soon_threadsafe(tell)
