@@ -45,7 +45,6 @@ class RefusalAuditing(Around):
     """Records the audited calls of valid keys that access control refuses, and sources that tried too many keys."""
 
     def __init__(self, actions: Actions, trail: AuditTrail) -> None:
-        super().__init__()
         self._actions = actions
         self._trail = trail
 
@@ -77,7 +76,6 @@ class Auditing(Around):
     """Records an audited call before it is made, or refuses it, and records how it ended."""
 
     def __init__(self, actions: Actions, trail: AuditTrail, secrets: SecretManager) -> None:
-        super().__init__()
         self._actions = actions
         self._trail = trail
         self._secrets = secrets

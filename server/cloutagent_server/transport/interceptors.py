@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final
 
 import grpc
@@ -31,15 +31,23 @@ log: Final = structlog.get_logger("cloutagent.rpc")
 Handler = Any  # grpc.RpcMethodHandler, whose type parameters differ between stubs and run time
 
 
-class Around(grpc.aio.ServerInterceptor, ABC):
-    """An interceptor that puts a context manager around each call of the API, streams included to their end."""
-
-    def __init__(self) -> None:
-        self._wrapped: dict[str, Handler] = {}
+class Around(ABC):
+    """Something that goes around each call of the API, streams included to their end."""
 
     @abstractmethod
     def around(self, method: str, request: Message, context: Context) -> AbstractAsyncContextManager[None]:
         """What goes around a call of `method` (`/package.Service/Method`)."""
+
+
+class Nested(grpc.aio.ServerInterceptor):
+    """Puts several around each call, the first outermost.
+
+    They share one interceptor, since every message of a stream passes through each interceptor there is.
+    """
+
+    def __init__(self, *arounds: Around) -> None:
+        self._arounds = arounds
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Handler]], handler_call_details: Any
@@ -56,13 +64,13 @@ class Around(grpc.aio.ServerInterceptor, ABC):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         async def unary(request: Message, context: Context) -> Message:
-            async with self.around(method, request, context):
+            async with self._entered(method, request, context):
                 answer: Message = await handler.unary_unary(request, context)
                 return answer
 
         async def stream(request: Message, context: Context) -> AsyncIterator[Message]:
             async with (
-                self.around(method, request, context),
+                self._entered(method, request, context),
                 aclosing(handler.unary_stream(request, context)) as answers,
             ):
                 async for answer in answers:
@@ -75,6 +83,13 @@ class Around(grpc.aio.ServerInterceptor, ABC):
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(stream, **codec)
         return grpc.unary_unary_rpc_method_handler(unary, **codec)
+
+    @asynccontextmanager
+    async def _entered(self, method: str, request: Message, context: Context) -> AsyncIterator[None]:
+        async with AsyncExitStack() as entered:
+            for each in self._arounds:
+                await entered.enter_async_context(each.around(method, request, context))
+            yield
 
 
 class ErrorAnswering(Around):
@@ -112,7 +127,6 @@ class Guard(Around):
     """Lets a call pass that its access rule allows and whose request is valid. What no rule names is refused."""
 
     def __init__(self, rules: Rules, access: AccessControl) -> None:
-        super().__init__()
         self._rules = rules
         self._access = access
 

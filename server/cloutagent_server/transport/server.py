@@ -35,7 +35,7 @@ from cloutagent_server.transport import validation
 from cloutagent_server.transport.access import AccessControl, rules_of
 from cloutagent_server.transport.audit import Auditing, RefusalAuditing, actions_of
 from cloutagent_server.transport.execution_servicer import ExecutionServicer
-from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard
+from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard, Nested
 from cloutagent_server.transport.project_servicer import ProjectServicer
 from cloutagent_server.transport.secret_servicer import SecretServicer
 from cloutagent_server.transport.sending import STALL_SECONDS, StreamSending
@@ -64,8 +64,8 @@ class Services:
     receipts: ReceiptService
 
 
-def interceptors_for(services: Services) -> Sequence[Around]:
-    """The interceptors in the order in which a call passes them. Raises MissingRule if a method has no rule."""
+def arounds_for(services: Services) -> Sequence[Around]:
+    """What goes around every call, outermost first. Raises MissingRule if a method has no rule."""
     access = AccessControl(services.authenticator, services.projects, services.executions, services.failed_attempts)
     actions = actions_of(FILES)
     return (
@@ -92,7 +92,7 @@ class GrpcServer:
     def __init__(self, services: Services, stall_seconds: float = STALL_SECONDS) -> None:
         """Watchers that take nothing for `stall_seconds` are dropped."""
         self._server = grpc.aio.server(
-            interceptors=(StreamSending(stall_seconds), *interceptors_for(services)), options=_OPTIONS
+            interceptors=(StreamSending(stall_seconds), Nested(*arounds_for(services))), options=_OPTIONS
         )
         add_servicers(services, self._server)
         self._health = health.aio.HealthServicer()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
 from typing import Any, NoReturn
 
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
-from cloutagent_server.transport.server import Services, add_servicers, interceptors_for
+from cloutagent_server.transport.interceptors import Nested
+from cloutagent_server.transport.server import Services, add_servicers, arounds_for
 from tests.support.api.driver import TextAnswer
 from tests.support.api.failure import ApiFailure
 from tests.support.api.json_form import METHODS, Json, to_json
@@ -80,7 +80,7 @@ class InProcessApi:
         collector = _Collector()
         add_servicers(services, collector)
         self._handlers = collector.handlers
-        self._interceptors = interceptors_for(services)
+        self._interceptor = Nested(*arounds_for(services))
 
     async def call(
         self,
@@ -133,10 +133,7 @@ class InProcessApi:
         async def registered(details: Any) -> Any:
             return self._handlers[details.method]
 
-        find: Any = registered
-        for interceptor in reversed(self._interceptors):
-            find = partial(interceptor.intercept_service, find)
-        return await find(_Details(path))
+        return await self._interceptor.intercept_service(registered, _Details(path))
 
     async def _unary(self, rpc: str, body: Mapping[str, Any], context: _Context) -> Json:
         method = METHODS[rpc]

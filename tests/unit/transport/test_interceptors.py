@@ -27,8 +27,8 @@ from cloutagent_server.service.auth import Principal
 from cloutagent_server.transport import interceptors, validation
 from cloutagent_server.transport.access import FOREIGN_RULES, AccessControl
 from cloutagent_server.transport.audit import Auditing, RefusalAuditing
-from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard
-from cloutagent_server.transport.server import interceptors_for
+from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard, Nested
+from cloutagent_server.transport.server import arounds_for
 from tests.support.service_world import DEADLINE_SECONDS, make_world
 
 SERVICE = "test.Service"
@@ -77,7 +77,7 @@ async def serving(
         handlers["Unary"] = grpc.unary_unary_rpc_method_handler(unary, **codec)
     if stream is not None:
         handlers["Stream"] = grpc.unary_stream_rpc_method_handler(stream, **codec)
-    server = grpc.aio.server(interceptors=around)
+    server = grpc.aio.server(interceptors=(Nested(*around),))
     server.add_registered_method_handlers(SERVICE, handlers)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -129,7 +129,6 @@ class Noting(Around):
     """Notes when calls go in and out."""
 
     def __init__(self, name: str, notes: list[str]) -> None:
-        super().__init__()
         self._name = name
         self._notes = notes
 
@@ -214,7 +213,7 @@ async def test_foreign_methods_are_left_as_they_are() -> None:
     async def continuation(details: object) -> object:
         return handler
 
-    assert await noting.intercept_service(continuation, Details) is handler
+    assert await Nested(noting).intercept_service(continuation, Details) is handler
 
 
 # Errors.
@@ -335,7 +334,7 @@ async def test_a_call_that_its_caller_leaves_is_logged_as_cancelled(lines: Lines
 
 def test_the_order_is_errors_first_and_then_the_guard() -> None:
     """Errors are answered whoever raises them, so that interceptor is the outermost."""
-    assert [type(one) for one in interceptors_for(make_world().services)] == [
+    assert [type(one) for one in arounds_for(make_world().services)] == [
         ErrorAnswering,
         RefusalAuditing,
         Guard,
