@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -14,6 +14,8 @@ from cloutagent_server.domain.project import Project
 from cloutagent_server.storage.base import Storage
 from tests.support import builders
 
+T = TypeVar("T")
+
 DEADLINE = 20
 
 
@@ -22,7 +24,7 @@ async def execution(storage: Storage, project: Project) -> Execution:
     return await storage.executions.create(builders.execution(project.id))
 
 
-async def waiting(coroutine: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
+async def waiting(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """A task for a call that has had its chance to return and has not."""
     task = asyncio.ensure_future(coroutine)
     done, _ = await asyncio.wait({task}, timeout=0.1)
@@ -63,6 +65,26 @@ async def test_wait_returns_for_the_next_event(storage: Storage, execution: Exec
     task = await waiting(storage.executions.wait_for_events(execution.id, 2))
     await storage.executions.append([builders.event(execution.id, 3)])
     await asyncio.wait_for(task, DEADLINE)
+
+
+async def test_a_wait_brings_the_events_that_follow_or_nothing(storage: Storage, execution: Execution) -> None:
+    """Whoever knows less, or has nothing at hand, reads."""
+    tail, behind = [await waiting(storage.executions.wait_for_events(execution.id, after)) for after in (0, 3)]
+    await storage.executions.append(builders.texts(execution.id, 4))
+    stored = tuple(await storage.executions.read_events(execution.id, 0, 10))
+    async with asyncio.timeout(DEADLINE):
+        assert await tail in (stored, ())
+        assert await behind in (stored[3:], ())
+        assert await storage.executions.wait_for_events(execution.id, 2) in (stored[2:], ())
+
+
+async def test_a_wait_whose_time_is_over_brings_none(storage: Storage, execution: Execution) -> None:
+    async with asyncio.timeout(DEADLINE):
+        long = asyncio.create_task(storage.executions.wait_for_events(execution.id, 0, 0.2))
+        short = asyncio.create_task(storage.executions.wait_for_events(execution.id, 0, 0.05))
+        assert await short is None
+        assert not long.done()
+        assert await long is None
 
 
 async def test_wait_goes_on_until_the_awaited_event(storage: Storage, execution: Execution) -> None:

@@ -54,7 +54,9 @@ class HookedExecutions:
         """See `ExecutionStorage.read_events`."""
         return await self._inner.read_events(execution_id, after_sequence, limit)
 
-    async def wait_for_events(self, execution_id: str, after_sequence: int, seconds: float | None = None) -> bool:
+    async def wait_for_events(
+        self, execution_id: str, after_sequence: int, seconds: float | None = None
+    ) -> Sequence[StoredEvent] | None:
         """See `ExecutionStorage.wait_for_events`."""
         return await self._inner.wait_for_events(execution_id, after_sequence, seconds)
 

@@ -48,11 +48,12 @@ class WatchService:
         """
         await self.check_cursor(execution_id, after_sequence)
         cursor, woken = after_sequence, False
+        news: Sequence[StoredEvent] | None = ()
         ahead: asyncio.Task[Sequence[StoredEvent]] | None = None
         try:
             while True:
-                read = self._storage.read_events(execution_id, cursor, BATCH_EVENTS) if ahead is None else ahead
-                events, ahead = await read, None
+                events = news or await (self._read(execution_id, cursor) if ahead is None else ahead)
+                news, ahead = (), None
                 if events:
                     cursor = events[-1].sequence
                     last = events[-1].kind in _LAST_KINDS
@@ -68,7 +69,8 @@ class WatchService:
                 if ahead is not None:
                     continue
                 # Whether there is more is known without a look at the medium, which reading the end of a log is.
-                woken = await self._storage.wait_for_events(execution_id, cursor, self._heartbeat_seconds)
+                news = await self._storage.wait_for_events(execution_id, cursor, self._heartbeat_seconds)
+                woken = news is not None
                 if not woken:
                     yield ()
         finally:

@@ -221,10 +221,13 @@ class ExecutionStorage(Protocol):
         """
         ...
 
-    async def wait_for_events(self, execution_id: str, after_sequence: int, seconds: float | None = None) -> bool:
-        """Return True once there is an event after `after_sequence`, or the execution has ended or does not exist.
+    async def wait_for_events(
+        self, execution_id: str, after_sequence: int, seconds: float | None = None
+    ) -> Sequence[StoredEvent] | None:
+        """Return once there is an event after `after_sequence`, or the execution has ended or does not exist.
 
-        False if nothing happened for so many seconds; None waits without end.
+        Returns the events that follow `after_sequence` if they are at hand, and often nothing: then they are to be
+        read. None if nothing happened for so many `seconds`; without them it waits without end.
         """
         ...
 

@@ -10,13 +10,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from cloutagent.v1.execution_pb2 import ExecutionEvent, TextDeltaEvent, WatchExecutionResponse
 from cloutagent_server.domain.events import StoredEvent, TextDelta
 from cloutagent_server.transport.event_codec import to_proto
 
-# Who catches up gets answers of 256 events; one with less is taken for a live one, which others are about to send too.
+# Who catches up gets answers of 256 events, which begin at the same events for all: they are kept as a whole.
 _LIVE_EVENTS: Final = 255
 
 # The common event: text without an escape, which is the same in JSON and in protobuf.
@@ -25,6 +25,8 @@ _PLAIN_TEXT: Final = re.compile(
     rb'"kind":"text_delta","textDelta":\{"text":"([^"\\]+)"\}\}'
 )
 
+
+K = TypeVar("K")
 
 _BYTES: Final = tuple(bytes((value,)) for value in range(256))
 
@@ -90,36 +92,49 @@ def framed(encoded: bytes) -> bytes:
 
 
 class EventFrames:
-    """Answers made of events. The frames of those sent last, in live batches, are kept for the other watchers."""
+    """Answers made of events. What was sent last is kept for the other watchers, who are about to send it too."""
 
     def __init__(self, max_bytes: int = 4 << 20) -> None:
-        """`max_bytes` bounds what is kept."""
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._frames: OrderedDict[bytes, bytes] = OrderedDict()
-        self._latest: tuple[tuple[bytes, bytes], bytes] = ((b"", b""), b"")
+        """`max_bytes` bounds what is kept: of events, and as much of answers."""
+        self._frames = _Kept[bytes](max_bytes)
+        self._answers = _Kept[tuple[bytes, bytes]](max_bytes)
 
     def answer(self, events: Sequence[StoredEvent]) -> bytes:
         """The answer that holds these events."""
-        if len(events) > _LIVE_EVENTS:
-            return b"".join([framed(encode(event)) for event in events])
-        # Watchers that keep up send the very answer that another one has just sent.
+        # The stored bytes tell the event. Watchers at the end of a log share them, so that they are hashed once.
         key = (events[0].data, events[-1].data)
-        if self._latest[0] != key:
-            self._latest = (key, b"".join([self._live(event) for event in events]))
-        return self._latest[1]
+        answer = self._answers.get(key)
+        if answer is None:
+            made = map(self._frame, events) if len(events) <= _LIVE_EVENTS else (framed(encode(one)) for one in events)
+            answer = self._answers.keep(key, b"".join(made), sum(map(len, key)))
+        return answer
 
-    def _live(self, event: StoredEvent) -> bytes:
-        # The stored bytes tell the event: watchers at the end of a log share them, so that they are hashed once.
+    def _frame(self, event: StoredEvent) -> bytes:
         frame = self._frames.get(event.data)
-        if frame is None:
-            frame = framed(encode(event))
-            self._frames[event.data] = frame
-            self._bytes += len(event.data) + len(frame)
-            while self._bytes > self._max_bytes:
-                data, dropped = self._frames.popitem(last=False)
-                self._bytes -= len(data) + len(dropped)
-        return frame
+        return self._frames.keep(event.data, framed(encode(event)), len(event.data)) if frame is None else frame
+
+
+class _Kept(Generic[K]):
+    """Bytes by key, those kept last, up to so many bytes together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._values: OrderedDict[K, tuple[bytes, int]] = OrderedDict()
+
+    def get(self, key: K) -> bytes | None:
+        """What is kept under a key."""
+        kept = self._values.get(key)
+        return None if kept is None else kept[0]
+
+    def keep(self, key: K, value: bytes, key_bytes: int) -> bytes:
+        """Keep a value that is not kept yet, whose key has so many bytes, and return it."""
+        self._values[key] = (value, len(value) + key_bytes)
+        self._bytes += len(value) + key_bytes
+        while self._bytes > self._max_bytes:
+            _, (_, size) = self._values.popitem(last=False)
+            self._bytes -= size
+        return value
 
 
 @lru_cache(maxsize=256)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from itertools import accumulate
 from typing import Final
 
 from google.api.httpbody_pb2 import HttpBody
@@ -89,15 +91,15 @@ async def text_usage(
 
 
 def parts(batch: Sequence[StoredEvent], most: int = BATCH_EVENTS) -> Iterator[Sequence[StoredEvent]]:
-    """Cuts a batch where its bytes would pass the size of a chunk, or its number `most`.
+    """Cuts a batch behind every sequence number that `most` divides, and where its bytes would pass a chunk's size.
 
-    Every part has an event at least.
+    So whoever catches up gets the same parts as others do, wherever they began. Every part has an event at least.
     """
-    start, size = 0, 0
-    for index, (_, data) in enumerate(batch):
-        if size and (size + len(data) > MAX_CHUNK_BYTES or index - start == most):
-            yield batch[start:index]
-            start, size = index, 0
-        size += len(data)
-    if start < len(batch):
-        yield batch[start:]
+    start = 0
+    while start < len(batch):
+        part = batch[start : start + most - (batch[start].sequence - 1) % most]
+        sizes = [len(data) for _, data in part]
+        if sum(sizes) > MAX_CHUNK_BYTES:
+            part = part[: max(1, bisect_right(list(accumulate(sizes)), MAX_CHUNK_BYTES))]
+        yield part
+        start += len(part)

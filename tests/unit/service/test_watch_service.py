@@ -193,9 +193,11 @@ async def test_deletion_of_the_project_during_a_watch_ends_it_with_an_error(worl
     await world.engine.executors[execution.id].stop()
 
 
-async def woken_for_nothing(execution_id: str, after_sequence: int, seconds: float | None = None) -> bool:
+async def woken_for_nothing(
+    execution_id: str, after_sequence: int, seconds: float | None = None
+) -> Sequence[StoredEvent]:
     """Stands for a wait that ends though nothing has happened."""
-    return True
+    return ()
 
 
 async def test_deletion_between_two_looks_is_noticed(world: World) -> None:

@@ -13,9 +13,10 @@ from cloutagent.v1.execution_pb2 import ExecuteStreamResponse, ExecutionEvent, W
 from cloutagent_server.domain import event_json
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.identifiers import new_id
-from cloutagent_server.transport import event_frames
+from cloutagent_server.transport import event_frames, text_stream
 from cloutagent_server.transport.event_codec import to_proto
 from cloutagent_server.transport.event_frames import EventFrames, encode
+from cloutagent_server.transport.text_stream import parts
 from tests.support import builders
 from tests.support.event_strategies import events
 
@@ -44,6 +45,37 @@ def test_an_answer_holds_its_events_in_order(
 ) -> None:
     lines = stored(count)
     assert list(answer.FromString(EventFrames().answer(lines)).events) == [to_proto(line) for line in lines]
+
+
+def test_those_who_catch_up_share_answers_wherever_they_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+
+    def counted(event: StoredEvent) -> bytes:
+        encoded.append(event.sequence)
+        return encode(event)
+
+    monkeypatch.setattr(event_frames, "encode", counted)
+    frames, lines = EventFrames(), stored(1_024)
+    for begin in (0, 100, 255, 256, 300, 1_000):
+        sent = b"".join(frames.answer(part) for part in parts(lines[begin:], 256))
+        assert list(WatchExecutionResponse.FromString(sent).events) == [to_proto(line) for line in lines[begin:]]
+    # Those who begin within a part need its events once more, one by one, and the others find these.
+    assert len(encoded) == 1_024 + 156 + 212 + 24
+
+
+@given(st.lists(st.integers(1, 3_000), min_size=1, max_size=60), st.integers(1, 300), st.integers(1, 20))
+def test_parts_are_the_batch_cut_where_all_cut(sizes: list[int], first: int, most: int) -> None:
+    batch = [StoredEvent(first + at, b"x" * size) for at, size in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_stream, "MAX_CHUNK_BYTES", 4_000)
+        cut = list(parts(batch, most))
+    assert [event for part in cut for event in part] == batch
+    for part, following in zip(cut, [*cut[1:], None], strict=True):
+        size = sum(len(event.data) for event in part)
+        assert size <= 4_000 or len(part) == 1
+        assert not any(event.sequence % most == 0 for event in part[:-1])
+        if following is not None:
+            assert part[-1].sequence % most == 0 or size + len(following[0].data) > 4_000
 
 
 def test_a_live_event_is_encoded_once_for_all_watchers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,10 +72,15 @@ class FileSystemExecutions:
         if not events:
             raise ValueError("there are no events to append")
         execution_id = events[0].execution_id
+        stored: Sequence[StoredEvent] = ()
         try:
-            return await self._with_log(execution_id, lambda log: self._append(log, events), waits=True)
+            execution = await self._with_log(execution_id, lambda log: self._append(log, events), waits=True)
+            log = self._logs.peek(execution_id)
+            if log is not None:
+                stored = log.recent(events[0].sequence - 1, len(events))
+            return execution
         finally:
-            self._watch.wake(execution_id)
+            self._watch.wake(execution_id, stored)
             log = self._logs.peek(execution_id)
             if log is not None and log.unsynced:
                 self._sync.add(execution_id)
@@ -90,9 +95,11 @@ class FileSystemExecutions:
                 return recent
         return await self._with_log(execution_id, lambda log: log.read(start, limit))
 
-    async def wait_for_events(self, execution_id: str, after_sequence: int, seconds: float | None = None) -> bool:
+    async def wait_for_events(
+        self, execution_id: str, after_sequence: int, seconds: float | None = None
+    ) -> Sequence[StoredEvent] | None:
         """See `ExecutionStorage.wait_for_events`. What other processes append is noticed within 0.2 seconds."""
-        return not is_id(execution_id) or await self._watch.wait(execution_id, after_sequence, seconds)
+        return await self._watch.wait(execution_id, after_sequence, seconds) if is_id(execution_id) else ()
 
     async def find_idempotent(self, project_id: str, key: str) -> Execution | None:
         """See `ExecutionStorage.find_idempotent`."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from cloutagent_server.domain.errors import CloutAgentError
+from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.storage.filesystem.log import ExecutionLog
 from cloutagent_server.storage.filesystem.offload import off_loop
 from cloutagent_server.storage.filesystem.open_logs import OpenLogs
@@ -28,14 +29,12 @@ class LogWatch:
         self._watchers = Watchers()
         self._look_out: asyncio.Task[None] | None = None
 
-    def wake(self, execution_id: str) -> None:
-        """Let the watchers of an execution look again."""
-        self._watchers.wake(execution_id)
+    def wake(self, execution_id: str, events: Sequence[StoredEvent] = ()) -> None:
+        """Let the watchers of an execution have these new events, or look again."""
+        self._watchers.wake(execution_id, events)
 
-    async def wait(self, execution_id: str, after_sequence: int, seconds: float | None) -> bool:
-        """Return True once there is an event after `after_sequence`, or the execution has ended or is not there.
-
-        False if nothing happened for so many seconds.
+    async def wait(self, execution_id: str, after_sequence: int, seconds: float | None) -> Sequence[StoredEvent] | None:
+        """See `ExecutionStorage.wait_for_events`.
 
         Raises:
             StoredDataDamaged: The log cannot be read.
@@ -48,11 +47,12 @@ class LogWatch:
                 else:
                     arrived = await off_loop(partial(self._look, execution_id, after_sequence))
                 if arrived:
-                    return True
+                    return ()
                 if self._look_out is None or self._look_out.done():
                     self._look_out = asyncio.create_task(self._look_out_for_others())
-                if not await news:
-                    return False
+                events = await news
+                if events or events is None:
+                    return events
 
     async def stop(self) -> None:
         """Stop looking out for other processes."""

@@ -67,7 +67,7 @@ class MemoryExecutions:
         record.events.extend(lines)
         if record.execution.status.terminal:
             self._records.unfinished.discard(execution_id)
-        self._records.watchers.wake(execution_id)
+        self._records.watchers.wake(execution_id, lines)
         return record.execution
 
     async def read_events(self, execution_id: str, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
@@ -80,15 +80,18 @@ class MemoryExecutions:
             raise CursorOutOfRange(record.trimmed + 1, record.execution.last_sequence)
         return tuple(record.events[start : start + limit])
 
-    async def wait_for_events(self, execution_id: str, after_sequence: int, seconds: float | None = None) -> bool:
+    async def wait_for_events(
+        self, execution_id: str, after_sequence: int, seconds: float | None = None
+    ) -> Sequence[StoredEvent] | None:
         """See `ExecutionStorage.wait_for_events`."""
         while (record := self._records.executions.get(execution_id)) is not None:
             if record.execution.last_sequence > after_sequence or record.execution.status.terminal:
-                return True
+                return ()
             with self._records.watchers.waiting(execution_id, after_sequence, seconds) as news:
-                if not await news:
-                    return False
-        return True
+                events = await news
+                if events or events is None:
+                    return events
+        return ()
 
     async def find_idempotent(self, project_id: str, key: str) -> Execution | None:
         """See `ExecutionStorage.find_idempotent`."""
