@@ -7,16 +7,18 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
+from benchmarks.executions.sockets import WatcherSockets, watching_sockets
 from cloutagent.v1.execution_pb2 import ExecuteStreamRequest, StreamExecutionEventsRequest, WatchExecutionRequest
 from cloutagent_server.envoy_process import EnvoyProcess
 
 BARE_METHOD: Final = "/bare.Stream/Send"
+BARE_LIVE_METHOD: Final = "/bare.Stream/Follow"
 WATCH_METHOD: Final = "/cloutagent.v1.ExecutionService/WatchExecution"
 EXECUTE_METHOD: Final = "/cloutagent.v1.ExecutionService/ExecuteStream"
 TEXT_METHOD: Final = "/cloutagent.v1.ExecutionService/StreamExecutionEvents"
@@ -79,8 +81,17 @@ class Remote:
         )
 
     def bare(self, channel: grpc.aio.Channel) -> Stream:
-        """The bare server's stream."""
+        """The bare server's stream of messages made beforehand."""
         return _stream(channel, BARE_METHOD)(b"")
+
+    def watching(self, execution_id: str, streams: int, events: int) -> AbstractAsyncContextManager[WatcherSockets]:
+        """WatchExecution by so many, as their sockets see it."""
+        request = WatchExecutionRequest(execution_id=execution_id).SerializeToString()
+        return watching_sockets(self.port, WATCH_METHOD, self.metadata, request, streams, events)
+
+    def watching_bare(self, streams: int, events: int) -> AbstractAsyncContextManager[WatcherSockets]:
+        """The bare server's streams of messages that are made while they go on, as the sockets see them."""
+        return watching_sockets(self.bare_port, BARE_LIVE_METHOD, (), b"", streams, events)
 
     @asynccontextmanager
     async def channels(self, streams: int, *, bare: bool = False) -> AsyncIterator[Sequence[grpc.aio.Channel]]:

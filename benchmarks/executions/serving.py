@@ -2,7 +2,7 @@
 
 Started as `python -m benchmarks.executions.serving ROOT MODEL_URL SETTINGS`. It is the whole server, on a folder under
 ROOT, with agents that talk to the local model at MODEL_URL; SETTINGS is a JSON object of further settings. Beside it,
-in the same process, listens a bare grpc.aio server that sends messages made beforehand: what gRPC itself can do. Orders
+in the same process, listens a bare grpc.aio server that sends messages and does nothing else: what gRPC can do. Orders
 come as lines of JSON on standard input, and each is answered by one line on standard output when it has been done.
 """
 
@@ -21,9 +21,9 @@ import grpc
 import psutil
 import uvloop
 
-from benchmarks.executions.remote import BARE_METHOD
+from benchmarks.executions.remote import BARE_LIVE_METHOD, BARE_METHOD
 from cloutagent_server import app, logs
-from cloutagent_server.domain import timestamps
+from cloutagent_server.domain import event_json, timestamps
 from cloutagent_server.domain.cost import Usage
 from cloutagent_server.domain.events import Completed, Event, Payload, Started, StoredEvent, TextDelta
 from cloutagent_server.domain.execution import Execution
@@ -64,6 +64,7 @@ class Bench:
         self._bare.add_generic_rpc_handlers((self._bare_handlers(),))
         self._messages: Sequence[bytes] = ()
         self._bare_go = asyncio.Event()
+        self._following: list[asyncio.Future[bytes]] = []
         self._project: Project | None = None
         self._producing: set[asyncio.Task[None]] = set()
 
@@ -101,9 +102,12 @@ class Bench:
 
         Answered at once. The text of each event begins with the time at which it was handed to the storage.
         """
-        task = asyncio.create_task(self._produce(execution_id, events, group, pause))
-        self._producing.add(task)
-        task.add_done_callback(self._producing.discard)
+        self._in_background(self._produce(execution_id, events, group, pause))
+        return {"at": time.monotonic()}
+
+    async def produce_bare(self, events: int, pause: float) -> dict[str, Any]:
+        """Hand as many events as `produce` would, one at a time, to the bare server's live streams, and end them."""
+        self._in_background(self._produce_bare(events, pause))
         return {"at": time.monotonic()}
 
     async def bare(self, execution_id: str, after: int, group: int) -> dict[str, Any]:
@@ -137,6 +141,28 @@ class Bench:
         events = [Event(execution.id, first + at, timestamps.now(), payload) for at, payload in enumerate(payloads)]
         return await self._storage.executions.append(events)
 
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._producing.add(task)
+        task.add_done_callback(self._producing.discard)
+
+    async def _produce_bare(self, events: int, pause: float) -> None:
+        execution_id, frames, due = new_id(), EventFrames(), time.monotonic()
+        for sequence in range(1, events + 1):
+            due += pause
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            payload = TextDelta(f"{time.monotonic():.6f} {_TEXT}")
+            event = event_json.encode(Event(execution_id, sequence, timestamps.now(), payload))
+            self._hand_over(frames.answer([event]))
+        await asyncio.sleep(pause)
+        self._hand_over(b"")
+
+    def _hand_over(self, message: bytes) -> None:
+        following, self._following = self._following, []
+        for one in following:
+            if not one.done():
+                one.set_result(message)
+
     async def _produce(self, execution_id: str, events: int, group: int, pause: float) -> None:
         execution = await self._storage.executions.read(execution_id)
         assert execution is not None
@@ -155,8 +181,21 @@ class Bench:
             for message in self._messages:
                 await context.write(message)
 
+        async def follow(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            await context.send_initial_metadata(())
+            while True:
+                self._following.append(asyncio.get_running_loop().create_future())
+                message = await self._following[-1]
+                if not message:
+                    return
+                await context.write(message)
+
         service, method = BARE_METHOD.strip("/").split("/")
-        return grpc.method_handlers_generic_handler(service, {method: grpc.unary_stream_rpc_method_handler(send)})
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            method: grpc.unary_stream_rpc_method_handler(send),
+            BARE_LIVE_METHOD.rpartition("/")[2]: grpc.unary_stream_rpc_method_handler(follow),
+        }
+        return grpc.method_handlers_generic_handler(service, handlers)
 
 
 async def _orders() -> AsyncIterator[dict[str, Any]]:
@@ -171,6 +210,7 @@ async def _serve(root: Path, model_url: str, more: dict[str, Any]) -> None:
     orders: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
         "log": bench.log,
         "produce": bench.produce,
+        "produce_bare": bench.produce_bare,
         "bare": bench.bare,
         "bare_go": bench.bare_go,
         "memory": bench.memory,

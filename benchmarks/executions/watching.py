@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Sequence
 from statistics import median
@@ -15,6 +14,7 @@ from google.api.httpbody_pb2 import HttpBody
 
 from benchmarks.executions.figures import Figure, percentile
 from benchmarks.executions.remote import Remote, Stream
+from benchmarks.executions.sockets import WatcherSockets
 from cloutagent.v1.execution_pb2 import WatchExecutionResponse
 
 # The issue's.
@@ -29,7 +29,6 @@ PAUSE: Final = 0.1
 GROUP: Final = 32
 _NDJSON: Final = {"accept": "application/x-ndjson"}
 _EVENTS_PATH: Final = "/api/v1/executions/{}/stream"
-_SENT_AT: Final = re.compile(rb"(\d+\.\d{6}) The quick")
 
 
 async def replay(remote: Remote, events: int, rounds: int) -> Sequence[Figure]:
@@ -59,18 +58,21 @@ async def replay(remote: Remote, events: int, rounds: int) -> Sequence[Figure]:
 async def latency(remote: Remote, watchers: int, events: int) -> Sequence[Figure]:
     """From handing an event to the storage to its arrival at each watcher, at 10 events a second."""
     log = await remote.order("log", events=1, ended=False)
-    async with remote.channels(watchers) as channels:
-        streams = await _opened(remote, channels, log["execution_id"])
-        reading = [asyncio.create_task(_times(stream)) for stream in streams]
+    async with remote.watching(log["execution_id"], watchers, events) as sockets:
         await remote.order("produce", execution_id=log["execution_id"], events=events, group=1, pause=PAUSE)
-        times = [one * 1e3 for found in await asyncio.gather(*reading) for one in found]
-    assert len(times) == watchers * events, f"{len(times)} arrivals of {events} events at {watchers} watchers"
+        await sockets.arrived
+    async with remote.watching_bare(watchers, events) as bare:
+        await remote.order("produce_bare", events=events, pause=PAUSE)
+        await bare.arrived
     name = f"event to watcher, {watchers} watchers, {1 / PAUSE:.0f} events/s"
     most = LATENCY_MS if watchers == LATENCY_WATCHERS else None
-    return [
-        Figure(f"{name}, p50", percentile(times, 50), "ms"),
-        Figure(f"{name}, p99", percentile(times, 99), "ms", most=most),
-    ]
+    return [_latency(name, sockets, bare, 50), _latency(name, sockets, bare, 99, most)]
+
+
+def _latency(name: str, ours: WatcherSockets, bare: WatcherSockets, percent: int, most: float | None = None) -> Figure:
+    found, other = (percentile([one * 1e3 for one in sockets.times], percent) for sockets in (ours, bare))
+    note = f"{other:.2f} ms from a bare stream, which stores nothing"
+    return Figure(f"{name}, p{percent}", found, "ms", most=most, note=note)
 
 
 async def fan_out(remote: Remote, watchers: int, events: int, rounds: int) -> Sequence[Figure]:
@@ -157,15 +159,6 @@ async def _messages(stream: Stream) -> int:
     async for _ in stream:
         count += 1
     return count
-
-
-async def _times(stream: Stream) -> Sequence[float]:
-    """How long each event took to come here."""
-    found: list[float] = []
-    async for message in stream:
-        now = time.monotonic()
-        found += [now - float(sent) for sent in _SENT_AT.findall(message)]
-    return found
 
 
 async def _rest_seconds(remote: Remote, execution_id: str, last: int) -> float:
