@@ -32,7 +32,7 @@ $(STAMP): requirements.lock $(DISTRIBUTIONS) scripts/setup.sh
 
 .PHONY: lock
 lock: setup ## Pin all dependencies in requirements.lock again (UPGRADE=1: at their newest versions)
-	$(BIN)/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	$(BIN)/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 		--no-emit-package cloutagent --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
 		--group dev --output-file requirements.lock pyproject.toml clients/python/pyproject.toml > /dev/null
 
