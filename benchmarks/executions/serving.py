@@ -32,7 +32,7 @@ from cloutagent_server.domain.project import AgentConfig, Limits, Project, Proje
 from cloutagent_server.service.takeover import Takeover
 from cloutagent_server.settings import Environment, LogLevel, Settings
 from cloutagent_server.storage.filesystem import FileSystemStorage
-from cloutagent_server.transport.event_frames import EventFrames
+from cloutagent_server.transport.event_frames import frames
 
 MODEL: Final = "claude-haiku-4-5"
 _APPENDED_AT_ONCE: Final = 1_000
@@ -112,11 +112,11 @@ class Bench:
 
     async def bare(self, execution_id: str, after: int, group: int) -> dict[str, Any]:
         """Have the bare server send the events of a run after a sequence number, `group` to a message, at `bare_go`."""
-        frames, stored, cursor = EventFrames(), list[StoredEvent](), after
+        stored, cursor = list[StoredEvent](), after
         while read := await self._storage.executions.read_events(execution_id, cursor, 256):
             stored += read
             cursor = read[-1].sequence
-        self._messages = [frames.answer(stored[at : at + group]) for at in range(0, len(stored), group)]
+        self._messages = [_answer(stored[at : at + group]) for at in range(0, len(stored), group)]
         self._bare_go.clear()
         return {"bytes": sum(map(len, self._messages))}
 
@@ -147,13 +147,13 @@ class Bench:
         task.add_done_callback(self._producing.discard)
 
     async def _produce_bare(self, events: int, pause: float) -> None:
-        execution_id, frames, due = new_id(), EventFrames(), time.monotonic()
+        execution_id, due = new_id(), time.monotonic()
         for sequence in range(1, events + 1):
             due += pause
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            payload = TextDelta(f"{time.monotonic():.6f} {_TEXT}")
+            payload = TextDelta(f"at {time.monotonic():.6f} {_TEXT}")
             event = event_json.encode(Event(execution_id, sequence, timestamps.now(), payload))
-            self._hand_over(frames.answer([event]))
+            self._hand_over(_answer([event]))
         await asyncio.sleep(pause)
         self._hand_over(b"")
 
@@ -171,7 +171,7 @@ class Bench:
             if pause:
                 due += pause
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-            execution = await self._append(execution, [TextDelta(f"{time.monotonic():.6f} {_TEXT}")] * group)
+            execution = await self._append(execution, [TextDelta(f"at {time.monotonic():.6f} {_TEXT}")] * group)
         await self._append(execution, [Completed(usage=Usage(), duration=1, result="Done.")])
 
     def _bare_handlers(self) -> grpc.GenericRpcHandler:
@@ -196,6 +196,11 @@ class Bench:
             BARE_LIVE_METHOD.rpartition("/")[2]: grpc.unary_stream_rpc_method_handler(follow),
         }
         return grpc.method_handlers_generic_handler(service, handlers)
+
+
+def _answer(events: Sequence[StoredEvent]) -> bytes:
+    """Events as WatchExecution answers with them."""
+    return b"".join(frames(events))
 
 
 async def _orders() -> AsyncIterator[dict[str, Any]]:

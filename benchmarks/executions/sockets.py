@@ -18,7 +18,7 @@ from h2.connection import H2Connection
 from h2.events import ResponseReceived
 from h2.settings import SettingCodes
 
-SENT_AT: Final = re.compile(rb"(\d+\.\d{6}) The quick")
+SENT_AT: Final = re.compile(rb"at (\d+\.\d{6}) The quick")
 _LONGEST: Final = 64
 _WINDOW: Final = 2**31 - 1
 _DEFAULT_WINDOW: Final = 65_535

@@ -61,6 +61,9 @@ log: Final = logging.getLogger(__name__)
 # Pauses between the attempts to store the end of a run while the storage takes no writes.
 END_RETRY_SECONDS: Final = (0.5, 2.0, 8.0)
 
+# Texts that may wait to be written before the agent has to.
+MOST_WAITING_TEXTS: Final = 256
+
 # What the SDK's figure may differ from ours by, in US dollars, for its binary fractions.
 SDK_COST_TOLERANCE: Final = Decimal("0.000001")
 
@@ -87,6 +90,8 @@ class Run:
         self._redactor = Redactor(prompts.secrets.values())
         self._text = self._redactor.stream()
         self._writing = asyncio.Lock()
+        self._texts: list[TextDelta] = []
+        self._flushing: asyncio.Task[None] | None = None
         self._warned: set[ExceededLimit] = set()
         self._exceeded: Failure | None = None
         self._cancelled = False
@@ -109,7 +114,7 @@ class Run:
     @property
     def unstored(self) -> Sequence[Payload]:
         """What the storage has not taken of the run's end when `drive` returned, in order. Usually nothing."""
-        return self._unstored
+        return (*self._texts, *self._unstored) if self._unstored else ()
 
     async def drive(self) -> None:
         """Run the agent and write every event, the terminal one last. Raises nothing but cancellation."""
@@ -260,17 +265,38 @@ class Run:
         return 0 if self._started is None else round((time.monotonic() - self._started) * 1000)
 
     async def _emit_text(self, text: str) -> None:
-        if text:
-            await self._emit(TextDelta(text))
+        """Have text written; only when much of it waits does the caller.
+
+        What comes while a write is under way is written together with the next. What the storage does not take is
+        written with what follows, and that meets the fault if it lasts.
+        """
+        if not text:
+            return
+        self._texts.append(TextDelta(text))
+        if len(self._texts) > MOST_WAITING_TEXTS:
+            await asyncio.shield(self._append())
+        elif self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        try:
+            await self._append()
+        except Exception as fault:
+            log.warning("text could not be stored yet: %r", fault, extra={"execution_id": self._execution.id})
 
     async def _emit(self, payload: Payload) -> None:
         """Append an event. An engine that gives up waiting does not leave this run behind its log."""
         await asyncio.shield(self._append(payload))
 
-    async def _append(self, payload: Payload) -> None:
+    async def _append(self, *payloads: Payload) -> None:
         async with self._writing:
-            event = Event(self._execution.id, self._execution.last_sequence + 1, timestamps.now(), payload)
-            self._execution = await self._storage.append([event])
+            texts = len(self._texts)
+            waiting = (*self._texts, *payloads)
+            if waiting:
+                first, now = self._execution.last_sequence + 1, timestamps.now()
+                events = [Event(self._execution.id, first + at, now, payload) for at, payload in enumerate(waiting)]
+                self._execution = await self._storage.append(events)
+                del self._texts[:texts]
 
     async def _stopped(self) -> None:
         try:

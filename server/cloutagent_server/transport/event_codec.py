@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -135,7 +135,7 @@ class ServerSentEvents:
     def events(self, batch: Iterable[events.StoredEvent]) -> bytes:
         """One frame an event."""
         return b"".join(
-            b"id: %d\nevent: %s\ndata: %s\n\n" % (event.sequence, event.kind.encode(), event.data) for event in batch
+            [b"id: %d\nevent: %b\ndata: %b\n\n" % (event[0], event.kind.encode(), event[1]) for event in batch]
         )
 
     def message(self, kind: str, message: Message) -> bytes:
@@ -175,6 +175,9 @@ class JsonLines:
     def error(self, status: status_pb2.Status) -> bytes:
         """A line `{"error": <google.rpc.Status>}`."""
         return b'{"error":%s}\n' % _json(status)
+
+
+TEXT_STREAMS: Final[Sequence[TextStream]] = (ServerSentEvents(), JsonLines())
 
 
 def text_stream_for(accept: str | None) -> TextStream:

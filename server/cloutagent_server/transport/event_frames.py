@@ -6,42 +6,32 @@ Both answers are lists of events in the same field, so that an answer is its eve
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from cloutagent.v1.execution_pb2 import ExecutionEvent, TextDeltaEvent, WatchExecutionResponse
 from cloutagent_server.domain.events import StoredEvent, TextDelta
 from cloutagent_server.transport.event_codec import to_proto
+from cloutagent_server.transport.shared_answers import Kept
 
-# Who catches up gets answers of 256 events, which begin at the same events for all: they are kept as a whole.
-_LIVE_EVENTS: Final = 255
+ANSWER_EVENTS: Final = 256
 
-# The common event: text without an escape, which is the same in JSON and in protobuf.
-_PLAIN_TEXT: Final = re.compile(
-    rb'\{"executionId":"([^"\\]*)","sequence":\d+,"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{3})Z",'
-    rb'"kind":"text_delta","textDelta":\{"text":"([^"\\]+)"\}\}'
+# Most events are text. Where it has no escape, it is the same in JSON and in protobuf. Every line matches, others
+# without groups.
+_LINE: Final = (
+    rb'(?m)^(?:\{"executionId":"%b","sequence":\d+,"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{3})Z",'
+    rb'"kind":"text_delta","textDelta":\{"text":"([^"\\]+)"\}\}|.+)$'
 )
+_ID: Final = slice(len('{"executionId":"'), len('{"executionId":"00000000-0000-0000-0000-000000000000'))
 
-
-K = TypeVar("K")
-
-_BYTES: Final = tuple(bytes((value,)) for value in range(256))
+_SHORT: Final = tuple(bytes((low,)) if low < 0x80 else bytes((low & 0x7F | 0x80, low >> 7)) for low in range(1 << 14))
+_LOW_BITS: Final = tuple(bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(1 << 14))
 
 
 def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return _BYTES[value]
-    if value < 0x4000:
-        return _BYTES[value & 0x7F | 0x80] + _BYTES[value >> 7]
-    parts = bytearray()
-    while value >= 0x80:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
+    return _SHORT[value] if value < 0x4000 else _LOW_BITS[value & 0x3FFF] + _varint(value >> 14)
 
 
 # The milliseconds of a timestamp as the field of its nanoseconds, which is left out when it is 0.
@@ -56,91 +46,74 @@ def _tag(message: type[ExecutionEvent | TextDeltaEvent | WatchExecutionResponse]
 _EVENTS: Final = _tag(WatchExecutionResponse, "events")
 _EXECUTION_ID: Final = _tag(ExecutionEvent, "execution_id")
 _SEQUENCE: Final = bytes([ExecutionEvent.DESCRIPTOR.fields_by_name["sequence"].number << 3])
-_TIME: Final = _tag(ExecutionEvent, "time")
-_TEXT_DELTA: Final = _tag(ExecutionEvent, "text_delta")
+# What a time begins with, by its length.
+_TIMES: Final = tuple(_tag(ExecutionEvent, "time") + _varint(length) for length in range(24))
+_TEXT_DELTA: Final = ExecutionEvent(kind=TextDelta.kind).SerializeToString() + _tag(ExecutionEvent, "text_delta")
 _TEXT: Final = _tag(TextDeltaEvent, "text")
-_KIND: Final = ExecutionEvent(kind=TextDelta.kind).SerializeToString()
 
 
-def encode(event: StoredEvent) -> bytes:
-    """The event as protobuf."""
-    plain = _PLAIN_TEXT.fullmatch(event.data)
-    if plain is None:
-        return to_proto(event).SerializeToString()
-    execution_id, second, milliseconds, text = plain.groups()
-    time = _seconds(second) + _NANOS[milliseconds]
-    size = _varint(len(text))
-    return b"%b%b%b%b%c%b%b%b%b%b%b%b" % (
-        _execution_id(execution_id),
-        _SEQUENCE,
-        _varint(event.sequence),
-        _TIME,
-        len(time),
-        time,
-        _KIND,
-        _TEXT_DELTA,
-        _varint(1 + len(size) + len(text)),
-        _TEXT,
-        size,
-        text,
-    )
+def frames(events: Sequence[StoredEvent]) -> Iterator[bytes]:
+    """Events of one execution, each as one of an answer's events.
+
+    A replay over gRPC is about as fast as this.
+    """
+    execution_id = events[0].data[_ID]
+    head, line = _head(execution_id), _line(execution_id)
+    found = line.findall(b"\n".join([data for _, data in events]))
+    for event, (second, milliseconds, text) in zip(events, found, strict=True):
+        if text:
+            seconds, nanos = _seconds(second), _NANOS[milliseconds]
+            time = _TIMES[len(seconds) + len(nanos)]
+            yield framed(
+                b"%b%b%b%b%b%b%b" % (head, _varint(event[0]), time, seconds, nanos, _text_head(len(text)), text)
+            )
+        else:
+            yield framed(to_proto(event).SerializeToString())
 
 
 def framed(encoded: bytes) -> bytes:
     """An encoded event as one of an answer's events."""
-    return _EVENTS + _varint(len(encoded)) + encoded
+    return b"%b%b%b" % (_EVENTS, _varint(len(encoded)), encoded)
 
 
 class EventFrames:
-    """Answers made of events. What was sent last is kept for the other watchers, who are about to send it too."""
+    """Makes answers of events. Events that were sent last are kept, since other watchers get them in other batches."""
 
     def __init__(self, max_bytes: int = 4 << 20) -> None:
-        """`max_bytes` bounds what is kept: of events, and as much of answers."""
-        self._frames = _Kept[bytes](max_bytes)
-        self._answers = _Kept[tuple[bytes, bytes]](max_bytes)
+        """`max_bytes` bounds what is kept."""
+        self._frames = Kept[bytes, bytes](max_bytes)
 
     def answer(self, events: Sequence[StoredEvent]) -> bytes:
-        """The answer that holds these events."""
-        # The stored bytes tell the event. Watchers at the end of a log share them, so that they are hashed once.
-        key = (events[0].data, events[-1].data)
-        answer = self._answers.get(key)
-        if answer is None:
-            made = map(self._frame, events) if len(events) <= _LIVE_EVENTS else (framed(encode(one)) for one in events)
-            answer = self._answers.keep(key, b"".join(made), sum(map(len, key)))
-        return answer
+        """The answer that holds these events of one execution."""
+        # Who catches up gets answers of the same events as others do.
+        return b"".join(self._shared(events) if len(events) < ANSWER_EVENTS else frames(events))
 
-    def _frame(self, event: StoredEvent) -> bytes:
-        frame = self._frames.get(event.data)
-        return self._frames.keep(event.data, framed(encode(event)), len(event.data)) if frame is None else frame
-
-
-class _Kept(Generic[K]):
-    """Bytes by key, those kept last, up to so many bytes together."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._values: OrderedDict[K, tuple[bytes, int]] = OrderedDict()
-
-    def get(self, key: K) -> bytes | None:
-        """What is kept under a key."""
-        kept = self._values.get(key)
-        return None if kept is None else kept[0]
-
-    def keep(self, key: K, value: bytes, key_bytes: int) -> bytes:
-        """Keep a value that is not kept yet, whose key has so many bytes, and return it."""
-        self._values[key] = (value, len(value) + key_bytes)
-        self._bytes += len(value) + key_bytes
-        while self._bytes > self._max_bytes:
-            _, (_, size) = self._values.popitem(last=False)
-            self._bytes -= size
-        return value
+    def _shared(self, events: Sequence[StoredEvent]) -> Iterable[bytes]:
+        found = {data: self._frames.get(data) for _, data in events}
+        new = [event for event in events if found[event.data] is None]
+        for (_, data), frame in zip(new, frames(new) if new else (), strict=True):
+            self._frames.keep(data, frame, len(data) + len(frame))
+            found[data] = frame
+        return filter(None, found.values())
 
 
 @lru_cache(maxsize=256)
-def _execution_id(text: bytes) -> bytes:
-    """The execution's id, as its field."""
-    return _EXECUTION_ID + _varint(len(text)) + text
+def _head(execution_id: bytes) -> bytes:
+    """What an event of an execution begins with, up to its sequence number."""
+    return _EXECUTION_ID + _varint(len(execution_id)) + execution_id + _SEQUENCE
+
+
+@lru_cache(maxsize=256)
+def _line(execution_id: bytes) -> re.Pattern[bytes]:
+    """What finds the lines of an execution."""
+    return re.compile(_LINE % re.escape(execution_id))
+
+
+@lru_cache(maxsize=4_096)
+def _text_head(length: int) -> bytes:
+    """What comes before a text of so many bytes, from the kind of the event on."""
+    size = _varint(length)
+    return _TEXT_DELTA + _varint(1 + len(size) + length) + _TEXT + size
 
 
 @lru_cache(maxsize=256)

@@ -19,7 +19,7 @@ from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport import event_codec
 from cloutagent_server.transport.context import Context, answer_with, learn, note_cursor
 from cloutagent_server.transport.cost_codec import check_to_proto, limits_from_proto, model_to_proto, usage_to_proto
-from cloutagent_server.transport.event_frames import EventFrames, framed
+from cloutagent_server.transport.event_frames import ANSWER_EVENTS, EventFrames, framed
 from cloutagent_server.transport.execution_codec import (
     AttachedRequest,
     cancels_when_gone,
@@ -30,11 +30,11 @@ from cloutagent_server.transport.execution_codec import (
     to_result,
 )
 from cloutagent_server.transport.idempotency import idempotency_key
-from cloutagent_server.transport.text_stream import last_event_id, parts, text_events, text_usage
+from cloutagent_server.transport.shared_answers import SharedAnswers
+from cloutagent_server.transport.text_stream import TextEvents, last_event_id, text_usage
 from cloutagent_server.transport.usage_codec import range_from_proto, receipt_to_proto, report_to_proto, update_to_proto
 
 DEFAULT_PAGE_SIZE: Final = 100
-MAX_ANSWER_EVENTS: Final = 256
 
 
 class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
@@ -47,7 +47,8 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         self._watches = watches
         self._usage = usage
         self._receipts = receipts
-        self._frames = EventFrames()
+        self._answers = SharedAnswers(EventFrames().answer, ANSWER_EVENTS)
+        self._text = TextEvents(watches)
 
     async def Execute(self, request: execution_pb2.ExecuteRequest, context: Context) -> execution_pb2.ExecutionResult:
         """Run the agent and wait for the end."""
@@ -72,7 +73,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         self, request: execution_pb2.ExecuteStreamRequest, context: Context
     ) -> AsyncIterator[bytes]:
         """Queue a run and stream its events, encoded."""
-        async with self._attached(request, context) as execution, aclosing(self._answers(execution.id, 0)) as answers:
+        async with self._attached(request, context) as execution, aclosing(self._watched(execution.id, 0)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -80,22 +81,22 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         self, request: execution_pb2.WatchExecutionRequest, context: Context
     ) -> AsyncGenerator[bytes, None]:
         """Stream the events after a sequence number, encoded."""
-        return self._answers(request.execution_id, request.after_sequence)
+        return self._watched(request.execution_id, request.after_sequence)
 
     async def StreamExecutionEvents(
         self, request: execution_pb2.StreamExecutionEventsRequest, context: Context
-    ) -> AsyncIterator[HttpBody]:
-        """Stream events as text."""
+    ) -> AsyncIterator[HttpBody | bytes]:
+        """Stream events as text, encoded."""
         after = last_event_id(context)
         if after is None:
             after = request.from_event - 1 if request.HasField("from_event") else 0
-        async for body in text_events(self._watches, context, request.execution_id, after):
+        async for body in self._text.after(context, request.execution_id, after):
             yield body
 
     async def ExecuteEventStream(
         self, request: execution_pb2.ExecuteEventStreamRequest, context: Context
-    ) -> AsyncIterator[HttpBody]:
-        """Queue a run and stream its events as text."""
+    ) -> AsyncIterator[HttpBody | bytes]:
+        """Queue a run and stream its events as text, encoded."""
         seen = last_event_id(context)
         if seen is not None:
             asked = request_from_proto(request, idempotency_key(request, context))
@@ -106,7 +107,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
                 raise CursorOutOfRange(1, 0)
         async with (
             self._attached(request, context) as execution,
-            aclosing(text_events(self._watches, context, execution.id, seen or 0)) as bodies,
+            aclosing(self._text.after(context, execution.id, seen or 0)) as bodies,
         ):
             async for body in bodies:
                 yield body
@@ -203,15 +204,14 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
             learn(execution_id=execution.id)
             yield execution
 
-    async def _answers(self, execution_id: str, after_sequence: int) -> AsyncGenerator[bytes, None]:
+    async def _watched(self, execution_id: str, after_sequence: int) -> AsyncGenerator[bytes, None]:
         cursor = after_sequence
         note_cursor(cursor)
         async with aclosing(self._watches.watch(execution_id, after_sequence)) as batches:
             async for batch in batches:
                 if batch:
-                    for part in parts(batch, MAX_ANSWER_EVENTS):
-                        yield self._frames.answer(part)
-                        cursor = part[-1].sequence
+                    for answer, cursor in self._answers.of(batch):
+                        yield answer
                         note_cursor(cursor)
                 else:
                     beat = event_codec.heartbeat(execution_id, cursor, timestamps.now())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from itertools import accumulate
 from typing import Final
 
 from google.api.httpbody_pb2 import HttpBody
@@ -14,14 +12,14 @@ from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.service.usage import UsageService
-from cloutagent_server.service.watch import BATCH_EVENTS, WatchService
+from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport.context import Context, metadata_of, note_cursor, request_id
 from cloutagent_server.transport.errors import to_status
-from cloutagent_server.transport.event_codec import heartbeat, text_stream_for
+from cloutagent_server.transport.event_codec import TEXT_STREAMS, TextStream, heartbeat, text_stream_for
+from cloutagent_server.transport.shared_answers import SharedAnswers
 from cloutagent_server.transport.usage_codec import update_to_proto
 
 LAST_EVENT_ID_METADATA: Final = "last-event-id"
-MAX_CHUNK_BYTES: Final = 131_072
 
 
 def last_event_id(context: Context) -> int | None:
@@ -38,39 +36,48 @@ def last_event_id(context: Context) -> int | None:
     return int(text)
 
 
-async def text_events(
-    watches: WatchService, context: Context, execution_id: str, after_sequence: int
-) -> AsyncGenerator[HttpBody, None]:
-    """The events after a sequence number in the form that the caller's `Accept` asks for.
+class TextEvents:
+    """Executions' events as text, encoded once for all watchers of one form."""
 
-    Errors before the first byte are raised, so that the caller gets their status; later ones are also written to the
-    stream, since HTTP has no status left to give.
-    """
-    await watches.check_cursor(execution_id, after_sequence)
-    stream = text_stream_for(metadata_of(context, "accept"))
-    yield HttpBody(content_type=stream.content_type, data=stream.opening())
-    cursor = after_sequence
-    note_cursor(cursor)
-    try:
-        async with aclosing(watches.watch(execution_id, after_sequence)) as batches:
-            async for batch in batches:
-                if not batch:
-                    beat = heartbeat(execution_id, cursor, timestamps.now())
-                    yield HttpBody(data=stream.heartbeat(beat))
-                    continue
-                for part in parts(batch):
-                    yield HttpBody(data=stream.events(part))
-                    cursor = part[-1].sequence
-                    note_cursor(cursor)
-    except Exception as fault:
-        yield HttpBody(data=stream.error(to_status(fault, request_id())))
-        raise
+    def __init__(self, watches: WatchService) -> None:
+        self._watches = watches
+        self._shared = {form.content_type: SharedAnswers(_encoder(form)) for form in TEXT_STREAMS}
+
+    async def after(self, context: Context, execution_id: str, sequence: int) -> AsyncGenerator[HttpBody | bytes, None]:
+        """The events after a sequence number in the form that the caller's `Accept` asks for, encoded or to be encoded.
+
+        Errors before the first byte are raised, so that the caller gets their status; later ones are also written to
+        the stream, since HTTP has no status left to give.
+        """
+        await self._watches.check_cursor(execution_id, sequence)
+        stream = text_stream_for(metadata_of(context, "accept"))
+        shared = self._shared[stream.content_type]
+        yield HttpBody(content_type=stream.content_type, data=stream.opening())
+        cursor = sequence
+        note_cursor(cursor)
+        try:
+            async with aclosing(self._watches.watch(execution_id, sequence)) as batches:
+                async for batch in batches:
+                    if batch:
+                        for answer, cursor in shared.of(batch):
+                            yield answer
+                            note_cursor(cursor)
+                    else:
+                        beat = heartbeat(execution_id, cursor, timestamps.now())
+                        yield HttpBody(data=stream.heartbeat(beat))
+        except Exception as fault:
+            yield HttpBody(data=stream.error(to_status(fault, request_id())))
+            raise
+
+
+def _encoder(stream: TextStream) -> Callable[[Sequence[StoredEvent]], bytes]:
+    return lambda events: HttpBody(data=stream.events(events)).SerializeToString()
 
 
 async def text_usage(
     usage: UsageService, context: Context, project_id: str, first: str | None, last: str | None
 ) -> AsyncGenerator[HttpBody, None]:
-    """A project's usage and its changes in the form that the caller's `Accept` asks for; errors as in `text_events`."""
+    """A project's usage and its changes in the form that the caller's `Accept` asks for; errors as in `TextEvents`."""
     stream = text_stream_for(metadata_of(context, "accept"))
     async with aclosing(usage.watch(project_id, first, last)) as reports:
         opened = False
@@ -88,18 +95,3 @@ async def text_usage(
             if opened:
                 yield HttpBody(data=stream.error(to_status(fault, request_id())))
             raise
-
-
-def parts(batch: Sequence[StoredEvent], most: int = BATCH_EVENTS) -> Iterator[Sequence[StoredEvent]]:
-    """Cuts a batch behind every sequence number that `most` divides, and where its bytes would pass a chunk's size.
-
-    So whoever catches up gets the same parts as others do, wherever they began. Every part has an event at least.
-    """
-    start = 0
-    while start < len(batch):
-        part = batch[start : start + most - (batch[start].sequence - 1) % most]
-        sizes = [len(data) for _, data in part]
-        if sum(sizes) > MAX_CHUNK_BYTES:
-            part = part[: max(1, bisect_right(list(accumulate(sizes)), MAX_CHUNK_BYTES))]
-        yield part
-        start += len(part)

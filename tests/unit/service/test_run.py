@@ -45,7 +45,7 @@ from cloutagent_server.service import runner
 from cloutagent_server.service.budgets import Turns
 from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.service.prompts import FilledPrompts
-from cloutagent_server.service.runner import Run
+from cloutagent_server.service.runner import MOST_WAITING_TEXTS, Run
 from tests.support import builders
 from tests.support import fake_engine as fake
 from tests.support.fake_engine import FakeEngine, FakeExecutor, Step
@@ -528,9 +528,9 @@ async def test_an_end_whose_write_is_refused_is_written_again() -> None:
     assert end.result == "done"
 
 
-@pytest.mark.parametrize("kind", ["started", "text_delta", "token_usage"])
+@pytest.mark.parametrize("kind", ["started", "message", "token_usage"])
 async def test_a_write_that_fails_once_ends_the_run_as_failed(kind: str) -> None:
-    made = await driven(fake.report(10, 1), fake.write("text"), fake.answer("done"))
+    made = await driven(fake.report(10, 1), fake.message("text"), fake.answer("done"))
     refused: list[str] = []
 
     async def refuse_once(events: Sequence[Event]) -> None:
@@ -611,12 +611,12 @@ async def test_an_engine_that_gives_up_a_report_half_way_does_not_lose_the_end()
     storing, stored = asyncio.Event(), asyncio.Event()
 
     async def slow(events: Sequence[Event]) -> None:
-        if isinstance(events[0].payload, TextDelta):
+        if isinstance(events[0].payload, Message):
             storing.set()
             await stored.wait()
 
     async def gives_up(prompt: str, options: ExecutionOptions) -> ExecutionResult:
-        told = asyncio.ensure_future(made.executor.listener.on_output(TextDelta("text")))
+        told = asyncio.ensure_future(made.executor.listener.on_output(Message("text")))
         await storing.wait()
         told.cancel()
         await asyncio.wait([told])
@@ -625,7 +625,89 @@ async def test_an_engine_that_gives_up_a_report_half_way_does_not_lose_the_end()
 
     made.executor.execute = gives_up  # type: ignore[method-assign]
     made.storage.executions.after_append = slow
-    assert kinds(await made.drive()) == ["started", "text_delta", "completed"]
+    assert kinds(await made.drive()) == ["started", "message", "completed"]
+
+
+async def test_text_that_comes_while_one_is_written_is_written_together() -> None:
+    made = await driven()
+    writing, go_on = asyncio.Event(), asyncio.Event()
+    writes: list[list[str]] = []
+
+    async def slow(events: Sequence[Event]) -> None:
+        writes.append([event.payload.kind for event in events])
+        if writes[-1] == ["text_delta"]:
+            writing.set()
+            await go_on.wait()
+
+    async def writes_fast(prompt: str, options: ExecutionOptions) -> ExecutionResult:
+        listener = made.executor.listener
+        await listener.on_output(TextDelta("a"))
+        await writing.wait()
+        for text in "bcd":
+            await asyncio.wait_for(listener.on_output(TextDelta(text)), DEADLINE_SECONDS)
+        go_on.set()
+        await listener.on_output(Message("abcd"))
+        return ExecutionResult(made.execution.id, Status.COMPLETED, Usage(), 5, "abcd")
+
+    made.executor.execute = writes_fast  # type: ignore[method-assign]
+    made.storage.executions.before_append = slow
+    payloads = await made.drive()
+    assert writes == [["started"], ["text_delta"], ["text_delta"] * 3 + ["message"], ["completed"]]
+    assert "".join(text.text for text in of_kind(payloads, TextDelta)) == "abcd"
+
+
+async def test_an_agent_waits_when_much_text_waits_to_be_written() -> None:
+    made = await driven()
+    go_on = asyncio.Event()
+
+    async def slow(events: Sequence[Event]) -> None:
+        if events[-1].payload.kind == "text_delta":
+            await go_on.wait()
+
+    async def writes_much(prompt: str, options: ExecutionOptions) -> ExecutionResult:
+        listener = made.executor.listener
+        for _ in range(MOST_WAITING_TEXTS):
+            await asyncio.wait_for(listener.on_output(TextDelta("x")), DEADLINE_SECONDS)
+        waiting = asyncio.ensure_future(listener.on_output(TextDelta("x")))
+        done, _ = await asyncio.wait([waiting], timeout=0.05)
+        assert not done
+        go_on.set()
+        await asyncio.wait_for(waiting, DEADLINE_SECONDS)
+        return ExecutionResult(made.execution.id, Status.COMPLETED, Usage(), 5, "done")
+
+    made.executor.execute = writes_much  # type: ignore[method-assign]
+    made.storage.executions.before_append = slow
+    payloads = await made.drive()
+    assert len(of_kind(payloads, TextDelta)) == MOST_WAITING_TEXTS + 1
+
+
+async def test_text_that_the_storage_refuses_once_is_written_with_what_follows() -> None:
+    made = await driven(fake.write("te"), fake.write("xt"), fake.answer("text"))
+    refused: list[str] = []
+
+    async def refuse_once(events: Sequence[Event]) -> None:
+        if events[0].payload.kind == "text_delta" and not refused:
+            refused.append("text_delta")
+            raise StorageUnavailable("disk full")
+
+    made.storage.executions.before_append = refuse_once
+    payloads = await made.drive()
+    assert refused and isinstance(payloads[-1], Completed)
+    assert "".join(text.text for text in of_kind(payloads, TextDelta)) == "text"
+
+
+async def test_text_that_was_never_written_is_kept_with_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "END_RETRY_SECONDS", ())
+    made = await driven(fake.write("text"), fake.answer("text"))
+
+    async def refuse(events: Sequence[Event]) -> None:
+        if events[-1].payload.kind != "started":
+            raise StorageUnavailable("disk full")
+
+    made.storage.executions.before_append = refuse
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await made.run.drive()
+    assert kinds(made.run.unstored) == ["text_delta", "completed"]
 
 
 async def test_concurrent_reports_are_written_one_after_the_other() -> None:

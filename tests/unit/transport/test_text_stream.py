@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -13,8 +14,8 @@ from google.api.httpbody_pb2 import HttpBody
 from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFound, InvalidRequest
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.transport import context as call
-from cloutagent_server.transport import text_stream
-from cloutagent_server.transport.text_stream import last_event_id, text_events
+from cloutagent_server.transport import shared_answers
+from cloutagent_server.transport.text_stream import TextEvents, last_event_id
 from tests.support import fake_engine as fake
 from tests.support.fake_engine import FakeEngine
 from tests.support.service_world import DEADLINE_SECONDS, World, make_world
@@ -38,9 +39,16 @@ def calling(**metadata: str) -> Any:
     return context
 
 
+async def text_events(world: World, context: Any, execution_id: str, after: int = 0) -> AsyncGenerator[HttpBody, None]:
+    """What the caller gets, decoded."""
+    async with aclosing(TextEvents(world.watches).after(context, execution_id, after)) as answers:
+        async for answer in answers:
+            yield HttpBody.FromString(answer) if isinstance(answer, bytes) else answer
+
+
 async def bodies(world: World, context: Any, execution_id: str, after: int = 0) -> list[HttpBody]:
     async with asyncio.timeout(DEADLINE_SECONDS):
-        return [body async for body in text_events(world.watches, context, execution_id, after)]
+        return [body async for body in text_events(world, context, execution_id, after)]
 
 
 def lines(parts: list[HttpBody]) -> list[dict[str, Any]]:
@@ -99,7 +107,7 @@ async def test_a_stream_goes_on_after_a_sequence_number() -> None:
 
 
 async def test_a_batch_is_cut_into_chunks_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_stream, "MAX_CHUNK_BYTES", 3000)
+    monkeypatch.setattr(shared_answers, "MAX_PART_BYTES", 3000)
     texts = ["x" * 1000, "x" * 1000, "x" * 5000, "x" * 10, "x" * 1000]
     world = make_world(engine=FakeEngine(lambda prompt: [*(fake.write(text) for text in texts), fake.answer("done")]))
     execution = await world.run(await world.project())
@@ -110,11 +118,23 @@ async def test_a_batch_is_cut_into_chunks_of_bounded_size(monkeypatch: pytest.Mo
     assert len(parts) >= 4
 
 
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
+async def test_events_are_encoded_once_for_all_who_watch(accept: str) -> None:
+    world = make_world()
+    execution = await world.run(await world.project())
+    text = TextEvents(world.watches)
+    context = calling(accept=accept)
+    first, second = [[one async for one in text.after(context, execution.id, 0)] for _ in range(2)]
+    encoded = [(one, other) for one, other in zip(first, second, strict=True) if isinstance(one, bytes)]
+    assert encoded
+    assert all(one is other for one, other in encoded)
+
+
 async def test_a_heartbeat_comes_while_nothing_happens() -> None:
     world = make_world(heartbeat_seconds=0.01)
     execution = await world.start(await world.project(), "hang")
     last = (await world.until(execution.id, lambda stored: stored.usage.total_tokens > 0)).last_sequence
-    stream = text_events(world.watches, calling(), execution.id, last)
+    stream = text_events(world, calling(), execution.id, last)
     async with asyncio.timeout(DEADLINE_SECONDS), aclosing(stream):
         assert (await anext(stream)).content_type
         assert (await anext(stream)).data == b": heartbeat\n\n"
@@ -142,7 +162,7 @@ async def test_a_later_error_is_written_to_the_stream_and_raised(accept: str) ->
     parts: list[HttpBody] = []
 
     async def read() -> None:
-        async for body in text_events(world.watches, context, execution.id, 0):
+        async for body in text_events(world, context, execution.id, 0):
             parts.append(body)
             if len(parts) == 2:
                 await world.storage.executions.delete(execution.id)

@@ -86,13 +86,13 @@ class FileSystemExecutions:
                 self._sync.add(execution_id)
 
     async def read_events(self, execution_id: str, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
-        """See `ExecutionStorage.read_events`. Live watchers are served from memory."""
+        """See `ExecutionStorage.read_events`. What the machine has in memory needs no thread."""
         start = max(after_sequence, 0)
-        log = self._logs.peek(execution_id)
-        if log is not None:
-            recent = log.recent(start, limit)
-            if recent or log.ends_at(start):
-                return recent
+        with self._logs.borrow(execution_id) as log:
+            if log is not None:
+                found = log.recent(start, limit) or log.at_hand(start, limit)
+                if found or log.ends_at(start):
+                    return found
         return await self._with_log(execution_id, lambda log: log.read(start, limit))
 
     async def wait_for_events(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 _BLOCK: Final = 1 << 18
@@ -21,6 +21,47 @@ def lines_between(descriptor: int, start: int, end: int, block_size: int = _BLOC
         start += len(block)
         *lines, rest = (rest + block).split(b"\n")
         yield from lines
+
+
+def in_memory(descriptor: int, size: int, start: int) -> bytes:
+    """What `os.pread` reads, if it need not wait for the medium.
+
+    Raises:
+        BlockingIOError: It would have to wait, or the file system cannot tell.
+    """
+    block = bytearray(size)
+    try:
+        read = os.preadv(descriptor, (block,), start, os.RWF_NOWAIT)
+    except OSError as fault:
+        raise BlockingIOError(fault.errno, os.strerror(fault.errno or 0)) from fault
+    return bytes(memoryview(block)[:read])
+
+
+def lines_after(
+    descriptor: int,
+    start: int,
+    end: int,
+    skip: int,
+    most: int,
+    most_bytes: int,
+    read_at: Callable[[int, int, int], bytes] = os.pread,
+) -> list[bytes]:
+    """Up to `most` whole lines, without their line ends, that follow the first `skip` lines from `start` on.
+
+    Fewer at `end`, and where `most_bytes` have been read; then one at least. `read_at` reads as `os.pread` does, and
+    its exceptions are passed on.
+    """
+    lines: list[bytes] = []
+    rest, read = b"", 0
+    while start < end and len(lines) < skip + most and (read < most_bytes or len(lines) <= skip):
+        block = read_at(descriptor, min(_BLOCK, most_bytes, end - start), start)
+        if not block:
+            break
+        start += len(block)
+        read += len(block)
+        *whole, rest = (rest + block).split(b"\n")
+        lines += whole
+    return lines[skip : skip + most]
 
 
 def line_ending_at(descriptor: int, end: int) -> bytes | None:
@@ -60,6 +101,11 @@ class LineIndex:
                 found = block.find(b"\n", found + 1)
             self._end += len(block)
         return self._lines
+
+    @property
+    def end(self) -> int:
+        """The offset up to which lines were noted."""
+        return self._end
 
     def before(self, line: int) -> tuple[int, int]:
         """A line not after `line`, and at most 63 in front of it, and its offset. `line` has been noted."""

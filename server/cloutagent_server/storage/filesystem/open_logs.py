@@ -37,6 +37,22 @@ class OpenLogs:
             return None if lease is None else lease.log
 
     @contextmanager
+    def borrow(self, execution_id: str) -> Iterator[ExecutionLog | None]:
+        """The log if it is open, which it stays until the end of the block. Does not block."""
+        with self._guard:
+            lease = self._leases.get(execution_id)
+            if lease is not None:
+                lease.users += 1
+        try:
+            yield None if lease is None else lease.log
+        except StoredDataDamaged:
+            self.drop(execution_id)
+            raise
+        finally:
+            if lease is not None:
+                self._give_back(lease)
+
+    @contextmanager
     def use(self, execution_id: str) -> Iterator[ExecutionLog | None]:
         """The log, up to date and open until the end of the block; None if there is no such execution. Blocks.
 
