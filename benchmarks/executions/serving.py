@@ -64,7 +64,7 @@ class Bench:
         self._bare.add_generic_rpc_handlers((self._bare_handlers(),))
         self._messages: Sequence[bytes] = ()
         self._bare_go = asyncio.Event()
-        self._following: list[asyncio.Future[bytes]] = []
+        self._following: list[asyncio.Queue[bytes]] = []
         self._project: Project | None = None
         self._producing: set[asyncio.Task[None]] = set()
 
@@ -158,10 +158,8 @@ class Bench:
         self._hand_over(b"")
 
     def _hand_over(self, message: bytes) -> None:
-        following, self._following = self._following, []
-        for one in following:
-            if not one.done():
-                one.set_result(message)
+        for one in self._following:
+            one.put_nowait(message)
 
     async def _produce(self, execution_id: str, events: int, group: int, pause: float) -> None:
         execution = await self._storage.executions.read(execution_id)
@@ -182,13 +180,12 @@ class Bench:
                 await context.write(message)
 
         async def follow(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            messages: asyncio.Queue[bytes] = asyncio.Queue()
+            self._following.append(messages)
             await context.send_initial_metadata(())
-            while True:
-                self._following.append(asyncio.get_running_loop().create_future())
-                message = await self._following[-1]
-                if not message:
-                    return
+            while message := await messages.get():
                 await context.write(message)
+            self._following.remove(messages)
 
         service, method = BARE_METHOD.strip("/").split("/")
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {

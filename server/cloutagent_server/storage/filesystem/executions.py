@@ -212,7 +212,9 @@ class FileSystemExecutions:
         try:
             key = execution.idempotency.key if execution.idempotency else None
             self._index.put_execution(project_id, execution.id, execution.created_at, key)
-            files.make_directory(unborn)
+            if not home.parent.is_dir():
+                files.make_directory(home.parent)
+            unborn.mkdir(files.DIRECTORY_MODE, exist_ok=True)
             write_new(unborn, execution)
             self._ownership.own(unborn)
             unborn.rename(home)
