@@ -217,6 +217,7 @@ async def test_a_receipt_adds_up_and_its_digest_is_that_of_the_text_stream(
     log = receipt["log"]
     assert log["sha256"] == hashlib.sha256(text).hexdigest()
     assert (log["firstSequence"], log["lastSequence"], log["size"]) == (1, execution["lastSequence"], len(text))
+    assert log["firstKeptSequence"] == 1
     assert receipt == (await project.about("GetReceipt", result["id"]))["receipt"]
 
 
@@ -235,17 +236,21 @@ async def test_a_receipt_comes_after_the_end_and_before_the_deletion(projects: P
     assert (await _usage(project))["sum"]["modelCalls"] == 1
 
 
-async def test_the_receipt_of_a_trimmed_log_says_what_it_covers(projects: Projects, stage: Stage) -> None:
+@pytest.mark.depths(*DEPTHS)
+async def test_the_receipt_of_a_trimmed_log_has_the_digest_of_all_of_it(projects: Projects, stage: Stage) -> None:
     project = await projects()
     result = await project.call("Execute", prompt="hello")
     last = (await project.execution(result["id"]))["lastSequence"]
     before = (await project.about("GetReceipt", result["id"]))["receipt"]
+    text = await _log(project, result["id"])
     assert await stage.storage.executions.trim(result["id"])
     after = (await project.about("GetReceipt", result["id"]))["receipt"]
-    log = after["log"]
-    assert (log["firstSequence"], log["lastSequence"]) == (last, last)
-    assert log["sha256"] == hashlib.sha256(await _log(project, result["id"], fromEvent=last)).hexdigest()
-    assert {**after, "log": None} == {**before, "log": None}
+    assert before["log"]["firstKeptSequence"] == 1
+    assert after == {**before, "log": {**before["log"], "firstKeptSequence": last}}
+    assert (after["log"]["firstSequence"], after["log"]["lastSequence"]) == (1, last)
+    assert after["log"]["sha256"] == hashlib.sha256(text).hexdigest()
+    assert after["log"]["size"] == len(text)
+    assert text.endswith(await _log(project, result["id"], fromEvent=last))
 
 
 async def _log(project: ProjectHandle, execution_id: str, **fields: int) -> bytes:
