@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from cloutagent.v1 import execution_pb2, execution_pb2_grpc
+from cloutagent_server.engine.prices import GenaiPriceList
 from tests.support.api import Json, failing
 from tests.support.api.frames import json_lines, sse_frames
 from tests.support.api.scenario import NO_ID, ProjectHandle, Projects, eventually
@@ -219,6 +220,24 @@ async def test_a_receipt_adds_up_and_its_digest_is_that_of_the_text_stream(
     assert (log["firstSequence"], log["lastSequence"], log["size"]) == (1, execution["lastSequence"], len(text))
     assert log["firstKeptSequence"] == 1
     assert receipt == (await project.about("GetReceipt", result["id"]))["receipt"]
+
+
+@pytest.mark.parametrize("name", ["claude-sonnet-4-5", "claude-sonnet-4-5-20250929"])
+async def test_the_prices_of_a_receipt_outlast_their_version(
+    projects: Projects, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    agent = {"name": "helper", "systemPrompt": "You help.", "model": name}
+    project = await projects(agent=agent)
+    result = await project.call("Execute", prompt="hello")
+    before = (await project.about("GetReceipt", result["id"]))["receipt"]
+    (price,), (call,) = before["prices"], before["calls"]
+    assert (price["model"], price["prices"]["id"]) == (name, "claude-sonnet-4-5")
+    assert (price["prices"]["promptTokenPrice"], price["prices"]["completionTokenPrice"]) == (3e-6, 15e-6)
+    assert price["prices"]["cacheReadTokenPrice"] == pytest.approx(0.3e-6)
+    assert call["cost"] == pytest.approx(100 * 3e-6 + 20 * 15e-6)
+    monkeypatch.setattr(GenaiPriceList, "version", property(lambda _: "another version"))
+    monkeypatch.setattr(GenaiPriceList, "model", lambda *_: None)
+    assert (await project.about("GetReceipt", result["id"]))["receipt"] == before
 
 
 async def test_a_receipt_comes_after_the_end_and_before_the_deletion(projects: Projects) -> None:

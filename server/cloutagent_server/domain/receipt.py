@@ -13,7 +13,10 @@ from cloutagent_server.domain.ledger import LedgerCall, usage_of
 
 @dataclass(frozen=True, slots=True)
 class ReceiptPrice:
-    """The prices of a model in one version of the price list; `prices` is None if this server has another one now."""
+    """The prices of a model in one version of the price list.
+
+    `prices` is None if they were not kept with the calls, and this server has another version now.
+    """
 
     version: str
     model: str

@@ -304,12 +304,13 @@ class RunBudget:
 
     def _settlement(self, reservation: Reservation, end: CallEnd, told: TokenUsage | None) -> Settlement:
         model, version = reservation.usage.model, self._prices.version
+        prices = self._prices.model(model or "")
         if end is CallEnd.FREE:
             return Settlement(reservation.call_id, TokenUsage(0, 0, model), ZERO, version)
         if told is None:
-            return Settlement.in_full(reservation, version)
+            return Settlement.in_full(reservation, version, prices)
         if end is CallEnd.TOLD:
-            return Settlement(reservation.call_id, told, self._prices.cost(told), version)
+            return Settlement(reservation.call_id, told, self._prices.cost(told), version, prices=prices)
         # The input is told at the start of an answer; the model may have written all that it was allowed to.
         usage = TokenUsage(
             told.prompt_tokens,
@@ -319,7 +320,7 @@ class RunBudget:
             told.cache_write_tokens,
             told.cache_write_1h_tokens,
         )
-        return Settlement(reservation.call_id, usage, self._prices.cost(usage), version, estimated=True)
+        return Settlement(reservation.call_id, usage, self._prices.cost(usage), version, estimated=True, prices=prices)
 
     async def _free_the_dead(self, totals: LedgerTotals) -> None:
         """Settle in full what executions that have ended, or are gone, left reserved when they could not store it."""
@@ -365,7 +366,8 @@ async def settle_in_full(
     """Settle an execution's calls that nobody drives any more: each counts in full, as estimated."""
     for call in totals.open.values():
         if call.execution_id == execution_id:
-            await ledger.settle(project_id, Settlement.in_full(call, prices.version))
+            model = prices.model(call.usage.model or "")
+            await ledger.settle(project_id, Settlement.in_full(call, prices.version, model))
 
 
 async def usage_after_crash(ledger: Ledger, execution: Execution, prices: PriceList) -> Usage:

@@ -9,7 +9,7 @@ from typing import Final
 from cloutagent_server.domain import event_json
 from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFinished, ExecutionNotFound
 from cloutagent_server.domain.events import Cancelled, Completed, Failed, SdkCost, StoredEvent
-from cloutagent_server.domain.ledger import LedgerCall
+from cloutagent_server.domain.ledger import LedgerCall, Settlement
 from cloutagent_server.domain.receipt import LogDigest, Receipt, ReceiptPrice
 from cloutagent_server.engine.base import PriceList
 from cloutagent_server.storage.base import Storage
@@ -67,12 +67,17 @@ class ReceiptService:
 
     def _used_prices(self, calls: Iterable[LedgerCall]) -> Sequence[ReceiptPrice]:
         settlements = [call.settlement for call in calls if call.settlement is not None]
-        used = {(settlement.price_version, settlement.usage.model or "") for settlement in settlements}
-        known = {model.id: model for model in self._prices.models()}
-        return [
-            ReceiptPrice(version, model, known.get(model) if version == self._prices.version else None)
-            for version, model in sorted(used)
-        ]
+        # More than one for a model if its price changed during the run, as it may within a version from some day on.
+        used = dict.fromkeys(map(self._price_of, settlements))
+        return sorted(used, key=lambda price: (price.version, price.model))
+
+    def _price_of(self, settlement: Settlement) -> ReceiptPrice:
+        version, model = settlement.price_version, settlement.usage.model or ""
+        prices = settlement.prices
+        if prices is None and version == self._prices.version:
+            # Settled by an earlier version, which did not keep them.
+            prices = self._prices.model(model)
+        return ReceiptPrice(version, model, prices)
 
 
 def _sdk_cost(last: StoredEvent) -> SdkCost | None:

@@ -1949,7 +1949,7 @@ class Receipt(_message.Message):
 
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReceiptPrice]:
-        """The prices behind the calls' costs, by version and model."""
+        """The prices behind the calls' costs, by version and model; more than one for a model whose price changed meanwhile."""
 
     @_builtins.property
     def sdk_cost(self) -> Global___SdkCost:
@@ -2066,7 +2066,9 @@ class ReceiptPrice(_message.Message):
     """The model."""
     @_builtins.property
     def prices(self) -> _cost_pb2.Model:
-        """Its prices. Absent when the server has another version of the price list now, or no such model."""
+        """Its prices, as they were kept with the calls. Absent for calls that an early version of the server settled, which
+        kept none, when the server has another version of the price list now.
+        """
 
     def __init__(
         self,
