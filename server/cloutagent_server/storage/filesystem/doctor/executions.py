@@ -142,7 +142,7 @@ def _torn(folder: Folder, directory: Path, log: _Log) -> Iterator[Finding]:
             Severity.WARNING,
             folder.relative(directory / LOG),
             "ends with an incomplete line: a server was stopped while it wrote",
-            "start the server: it cuts the line and ends the execution",
+            "start the server: the next event of the execution takes its place",
             still=partial(_ends_in_mid_line, directory / LOG),
         )
 
