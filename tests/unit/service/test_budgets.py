@@ -18,7 +18,7 @@ from cloutagent_server.domain.execution import Execution, ExecutionOptions
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.ledger import Amount, LedgerCall, LedgerTotals, Reservation, Settlement, Window
 from cloutagent_server.domain.project import Budget, BudgetLimit, Limits, Project
-from cloutagent_server.engine.base import CallEnd
+from cloutagent_server.engine.base import CallEnd, CallRefused
 from cloutagent_server.service import budgets
 from cloutagent_server.service.budgets import RunBudget, Turns
 from cloutagent_server.service.cost_tracker import CostTracker
@@ -202,6 +202,28 @@ async def test_a_caller_that_leaves_while_it_waits_leaves_nothing_reserved(momen
     assert (dict(totals.open), totals.total) == ({}, Window(Amount(), Amount()))
     again = (await scene.run()).reserve(planned(MODEL, 900, input_tokens=100))
     assert await asyncio.wait_for(again, DEADLINE_SECONDS) == 900, "all is free, and so is the turn"
+
+
+@pytest.mark.parametrize("moment", ["its turn", "room"])
+async def test_a_run_that_is_stopped_waits_no_longer(moment: str) -> None:
+    scene = await Scene.made(max_tokens=1000)
+    ledger = scene.storage._ledger = SlowLedger(scene.storage.ledger)
+    ledger.go_on.set()
+    turn = scene.turns._turns[scene.project.id] = SeenTurn()
+    if moment == "its turn":
+        await turn.acquire()
+    else:
+        await scene.reserve_for((await scene.execution()).id, 1000)
+    run = await scene.run()
+    reserving = asyncio.ensure_future(run.reserve(planned(MODEL, 100, input_tokens=100)))
+    reached = turn.asked if moment == "its turn" else ledger.waited
+    await asyncio.wait_for(reached.wait(), DEADLINE_SECONDS)
+    before = (await scene.totals()).total
+    run.stop()
+    with pytest.raises(CallRefused, match="is being stopped"):
+        await asyncio.wait_for(reserving, DEADLINE_SECONDS)
+    assert (await scene.totals()).total == before
+    assert turn.locked() is (moment == "its turn"), "only who holds the turn gives it back"
 
 
 @pytest.mark.parametrize("limit", [BudgetLimit(None, Decimal("0.0006")), BudgetLimit(10_000, Decimal("0.0006"))])
