@@ -31,6 +31,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from cloutagent_server.domain.cost import TokenUsage, Usage
@@ -47,21 +48,14 @@ Step = Callable[["FakeExecutor"], Awaitable[None]]
 Script = Callable[[str], Iterable[Step]]
 
 
+@dataclass(eq=False)
 class _RunEnds(Exception):
     """A step ends the run."""
 
-    def __init__(
-        self,
-        status: Status,
-        result: str | None = None,
-        failure: Failure | None = None,
-        sdk_cost: Decimal | None = None,
-    ) -> None:
-        super().__init__(status)
-        self.status = status
-        self.result = result
-        self.failure = failure
-        self.sdk_cost = sdk_cost
+    status: Status
+    result: str | None = None
+    failure: Failure | None = None
+    sdk_cost: Decimal | None = None
 
 
 class FakeExecutor:
