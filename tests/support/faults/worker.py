@@ -191,7 +191,7 @@ async def _works(storage: FileSystemStorage, credential: KeyCredential) -> bool:
 
 
 async def _spend(storage: FileSystemStorage, project_id: str, tokens: str, seed: str) -> object:
-    """Make calls of one execution under a budget until nothing is left of it. Gives what they used together, and how.
+    """Make calls of one execution under a budget until nothing is left of it. Gives what each of them used.
 
     It is a server's part of a run: some calls are under way at a time, and each is settled with less than it might use.
     """
@@ -202,7 +202,7 @@ async def _spend(storage: FileSystemStorage, project_id: str, tokens: str, seed:
     )
     budget = RunBudget(execution, storage, FakePriceList(), CostTracker(FakePriceList()), Turns())
     chance = random.Random(int(seed))
-    used: list[list[int]] = []
+    used: list[int] = []
 
     async def call_on(name: str) -> None:
         for number in itertools.count():
@@ -218,7 +218,7 @@ async def _spend(storage: FileSystemStorage, project_id: str, tokens: str, seed:
             told = TokenUsage(SPENT_INPUT, chance.randint(1, allowed), MODEL)
             await budget.settle(call_id, end, told)
             written = {CallEnd.TOLD: told.completion_tokens, CallEnd.CUT: allowed}
-            used.append([wanted, allowed, SPENT_INPUT + written[end] if end in written else 0])
+            used.append(SPENT_INPUT + written[end] if end in written else 0)
 
     await asyncio.gather(*(call_on(name) for name in "abc"))
     return used
