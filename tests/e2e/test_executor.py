@@ -45,10 +45,11 @@ class Stack:
     model: LocalModel
     root: Path
     listener: RememberingListener = field(default_factory=RememberingListener)
+    model_name: str = MODEL
 
     async def executor(self, tools: tuple[str, ...] = (), max_tokens: int = 1000) -> ClaudeExecutor:
         executor = self.engine.executor(new_id(), self.listener)
-        await executor.initialize(AgentConfig("", "agent", SYSTEM_PROMPT, MODEL, 0.3, max_tokens, tools))
+        await executor.initialize(AgentConfig("", "agent", SYSTEM_PROMPT, self.model_name, 0.3, max_tokens, tools))
         return executor
 
     async def run(
@@ -246,11 +247,21 @@ async def test_an_overloaded_vendor_is_tried_again(stack: Stack) -> None:
 )
 async def test_an_error_of_the_vendor_ends_the_run(stack: Stack, status: int, calls: int) -> None:
     result = await stack.run(f"[[error: {status}]]")
-    assert [call.status for call in stack.model.ledger] == [status] * calls
+    assert [(call.status, call.model) for call in stack.model.ledger] == [(status, MODEL)] * calls
     assert (result.status, result.cost) == (Status.FAILED, Usage())
     assert result.failure is not None
     assert result.failure.reason is FailureReason.MODEL_ERROR
     assert result.failure.message.startswith(f"the model's API failed with status {status}: ")
+
+
+@pytest.mark.parametrize(("prompt", "model"), [("[[error: 529]]", "claude-opus-4-1"), ("[[say: half]] [[cut]]", MODEL)])
+async def test_the_agent_repeats_a_call_as_it_was_and_turns_to_no_other_model(
+    stack: Stack, prompt: str, model: str
+) -> None:
+    stack.model_name = model
+    result = await stack.run(prompt)
+    assert result.status is Status.FAILED
+    assert [(call.model, call.endpoint, call.stream) for call in stack.model.ledger] == [(model, "messages", True)] * 3
 
 
 async def test_a_broken_stream_counts_and_ends_the_run(stack: Stack) -> None:

@@ -137,6 +137,34 @@ def test_usage_and_receipts_are_the_vendors_bill(stack: Stack, rest: Rest) -> No
     assert not any(receipt["sdkCost"]["differs"] for receipt in receipts)
 
 
+@pytest.mark.parametrize(
+    ("fault", "differs"), [("[[say: half a]] [[fail-once: cut]]", True), ("[[fail-once: 529]]", False)]
+)
+def test_the_sdks_figure_lacks_what_a_cut_call_may_have_used(
+    stack: Stack, rest: Rest, fault: str, differs: bool
+) -> None:
+    project_id, _ = new_project(rest)
+    before = len(httpx.get(f"{stack.model_url}/ledger", trust_env=False).json()["calls"])
+    execution_id = start(rest, project_id, f"{fault} [[say: all of it]]")
+    end = list(rest.events(execution_id))[-1]
+    assert end["kind"] == "completed"
+    asked = httpx.get(f"{stack.model_url}/ledger", trust_env=False).json()["calls"][before:]
+    first, last = (call for call in asked if call["endpoint"] == "messages")
+    price = last["input_tokens"] * PROMPT_TOKEN_PRICE + last["output_tokens"] * COMPLETION_TOKEN_PRICE
+    # What the SDK has of a cut call is what the vendor told before, if the agent still got that.
+    part = (
+        first["input_tokens"] * PROMPT_TOKEN_PRICE + first["output_tokens"] * COMPLETION_TOKEN_PRICE if differs else 0
+    )
+    # Here it counts for all that the model may have gone on to write.
+    cut = first["input_tokens"] * PROMPT_TOKEN_PRICE + first["max_tokens"] * COMPLETION_TOKEN_PRICE if differs else 0
+    told, ours = end["completed"]["sdkCost"], end["completed"]["usage"]
+    assert told["differs"] is differs
+    assert -1e-9 < told["cost"] - float(price) < float(part) + 1e-9
+    assert abs(Decimal(str(ours["totalCost"])) - price - cut) < Decimal("1e-9")
+    assert ours.get("estimated", False) is differs
+    assert rest.call("GET", f"/api/v1/executions/{execution_id}/receipt")["receipt"]["sdkCost"] == told
+
+
 def test_a_late_watcher_gets_exactly_the_rest(rest: Rest) -> None:
     project_id, _ = new_project(rest)
     execution_id = start(rest, project_id, f"[[say: one two three]] {TODO} [[say: four]]")

@@ -35,6 +35,9 @@ from cloutagent_server.storage.base import Ledger, Storage
 
 log: Final = logging.getLogger(__name__)
 
+# How often whoever waits for room looks whether a call that takes it was left behind, whatever wakes it.
+LOOK_SECONDS: Final = 1.0
+
 T = TypeVar("T")
 
 
@@ -196,13 +199,14 @@ class RunBudget:
         """Return once a call of this run was settled, or of others after this version of the ledger.
 
         The run's own settlements are in the ledger a moment before they are counted here, so they are waited for apart.
+        What others leave reserved is settled by nobody when they end: so this returns after a while in any case.
         """
         waits = [
             asyncio.ensure_future(self._ledger.wait_for_settlement(self._execution.project_id, version)),
             asyncio.ensure_future(self._settled.wait()),
         ]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()

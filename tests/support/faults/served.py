@@ -24,6 +24,7 @@ import psutil
 
 from cloutagent.v1 import execution_pb2 as executions
 from cloutagent.v1 import execution_pb2_grpc, project_pb2, project_pb2_grpc
+from tests.support.faults.total_budget import TotalBudget
 
 DEADLINE: Final = 120.0
 NOTHING_LEFT_SECONDS: Final = 5.0
@@ -128,6 +129,7 @@ class Stand:
         self._server: asyncio.subprocess.Process | None = None
         self._channel: grpc.aio.Channel | None = None
         self._project_id = self._api_key = ""
+        self._budget = TotalBudget()
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Stand:
@@ -168,6 +170,7 @@ class Stand:
                         max_tokens=500,
                         enabled_tools=["TodoWrite", "Bash"] if self._isolated() else ["TodoWrite"],
                     ),
+                    budget=self._budget.message,
                 )
             )
             self._project_id, self._api_key = made.project.id, made.api_key
@@ -245,6 +248,12 @@ class Stand:
             if run.script == "sleeps":
                 await self._call("CancelExecution", executions.CancelExecutionRequest(execution_id=str(run.id)))
         await self.until(lambda: all(run.ended for run in self.runs) or bool(self.losses))
+        # What was counted through every kill holds: the budget ends one more run before it calls the model.
+        self.losses += await self._budget.tighten(self._channel, self._project_id, self._api_key)
+        last = self.request("says")
+        await self.until(lambda: last.ended)
+        if last.called or not self._budget.ended(last.seen[-1]):
+            self.losses.append(f"the budget is met, and the next run goes on: {last.kinds}")
         await self._part()
         for run in self.runs:
             run_again = Run(run.script, run.prompt, run.key, run.mark, run.id)
@@ -278,6 +287,9 @@ class Stand:
                 while not calls or any(call["outcome"] == "running" for call in calls):
                     calls = (await client.get(f"{self._model_url}/ledger")).json()["calls"]
         told = [call for call in calls if call["endpoint"] == "messages" and call["input_tokens"]]
+        most = sum(call["input_tokens"] + call["output_tokens"] for call in told)
+        if most > self._budget.tokens:
+            self.losses.append(f"{most} tokens were billed, of a budget of {self._budget.tokens}")
         for run in self.runs:
             own = [call for call in told if call["input_tokens"] == run.mark]
             usage = (await self._start_call(run)).usage
