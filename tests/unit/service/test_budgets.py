@@ -128,7 +128,7 @@ async def test_what_the_dead_left_reserved_is_settled_in_full_for_whoever_needs_
     assert between.total.settled == left[0].amount.plus(left[1].amount)
     for call in left:
         (found,) = await scene.storage.ledger.calls(scene.project.id, call.execution_id, call.time)
-        assert found == LedgerCall(call, Settlement.in_full(call, PRICES.version))
+        assert found == LedgerCall(call, Settlement.in_full(call, PRICES.version, PRICES.model(MODEL)))
     assert not reserving.done()
 
     used = TokenUsage(49, 1, MODEL)
