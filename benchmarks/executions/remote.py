@@ -87,6 +87,10 @@ class Remote:
         """The bare server's stream of messages made beforehand."""
         return _stream(channel, BARE_METHOD)(b"")
 
+    def bare_live(self, channel: grpc.aio.Channel) -> Stream:
+        """The bare server's stream of messages that are made while it goes on."""
+        return _stream(channel, BARE_LIVE_METHOD)(b"")
+
     def watching(self, execution_id: str, streams: int, events: int) -> AbstractAsyncContextManager[WatcherSockets]:
         """WatchExecution by so many, as their sockets see it."""
         request = WatchExecutionRequest(execution_id=execution_id).SerializeToString()

@@ -110,6 +110,11 @@ class Bench:
         self._in_background(self._produce_bare(events, pause))
         return {"at": time.monotonic()}
 
+    async def produce_stored(self, execution_id: str, events: int, group: int) -> dict[str, Any]:
+        """As `produce`, without pauses, for the bare server's live streams: they get what the storage has taken."""
+        self._in_background(self._produce_stored(execution_id, events, group))
+        return {"at": time.monotonic()}
+
     async def bare(self, execution_id: str, after: int, group: int) -> dict[str, Any]:
         """Have the bare server send the events of a run after a sequence number, `group` to a message, at `bare_go`."""
         stored, cursor = list[StoredEvent](), after
@@ -157,6 +162,15 @@ class Bench:
         await asyncio.sleep(pause)
         self._hand_over(b"")
 
+    async def _produce_stored(self, execution_id: str, events: int, group: int) -> None:
+        execution = await self._storage.executions.read(execution_id)
+        assert execution is not None
+        for _ in range(0, events, group):
+            cursor = execution.last_sequence
+            execution = await self._append(execution, [TextDelta(f"at {time.monotonic():.6f} {_TEXT}")] * group)
+            self._hand_over(_answer(await self._storage.executions.read_events(execution_id, cursor, group)))
+        self._hand_over(b"")
+
     def _hand_over(self, message: bytes) -> None:
         for one in self._following:
             one.put_nowait(message)
@@ -183,8 +197,14 @@ class Bench:
             messages: asyncio.Queue[bytes] = asyncio.Queue()
             self._following.append(messages)
             await context.send_initial_metadata(())
-            while message := await messages.get():
-                await context.write(message)
+            over = False
+            while not over:
+                waiting = [await messages.get()]
+                while not messages.empty():
+                    waiting.append(messages.get_nowait())
+                over = not waiting[-1]
+                if waiting[0]:
+                    await context.write(b"".join(waiting))
             self._following.remove(messages)
 
         service, method = BARE_METHOD.strip("/").split("/")
@@ -213,6 +233,7 @@ async def _serve(root: Path, model_url: str, more: dict[str, Any]) -> None:
         "log": bench.log,
         "produce": bench.produce,
         "produce_bare": bench.produce_bare,
+        "produce_stored": bench.produce_stored,
         "bare": bench.bare,
         "bare_go": bench.bare_go,
         "memory": bench.memory,
