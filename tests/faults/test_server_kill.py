@@ -121,9 +121,9 @@ async def test_killed_while_a_start_is_answered(tmp_path: Path, count: Count) ->
                 break
             assert stand.kills < MOST_KILLS
             if met[False]:
-                await stand.kill_when_stored("says")
+                await stand.kill_when_stored("lasts")
             else:
-                stand.request("says")
+                stand.request("lasts")
                 await stand.pause(stand.random.uniform(0, NOT_ANSWERED_YET))
                 await stand.kill()
         await stand.finish()

@@ -127,6 +127,7 @@ class Stand:
 
     def repeat(self, run: Run) -> None:
         """Ask for the same run again, and watch it if that is the first answer. Returns at once."""
+        run.asking = True
         self._do(self._begin(run))
 
     def scripts(self) -> list[str]:
@@ -180,11 +181,11 @@ class Stand:
     async def _killed_when_stored(self, run: Run) -> bool:
         assert self._server is not None
         known = sum(run.id is not None for run in self.runs)
-        await self.until(lambda: run.id is not None or self._on_disk() > known, 0)
+        await self.until(lambda: not run.asking or self._on_disk() > known, 0.001)
         tree = frozen(self._server.pid)
         # What it had sent by then is read.
         await asyncio.sleep(0.1)
-        if run.id is not None:
+        if not run.asking:
             psutil.Process(self._server.pid).resume()
             return False
         await self._kill(self._server, tree)
@@ -271,9 +272,9 @@ class Stand:
 
     async def _billed(self) -> None:
         async with httpx.AsyncClient(trust_env=False) as client:
-            calls: list[dict[str, Any]] = []
+            calls: list[dict[str, Any]] | None = None
             async with asyncio.timeout(DEADLINE):
-                while not calls or any(call["outcome"] == "running" for call in calls):
+                while calls is None or any(call["outcome"] == "running" for call in calls):
                     calls = (await client.get(f"{self._model_url}/ledger")).json()["calls"]
         told = [call for call in calls if call["endpoint"] == "messages" and call["input_tokens"]]
         for run in self.runs:
@@ -288,7 +289,6 @@ class Stand:
             self.losses.append("calls that belong to no run")
 
     async def _begin(self, run: Run) -> None:
-        run.asking = True
         try:
             begun = await self._start_call(run)
         finally:
