@@ -124,15 +124,30 @@ class Agent:
             self._disconnected = True
             await within(_DISCONNECT_SECONDS, self.client.disconnect())
 
-    async def end(self) -> None:
-        """End the process whatever state it is in, and remove the directory.
+    async def kill(self, grace: float = 0.0) -> None:
+        """End all processes of the run; see `process.kill_run`. Raises OSError."""
+        await asyncio.to_thread(kill_run, self.workspace.path, grace, self.watch.handle)
 
-        Raises:
-            OSError: Something in the directory cannot be removed.
-        """
+    async def end(self) -> None:
+        """End the process whatever state it is in, and remove the directory; what fails of that is tried again."""
+        await self.confinement.endings.end(self._end, f"ending the agent {self.workspace.path.name}")
+
+    async def _end(self) -> None:
         await self.disconnect()
-        await asyncio.to_thread(kill_run, self.workspace.path)
+        faults: list[Exception] = []
+        for step in (self.kill, self._release, self._remove):
+            try:
+                await step()
+            except Exception as fault:
+                faults.append(fault)
+        if faults:
+            raise faults[0]
+        self.watch.close()
+
+    async def _release(self) -> None:
         await self.confinement.release(self.workspace)
+
+    async def _remove(self) -> None:
         await asyncio.to_thread(self.workspace.remove)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cloutagent_server.domain.mcp import McpServer
+from cloutagent_server.engine.closing import Endings
 from cloutagent_server.engine.isolation import bubblewrap
 from cloutagent_server.engine.isolation.bubblewrap import Bubblewrap, NotIsolated
 from cloutagent_server.engine.isolation.door import Door, Served
@@ -61,6 +62,8 @@ class Confinement:
         programs: Sequence[Path] | None = None,
     ) -> None:
         self.limits = limits
+        self.endings = Endings()
+        """Of agents."""
         self._root = root.resolve()
         self._hidden = (*hidden, self._root)
         self._programs = programs
@@ -93,6 +96,7 @@ class Confinement:
 
     async def stop(self) -> None:
         """Release what the sandboxes share. No run may be under way."""
+        await self.endings.stop()
         await self._door.close()
 
     def refusals(self, names: Iterable[str]) -> dict[str, str]:
