@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ RUN_MARKER: Final = enter.RUN_MARKER
 of the run's folder. The processes of a sandbox end with the marked one that holds it."""
 
 LAUNCHER_NAME: Final = "agent"
+_COPY_BYTES: Final = 1024 * 1024
 _POLL_SECONDS: Final = 0.02
 _KILL_SECONDS: Final = 3.0
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
@@ -54,6 +56,27 @@ def install_launcher(directory: Path, *command: str | Path) -> Path:
     fresh.write_text(f'#!/bin/sh\nexec {line} "$@"\n', encoding="utf-8")
     fresh.chmod(0o700)
     fresh.replace(path)
+    return path
+
+
+def unreadable_copy(program: Path, path: Path) -> Path:
+    """Copy `program` to `path` so that its user may run it and not read it; an earlier one is replaced.
+
+    The kernel lets no unprivileged process, of the same user or not, look into a process that runs such a program, nor
+    trace it or reach what it has open. The copy shares the disk with the original where the file system can do that.
+
+    Raises:
+        OSError: It cannot be copied.
+    """
+    path.unlink(missing_ok=True)
+    with program.open("rb") as source, path.open("xb") as copy:
+        size = os.fstat(source.fileno()).st_size
+        with suppress(OSError, AttributeError):
+            while os.copy_file_range(source.fileno(), copy.fileno(), size):
+                pass
+        # What the file system or the platform could not do.
+        shutil.copyfileobj(source, copy, _COPY_BYTES)
+        path.chmod(0o111)
     return path
 
 

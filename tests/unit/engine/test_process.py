@@ -294,3 +294,17 @@ def test_a_run_of_which_something_cannot_be_looked_at_is_not_taken_for_ended(
     with family("obedient", 0, run=tmp_path) as pids:
         assert kill_run(tmp_path) == 1
         assert not alive(pids[0])
+
+
+def test_an_unreadable_copy_runs_and_is_not_looked_into(tmp_path: Path) -> None:
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    copy = process.unreadable_copy(Path(sleep), tmp_path / "copy")
+    assert process.unreadable_copy(Path(sleep), copy) == copy
+    assert copy.read_bytes() == Path(sleep).read_bytes() if os.getuid() == 0 else not os.access(copy, os.R_OK)
+    assert copy.stat().st_mode & 0o777 == 0o111
+    with subprocess.Popen([copy, "60"]) as running:
+        try:
+            assert alive(running.pid)
+        finally:
+            running.kill()

@@ -17,11 +17,12 @@ from cloutagent_server.engine.isolation.bubblewrap import Bubblewrap, NotIsolate
 from cloutagent_server.engine.isolation.door import Door, Served
 from cloutagent_server.engine.isolation.tools import refusals, server_refusals
 from cloutagent_server.engine.limits import AgentLimits
-from cloutagent_server.engine.process import bundled_cli, install_launcher
+from cloutagent_server.engine.process import bundled_cli, install_launcher, unreadable_copy
 from cloutagent_server.engine.workspace import Workspace
 
 LOG = logging.getLogger(__name__)
 _DOOR_NAME: Final = "door"
+_CLI_NAME: Final = "claude"
 _ISOLATED_ENVIRONMENT: Final = {"PATH": bubblewrap.SEARCH_PATH, "SHELL": "/bin/bash", "LANG": "C.UTF-8"}
 
 
@@ -90,6 +91,7 @@ class Confinement:
             self._unavailable = str(reason)
             LOG.warning("agents are not isolated, so tools that run code or touch files are refused: %s", reason)
             return
+        self._cli = await asyncio.to_thread(unreadable_copy, self._cli, self._root / _CLI_NAME)
         self._unavailable = None
         self._door.open()
         LOG.info("agents are isolated with %s", self._sandbox.program)
