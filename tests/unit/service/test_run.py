@@ -866,3 +866,27 @@ async def test_why_a_call_was_refused_is_shown_without_secrets() -> None:
     assert ended.failure is not None
     assert "hunter2" not in ended.failure.message
     assert "[REDACTED]" in ended.failure.message
+
+
+async def test_a_run_that_says_too_much_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MAX_LOG_BYTES", 3 << 20)
+    text = "a" * (2 << 20)
+    driven_run = await driven(fake.write(text), fake.message(text), fake.message(text), fake.write(text), fake.hang())
+    payloads = await driven_run.drive()
+    end = payloads[-1]
+    assert isinstance(end, Failed)
+    assert end.failure.reason is FailureReason.AGENT_ERROR
+    assert end.failure.message == "the agent said more than an event log takes (3 MiB)"
+    said = sum(len(payload.text) for payload in payloads if isinstance(payload, TextDelta | Message))
+    assert 2 << 20 <= said <= 3 << 20
+
+
+async def test_no_event_is_larger_than_clients_take() -> None:
+    text = "a" * (5 << 20)
+    run = await driven(fake.write(text), fake.message(text), fake.fail(FailureReason.AGENT_ERROR, text))
+    payloads = await run.drive()
+    assert "".join(payload.text for payload in payloads if isinstance(payload, Message)) == text
+    end = payloads[-1]
+    assert isinstance(end, Failed) and len(end.failure.message) == runner.MAX_FAILURE_CHARACTERS
+    events = await run.storage.executions.read_events(run.execution.id, 0, 1000)
+    assert max(len(event.data) for event in events) <= 1 << 20
