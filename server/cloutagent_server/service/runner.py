@@ -102,6 +102,7 @@ class Run:
         self._warned: set[ExceededLimit] = set()
         self._exceeded: Failure | None = None
         self._cancelled = False
+        self._unsettled = False
         self._interrupted = False
         self._stopping: asyncio.Task[None] | None = None
         self._started: float | None = None
@@ -225,10 +226,14 @@ class Run:
         self._exceeded = self._exceeded or shown
 
     async def _settle_rest(self) -> None:
-        """What cannot be settled stays reserved and counts in full; whoever needs the room settles it then."""
+        """What cannot be settled stays reserved and counts in full; whoever needs the room settles it then.
+
+        The run ends whatever the ledger is like.
+        """
         try:
             await self._budget.settle_rest()
-        except StorageUnavailable:
+        except Exception:
+            self._unsettled = True
             log.exception("model calls stay reserved", extra={"execution_id": self._execution.id})
 
     async def _execute(self) -> ExecutionResult:
@@ -238,7 +243,7 @@ class Run:
         return await self._executor.execute(self._prompts.prompt, options)
 
     def _end_of(self, result: ExecutionResult) -> TerminalPayload:
-        usage, duration = self._tracker.get_usage(self._execution.id), self._duration()
+        usage, duration = self._usage(), self._duration()
         sdk_cost = _compared(result.sdk_cost, usage)
         if self._exceeded is not None:
             return Failed(self._exceeded, usage, duration, sdk_cost)
@@ -274,7 +279,7 @@ class Run:
         await self._settle_rest()
         shown = fault.message if isinstance(fault, CloutAgentError) else "a fault of the server; its log names it"
         failure = Failure(FailureReason.AGENT_ERROR, f"the run was given up: {shown}")
-        end = Failed(failure, self._tracker.get_usage(self._execution.id), self._duration())
+        end = Failed(failure, self._usage(), self._duration())
         await self._insist(end)
 
     async def _insist(self, payload: Payload) -> None:
@@ -287,6 +292,11 @@ class Run:
                     return
             log.error("the end of a run could not be stored yet", extra={"execution_id": self._execution.id})
         self._unstored.append(payload)
+
+    def _usage(self) -> Usage:
+        """What the run has used, which is an estimate while something of it is not settled."""
+        usage = self._tracker.get_usage(self._execution.id)
+        return replace(usage, estimated=True) if self._unsettled else usage
 
     def _duration(self) -> int:
         """Milliseconds since the run started, whatever the clock says meanwhile; 0 before."""
