@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Final
@@ -119,18 +119,18 @@ class ExecutionService:
 
     @contextlib.asynccontextmanager
     async def attached(
-        self, request: ExecutionRequest, *, cancel_when_gone: bool
+        self, request: ExecutionRequest, *, cancel_when_gone: Callable[[], bool]
     ) -> AsyncIterator[tuple[Execution, bool]]:
         """Start as `start` does, for a caller who follows the run in the body.
 
-        Leaving the body by cancellation means that the caller is gone: then the run goes on, or is cancelled with
-        `cancel_when_gone`. A server that stops sends its callers away without cancelling anything.
+        Leaving the body by cancellation means that the caller is gone: then the run goes on, or is cancelled if
+        `cancel_when_gone` says so. A server that stops sends its callers away without cancelling anything.
         """
         starting = asyncio.ensure_future(self.start(request))
         try:
             yield await asyncio.shield(starting)
         except (asyncio.CancelledError, GeneratorExit):
-            left = asyncio.ensure_future(self._left(starting, cancel_when_gone and not self._stopping))
+            left = asyncio.ensure_future(self._left(starting, not self._stopping and cancel_when_gone()))
             self._cancellations.add(left)
             left.add_done_callback(self._cancellations.discard)
             raise

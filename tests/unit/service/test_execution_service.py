@@ -543,7 +543,7 @@ async def test_a_caller_that_goes_away_cancels_only_if_it_asked_to(world: World)
 
         async def follow(cancels: bool, started: asyncio.Future[Execution]) -> None:
             request = ExecutionRequest(project.id, HANG)
-            async with world.executions.attached(request, cancel_when_gone=cancels) as (execution, _):
+            async with world.executions.attached(request, cancel_when_gone=lambda: cancels) as (execution, _):
                 started.set_result(execution)
                 await world.executions.finished(execution.id)
 
@@ -569,7 +569,7 @@ async def test_a_caller_that_goes_away_before_its_run_is_stored_cancels_it_too(
     project = await world.project()
 
     async def follow() -> None:
-        async with world.executions.attached(ExecutionRequest(project.id, HANG), cancel_when_gone=True):
+        async with world.executions.attached(ExecutionRequest(project.id, HANG), cancel_when_gone=lambda: True):
             raise AssertionError("the caller is gone")
 
     following = asyncio.ensure_future(follow())
@@ -589,7 +589,7 @@ async def test_a_stop_of_the_server_cancels_nothing_that_waits(world: World) -> 
 
     async def follow() -> None:
         request = ExecutionRequest(project.id, "later")
-        async with world.executions.attached(request, cancel_when_gone=True) as (execution, _):
+        async with world.executions.attached(request, cancel_when_gone=lambda: True) as (execution, _):
             started.set_result(execution)
             await world.executions.finished(execution.id)
 
