@@ -26,7 +26,6 @@ _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _DISCONNECT_SECONDS: Final = 12.0
 _SERVER_SECONDS: Final = 30.0
 _SERVER_LOOK_SECONDS: Final = 0.05
-_ERROR_CHARACTERS: Final = 300
 _TODO_LIST: Final = {"CLAUDE_CODE_ENABLE_TASKS": "0"}
 # All tools of the servers are told to the model at once; it has no tool to search for them.
 _ALL_TOOLS: Final = {"ENABLE_TOOL_SEARCH": "false"}
@@ -110,7 +109,8 @@ class Agent:
             for name in self.config.mcp_servers:
                 state = states.get(name, {})
                 if name not in pending and state.get("status") != "connected":
-                    reason = str(state.get("error") or state.get("status") or "not started")[:_ERROR_CHARACTERS]
+                    # Whoever owns the run redacts it, and cuts it after that.
+                    reason = state.get("error") or state.get("status") or "not started"
                     raise ServerFailed(f"the MCP server {name} cannot be used: {reason}")
             if not pending:
                 return

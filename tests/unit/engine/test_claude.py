@@ -568,7 +568,10 @@ async def test_a_run_waits_for_its_servers(world: World) -> None:
         ([{"name": "far", "status": "failed", "error": "it is gone"}], "it is gone"),
         ([{"name": "far", "status": "needs-auth"}], "needs-auth"),
         ([], "not started"),
+        # It is not cut before it is redacted.
+        ([{"name": "far", "status": "failed", "error": "x" * 1000}], "x" * 1000),
     ],
+    ids=["error", "status", "missing", "long"],
 )
 async def test_a_server_that_fails_ends_the_run(world: World, states: list[dict[str, Any]], reason: str) -> None:
     world.servers = [states]

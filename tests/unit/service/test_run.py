@@ -938,3 +938,11 @@ async def test_a_call_waits_also_where_another_executions_log_is_damaged(monkeyp
         await run.storage.ledger.settle(run.execution.project_id, Settlement.in_full(reserved, "v"))
         assert isinstance((await driving)[-1], Completed)
     assert run.executor.allowed == [10]
+
+
+async def test_a_failure_is_redacted_before_it_is_cut() -> None:
+    for before in range(runner.MAX_FAILURE_CHARACTERS - len(SECRET), runner.MAX_FAILURE_CHARACTERS):
+        message = "x" * before + SECRET + " and more"
+        run = await driven(fake.fail(FailureReason.AGENT_ERROR, message), secrets={"KEY": SECRET})
+        _, shown, _ = await run.failure()
+        assert SECRET[:4] not in shown and len(shown) <= runner.MAX_FAILURE_CHARACTERS
