@@ -162,7 +162,8 @@ class ModelGateway:
         host, port = listener.getsockname()
         self._base_url = f"http://{host}:{port}"
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._site = await self.serve(listener, min(_SHARED_CONNECTIONS, soft // 4))
+        most = _SHARED_CONNECTIONS if soft == resource.RLIM_INFINITY else min(_SHARED_CONNECTIONS, soft // 4)
+        self._site = await self.serve(listener, most)
         await self.mcp.start()
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
