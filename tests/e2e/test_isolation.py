@@ -6,17 +6,22 @@ Where the machine cannot isolate an agent's process, the same tests hold that su
 from __future__ import annotations
 
 import asyncio
+import base64
+import ctypes
 import json
 import os
+import platform
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 
-from cloutagent_server.domain.events import ToolResult
+from cloutagent_server.domain.events import Message, TextDelta, ToolResult
 from cloutagent_server.domain.execution import ExecutionOptions, Status
 from tests.support.isolated_stage import SECRET, Stage, call, staged, tested_refusal
 from tests.support.messages import RememberingListener
@@ -65,7 +70,7 @@ async def test_no_environment_of_the_server_is_read(stage: Stage) -> None:
     try:
         assert SECRET.encode() in Path(f"/proc/{beside.pid}/environ").read_bytes()
         said = await stage.bash(
-            "cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep -c ^KEY=; "
+            "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep -c ^KEY=; "
             f"ls -d /proc/{os.getpid()} /proc/{beside.pid} 2>/dev/null; ls -d /proc/[0-9]* | wc -l"
         )
     finally:
@@ -164,6 +169,89 @@ async def test_no_process_of_the_machine_is_traced(stage: Stage) -> None:
         beside.kill()
         await beside.wait()
     assert said == "-1"
+
+
+def python(script: str) -> str:
+    """What has Bash run a script of Python, of whichever there is in a sandbox."""
+    program = f"ls /usr/bin/python3 {Path(sys.executable).resolve()} 2>/dev/null | tail -1"
+    return f'echo {base64.b64encode(script.encode()).decode()} | base64 -d > script.py; "$({program})" script.py'
+
+
+FORGE = """
+import ctypes, glob, json, os
+
+call = ctypes.CDLL(None, use_errno=True)
+text = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "forged"}}
+message = {"type": "stream_event", "uuid": "u", "session_id": "s", "event": text}
+message = ("\\n" + json.dumps(message) + "\\n").encode()
+for process in glob.glob("/proc/[0-9]*"):
+    number = int(process.rpartition("/")[2])
+    if number == os.getpid():
+        continue
+    with open(process + "/cmdline", "rb") as file:
+        agent = b"stream-json" in file.read()
+    if number > 2 and not agent:
+        continue
+    print("tried", number)
+    handle = os.pidfd_open(number)
+    for descriptor in range(20):
+        for open_it in (
+            lambda: call.syscall(438, handle, descriptor, 0),
+            lambda: os.open(f"{process}/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK),
+        ):
+            try:
+                taken = open_it()
+                taken < 0 or os.write(taken, message)
+            except OSError:
+                pass
+    if number != 1:
+        print("traced" if call.ptrace(16, number, 0, 0) == 0 else "kept", end=" ")
+        try:
+            os.close(os.open(process + "/mem", os.O_RDWR))
+            print("memory")
+        except OSError:
+            print("closed")
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_tool_cannot_write_in_the_name_of_the_agent(
+    tmp_path: Path, loop: str, record_property: Callable[[str, object], None]
+) -> None:
+    """Nor reach into it otherwise; its standard output is a pipe or a socket, as the server's loop makes it."""
+
+    async def forge() -> None:
+        async with staged(tmp_path) as stage:
+            if await tested_refusal(stage, record_property):
+                return
+            said = await stage.bash(python(FORGE))
+            assert said.split() == ["tried", "1", "tried", "2", "kept", "closed"]
+            texts = [output.text for output in stage.listener.outputs if isinstance(output, TextDelta | Message)]
+            assert set(texts) == {"over"}
+
+    asyncio.run(forge()) if loop == "asyncio" else uvloop.run(forge())
+
+
+async def test_no_key_of_the_server_is_seen(stage: Stage) -> None:
+    """Of the kernel's keys."""
+    numbers = {"x86_64": (248, 250), "aarch64": (217, 219)}
+    add_key, keyctl = numbers[platform.machine()]
+    libc = ctypes.CDLL(None)
+    join, read, session = 1, 11, ctypes.c_int32(-3)
+    # From here on the test has a session keyring of its own, too.
+    if libc.syscall(keyctl, join, None) < 0:
+        pytest.skip("the kernel gives no keys")
+    key = libc.syscall(
+        add_key, b"user", f"cloutagent-test-{os.getpid()}".encode(), SECRET.encode(), len(SECRET), session
+    )
+    script = f"""
+import ctypes
+text = ctypes.create_string_buffer(99)
+print(ctypes.CDLL(None).syscall({keyctl}, {read}, {key}, text, 99), text.value.decode())
+"""
+    outside = await asyncio.to_thread(subprocess.check_output, [sys.executable, "-c", script], text=True)
+    assert SECRET in outside
+    assert await stage.bash(python(script)) == "-1"
 
 
 async def test_the_model_is_told_a_neutral_place(stage: Stage) -> None:

@@ -59,6 +59,11 @@ def encode(event: Event) -> StoredEvent:
     return StoredEvent(event.sequence, data)
 
 
+def text_bytes(text: str) -> int:
+    """How many bytes a text takes in an event."""
+    return len(_TEXT(text).encode("utf-8", "replace"))
+
+
 def decode(data: bytes) -> Event:
     """The event that a stored line holds.
 

@@ -26,7 +26,6 @@ _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _DISCONNECT_SECONDS: Final = 12.0
 _SERVER_SECONDS: Final = 30.0
 _SERVER_LOOK_SECONDS: Final = 0.05
-_ERROR_CHARACTERS: Final = 300
 _TODO_LIST: Final = {"CLAUDE_CODE_ENABLE_TASKS": "0"}
 # All tools of the servers are told to the model at once; it has no tool to search for them.
 _ALL_TOOLS: Final = {"ENABLE_TOOL_SEARCH": "false"}
@@ -110,7 +109,8 @@ class Agent:
             for name in self.config.mcp_servers:
                 state = states.get(name, {})
                 if name not in pending and state.get("status") != "connected":
-                    reason = str(state.get("error") or state.get("status") or "not started")[:_ERROR_CHARACTERS]
+                    # Whoever owns the run redacts it, and cuts it after that.
+                    reason = state.get("error") or state.get("status") or "not started"
                     raise ServerFailed(f"the MCP server {name} cannot be used: {reason}")
             if not pending:
                 return
@@ -124,15 +124,30 @@ class Agent:
             self._disconnected = True
             await within(_DISCONNECT_SECONDS, self.client.disconnect())
 
-    async def end(self) -> None:
-        """End the process whatever state it is in, and remove the directory.
+    async def kill(self, grace: float = 0.0) -> None:
+        """End all processes of the run; see `process.kill_run`. Raises OSError."""
+        await asyncio.to_thread(kill_run, self.workspace.path, grace, self.watch.handle)
 
-        Raises:
-            OSError: Something in the directory cannot be removed.
-        """
+    async def end(self) -> None:
+        """End the process whatever state it is in, and remove the directory; what fails of that is tried again."""
+        await self.confinement.endings.end(self._end, f"ending the agent {self.workspace.path.name}")
+
+    async def _end(self) -> None:
         await self.disconnect()
-        await asyncio.to_thread(kill_run, self.workspace.path)
+        faults: list[Exception] = []
+        for step in (self.kill, self._release, self._remove):
+            try:
+                await step()
+            except Exception as fault:
+                faults.append(fault)
+        if faults:
+            raise faults[0]
+        self.watch.close()
+
+    async def _release(self) -> None:
         await self.confinement.release(self.workspace)
+
+    async def _remove(self) -> None:
         await asyncio.to_thread(self.workspace.remove)
 
 

@@ -21,13 +21,13 @@ from cloutagent_server.domain.mcp import HttpServer, McpServer
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.agent import Agent, AgentClient, AgentMaker, ClientFactory, ServerFailed
 from cloutagent_server.engine.base import PriceList, RunListener
-from cloutagent_server.engine.closing import to_the_end, within
+from cloutagent_server.engine.closing import attempted, to_the_end, within
 from cloutagent_server.engine.gateway import GatewaySession, ModelGateway
 from cloutagent_server.engine.isolation.confinement import Confinement
 from cloutagent_server.engine.limits import DEFAULT_LIMITS, AgentLimits
 from cloutagent_server.engine.listening import OrderedListener
 from cloutagent_server.engine.pool import RunStart, WarmPool
-from cloutagent_server.engine.process import kill_run, reap_orphans
+from cloutagent_server.engine.process import reap_orphans
 from cloutagent_server.engine.transcript import Transcript
 from cloutagent_server.engine.watchdog import Watchdog
 from cloutagent_server.engine.workspace import remove_root, sweep
@@ -236,8 +236,9 @@ class ClaudeExecutor:
             seconds = None if timeout is None else timeout / 1000
             await asyncio.wait({work, stop_asked, passed}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if passed.done() and not work.done():
-                await asyncio.to_thread(kill_run, agent.workspace.path)
-                return _failed(FailureReason.AGENT_ERROR, await passed)
+                reason = await passed
+                await attempted(agent.kill(), f"execution {self._id}: ending its processes")
+                return _failed(FailureReason.AGENT_ERROR, reason)
         finally:
             stop_asked.cancel()
             passed.cancel()
@@ -276,22 +277,22 @@ class ClaudeExecutor:
         return _failed(FailureReason.AGENT_ERROR, "the agent's process ended without a result")
 
     async def _close(self, run: _Prepared, work: asyncio.Task[_Ending]) -> None:
-        """End the run's process whatever state it is in, then its access and its directory."""
+        """End the run's process whatever state it is in, then its access and its directory.
+
+        Each step is done whatever became of those before it.
+        """
         try:
             self._gateway.cut(run.session)
             if self._prompted and not work.done():
                 await within(_INTERRUPT_SECONDS, _interrupted(run.agent.client, work))
             if not work.done():
                 # An agent that starts up or hangs takes no notice, and would not end at the end of its input either.
-                await asyncio.to_thread(kill_run, run.agent.workspace.path, _TERMINATE_SECONDS)
+                await attempted(run.agent.kill(_TERMINATE_SECONDS), f"execution {self._id}: ending its processes")
             await run.agent.disconnect()
             work.cancel()
             await asyncio.wait({work})
-            await self._gateway.close(run.session)
+            await attempted(self._gateway.close(run.session), f"execution {self._id}: ending its access")
             await run.agent.end()
-        except Exception as error:
-            # The next start of the server clears it away; the run has its result nevertheless.
-            LOG.warning("execution %s: its directory was not removed: %r", self._id, error)
         finally:
             run.start.over()
             self._ended.set()

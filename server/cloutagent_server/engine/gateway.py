@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import io
 import json
+import resource
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from cloutagent_server.domain.mcp import HttpServer
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine import mcp_relay, messages_api
 from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall, PriceList
+from cloutagent_server.engine.connections import BoundedSite
 from cloutagent_server.engine.input_bound import counted_part, facts_of
 from cloutagent_server.engine.listening import OrderedListener
 from cloutagent_server.engine.mcp_relay import McpRelay
@@ -38,6 +40,11 @@ _CONNECT_SECONDS: Final = 10.0
 _COUNT_SECONDS: Final = 15.0
 CALLS_AT_ONCE: Final = 64
 """How many requests of one run are worked at. Its subagents make some at once; what passes this is answered 429."""
+CONNECTIONS: Final = CALLS_AT_ONCE + 8
+"""How many connections a listener of its own may have; more wait until one of them ends."""
+_SHARED_CONNECTIONS: Final = 1024
+# How long a connection may be idle, also before its first request.
+_IDLE_SECONDS: Final = 60.0
 SILENCE_SECONDS: Final = 90.0
 """How long the vendor may send nothing, before an answer and in it; while a model works, its stream has pings.
 
@@ -138,6 +145,7 @@ class ModelGateway:
         self._prices = prices
         self._sessions: set[GatewaySession] = set()
         self._runner: web.AppRunner | None = None
+        self._site: BoundedSite | None = None
         self._client: aiohttp.ClientSession | None = None
         self._base_url = ""
         self._added: dict[str, int] = {}
@@ -146,11 +154,16 @@ class ModelGateway:
         """Listen on a free port of 127.0.0.1."""
         app = web.Application(client_max_size=_MAX_REQUEST_BYTES)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1)
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=1, keepalive_timeout=_IDLE_SECONDS
+        )
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0][:2]
+        listener = socket.create_server(("127.0.0.1", 0))
+        host, port = listener.getsockname()
         self._base_url = f"http://{host}:{port}"
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = _SHARED_CONNECTIONS if soft == resource.RLIM_INFINITY else min(_SHARED_CONNECTIONS, soft // 4)
+        self._site = await self.serve(listener, most)
         await self.mcp.start()
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
@@ -159,17 +172,20 @@ class ModelGateway:
             skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
         )
 
-    async def serve(self, listener: socket.socket) -> web.SockSite:
-        """Answer on one more listener, until what this returns is stopped."""
-        assert self._runner is not None
-        site = web.SockSite(self._runner, listener)
-        await site.start()
+    async def serve(self, listener: socket.socket, most: int = CONNECTIONS) -> BoundedSite:
+        """Answer on one more listener, `most` connections at a time, until what this returns is stopped."""
+        assert self._runner is not None and self._runner.server is not None
+        site = BoundedSite(self._runner.server, listener, most)
+        site.start()
         return site
 
     async def stop(self) -> None:
         """Close every session and the endpoint."""
         for session in tuple(self._sessions):
             await self.close(session)
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

@@ -9,11 +9,14 @@ arguments. Two variables tell it what to do and go no further:
   is not run.
 
 With `--door PATH` before the program, the program is bubblewrap, which ties itself to the server's life; it gets a
-connection to the server's Unix socket at PATH as descriptor 3, for `isolation.enter`.
+connection to the server's Unix socket at PATH as descriptor 3, for `isolation.enter`. What was its standard input and
+output is 4 and 5, which bubblewrap keeps for that program alone: its own processes are none to read or write there.
 
-Else, on Linux, the kernel sends SIGTERM to the program when the thread that started it ends (PR_SET_PDEATHSIG). Either
-way the server must start it from a thread that lives as long as the server, as an event loop's does. What does not end
-by that signal, and a program elsewhere, which gets none, is killed by `watchdog` some 2 seconds after the server's
+On Linux the program gets a session keyring of its own, since the server's may hold keys.
+
+Without `--door`, on Linux, the kernel sends SIGTERM to the program when the thread that started it ends
+(PR_SET_PDEATHSIG). Either way the server must start it from a thread that lives as long as the server, as an event
+loop's does. What does not end by that signal, and a program elsewhere, which gets none, is killed by `watchdog` some 2 seconds after the server's
 death, and should that be dead as well, by `process.reap_orphans` at the server's next start.
 """
 
@@ -25,6 +28,10 @@ KEEP = "CLOUTAGENT_KEEP"
 PARENT = "CLOUTAGENT_PARENT"
 _PR_SET_PDEATHSIG = 1
 _DOOR = 3
+STANDARD_INPUT = 4
+STANDARD_OUTPUT = 5
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 
 
 def main() -> None:
@@ -33,6 +40,8 @@ def main() -> None:
     Raises:
         SystemExit: Nothing was started; its message, on stderr, says why.
     """
+    if sys.platform == "linux":
+        _leave_keyring()
     names, parent = os.environ.get(KEEP), os.environ.get(PARENT)
     door, command = (sys.argv[2], sys.argv[3:]) if sys.argv[1:2] == ["--door"] else (None, sys.argv[1:])
     if names is None or parent is None or not command:
@@ -47,6 +56,7 @@ def main() -> None:
     try:
         if door is not None:
             _connect(door)
+            _move_standard_streams()
         os.execve(command[0], command, environment)
     except OSError as error:
         raise SystemExit(f"the agent was not started: {command[0]}: {error.strerror}") from None
@@ -57,6 +67,24 @@ def _die_with_parent() -> None:
 
     if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
         raise SystemExit("the agent was not started: the kernel refused the signal for the server's death")
+
+
+def _leave_keyring() -> None:
+    import ctypes
+
+    number = _KEYCTL.get(os.uname().machine)
+    if number is not None:
+        # Where the kernel has no keys, or lets nobody use them, there is nothing to leave.
+        ctypes.CDLL(None).syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
+
+
+def _move_standard_streams() -> None:
+    os.dup2(0, STANDARD_INPUT)
+    os.dup2(1, STANDARD_OUTPUT)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.close(nothing)
 
 
 def _connect(path: str) -> None:

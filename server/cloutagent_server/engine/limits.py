@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-from cloutagent_server.engine.process import RUN_MARKER
+from cloutagent_server.engine.process import RUN_MARKER, handle_of
 
 _MIB: Final = 1024 * 1024
 _LOOK_SECONDS: Final = 0.25
@@ -51,6 +51,8 @@ class LimitWatch:
         self._directory = directory
         self._limits = limits
         self._root: psutil.Process | None = None
+        self.handle: int | None = None
+        """Stands for the run's first process once it was seen, until `close`; see `process.handle_of`."""
         self._next_disk = 0.0
         self._cpu = 0.0
         self._cpu_before = 0.0
@@ -58,9 +60,19 @@ class LimitWatch:
     @property
     def lives(self) -> bool:
         """Whether the process that was seen still runs; true if none was seen yet."""
-        with suppress(psutil.Error):
+        try:
             return self._root is None or (self._root.is_running() and self._root.status() != psutil.STATUS_ZOMBIE)
-        return False
+        except psutil.Error:
+            return False
+        except OSError:
+            # There is no descriptor to look with.
+            return True
+
+    def close(self) -> None:
+        """Release what stands for the run's first process."""
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            os.close(handle)
 
     def begin(self) -> None:
         """What was used of the processors up to the latest look is not the run's."""
@@ -74,11 +86,11 @@ class LimitWatch:
                 return reason
 
     def look(self) -> str | None:
-        """The limit that the run passes now, if any. This blocks."""
+        """The limit that the run passes now, if any. What cannot be looked at is looked at next time. This blocks."""
         limits, tree = self._limits, self._tree()
         memory = cpu = threads = 0.0
         for process in tree:
-            with suppress(psutil.Error), process.oneshot():
+            with suppress(psutil.Error, OSError), process.oneshot():
                 memory += process.memory_info().rss
                 times = process.cpu_times()
                 cpu += times.user + times.system + times.children_user + times.children_system
@@ -95,15 +107,16 @@ class LimitWatch:
         return None
 
     def _tree(self) -> list[psutil.Process]:
-        with suppress(psutil.Error):
+        with suppress(psutil.Error, OSError):
             if self._root is None:
                 self._root = next(filter(self._is_ours, psutil.Process().children()), None)
+                self.handle = None if self._root is None else handle_of(self._root.pid)
             if self._root is not None:
                 return [self._root, *self._root.children(recursive=True)]
         return []
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        with suppress(psutil.Error):
+        with suppress(psutil.Error, OSError):
             return process.environ().get(RUN_MARKER) == str(self._directory)
         return False
 

@@ -176,7 +176,7 @@ class WarmPool:
                 idle.keeper = asyncio.create_task(self._keep(key, agent))
         finally:
             if not kept:
-                await to_the_end(_ended(agent))
+                await to_the_end(agent.end())
 
     async def _keep(self, key: str, agent: Agent) -> None:
         """Drop the agent when its time has come; ended by `_take` and `_drop`."""
@@ -196,7 +196,7 @@ class WarmPool:
         self._end(idle.agent)
 
     def _end(self, agent: Agent) -> None:
-        task = asyncio.create_task(_ended(agent))
+        task = asyncio.create_task(agent.end())
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
 
@@ -204,11 +204,3 @@ class WarmPool:
 def _key(config: AgentConfig) -> str:
     """Stands for a configuration, and holds nothing of it."""
     return hashlib.sha256(repr(config).encode(errors="surrogatepass")).hexdigest()
-
-
-async def _ended(agent: Agent) -> None:
-    try:
-        await agent.end()
-    except OSError as error:
-        # The next start of the server clears it away.
-        LOG.warning("the directory of an agent that was not used was not removed: %s", error)

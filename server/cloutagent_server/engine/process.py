@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shlex
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -22,8 +25,10 @@ RUN_MARKER: Final = enter.RUN_MARKER
 of the run's folder. The processes of a sandbox end with the marked one that holds it."""
 
 LAUNCHER_NAME: Final = "agent"
+_COPY_BYTES: Final = 1024 * 1024
 _POLL_SECONDS: Final = 0.02
 _KILL_SECONDS: Final = 3.0
+_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 def bundled_cli() -> Path:
@@ -54,16 +59,53 @@ def install_launcher(directory: Path, *command: str | Path) -> Path:
     return path
 
 
-def kill_run(directory: Path, grace: float = 0.0) -> int:
+def unreadable_copy(program: Path, path: Path) -> Path:
+    """Copy `program` to `path` so that its user may run it and not read it; an earlier one is replaced.
+
+    The kernel lets no unprivileged process, of the same user or not, look into a process that runs such a program, nor
+    trace it or reach what it has open. The copy shares the disk with the original where the file system can do that.
+
+    Raises:
+        OSError: It cannot be copied.
+    """
+    path.unlink(missing_ok=True)
+    with program.open("rb") as source, path.open("xb") as copy:
+        size = os.fstat(source.fileno()).st_size
+        with suppress(OSError, AttributeError):
+            while os.copy_file_range(source.fileno(), copy.fileno(), size):
+                pass
+        # What the file system or the platform could not do.
+        shutil.copyfileobj(source, copy, _COPY_BYTES)
+        path.chmod(0o111)
+    return path
+
+
+def handle_of(pid: int) -> int | None:
+    """A descriptor that stands for a process of this machine, for `kill_run`; None where there is none to be had."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def kill_run(directory: Path, grace: float = 0.0, handle: int | None = None) -> int:
     """End all processes of the run in `directory`, and return their number.
 
     These are all whose environment has the run's marker, whoever is their parent, and all that descend from them. They
     get SIGTERM, and SIGKILL if they are there after `grace` seconds. This returns when they are gone, at most
     `grace` + 3 seconds later; a dead process that its parent has not collected counts as gone. It blocks: an event
     loop calls it in a thread.
+
+    To look for processes takes descriptors. While there are none, the process of `handle` gets the signals, which
+    takes none; a sandbox ends with it.
+
+    Raises:
+        OSError: There were no descriptors all the time, so nobody knows what is left.
     """
     mark = str(directory)
-    return _end(lambda: _marked(lambda value: value == mark), grace)
+    return _end(lambda: _marked(lambda value: value == mark), grace, handle)
 
 
 def reap_orphans(root: Path, grace: float = 2.0) -> int:
@@ -82,20 +124,36 @@ def _marked(matches: Callable[[str], bool]) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         if process.pid not in spared:
-            with suppress(psutil.Error, OSError):
+            try:
                 if matches(process.environ().get(RUN_MARKER, "")):
                     found.append(process)
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    # It may be one of those that are looked for.
+                    raise
+            except psutil.Error:
+                pass
     return found
 
 
-def _end(find: Callable[[], Iterable[psutil.Process]], grace: float) -> int:
+def _end(find: Callable[[], Iterable[psutil.Process]], grace: float, handle: int | None = None) -> int:
     """End what `find` finds, and all that descends from it; `find` is asked again until nothing is left."""
     known: set[psutil.Process] = set()
     asked: set[psutil.Process] = set()
     start = time.monotonic()
-    while alive := _with_descendants({*find(), *known}):
-        known |= alive
+    while True:
         elapsed = time.monotonic() - start
+        try:
+            alive = _with_descendants({*find(), *known})
+        except OSError:
+            if elapsed > grace + _KILL_SECONDS:
+                raise
+            _signal(handle, signal.SIGKILL if elapsed >= grace else signal.SIGTERM)
+            time.sleep(_POLL_SECONDS)
+            continue
+        if not alive:
+            break
+        known |= alive
         if elapsed > grace + _KILL_SECONDS:
             break
         for process in alive if elapsed >= grace else alive - asked:
@@ -107,6 +165,12 @@ def _end(find: Callable[[], Iterable[psutil.Process]], grace: float) -> int:
         asked |= alive
         time.sleep(_POLL_SECONDS)
     return len(known)
+
+
+def _signal(handle: int | None, number: signal.Signals) -> None:
+    if handle is not None and sys.platform == "linux":
+        with suppress(OSError):
+            signal.pidfd_send_signal(handle, number)
 
 
 def _with_descendants(processes: Iterable[psutil.Process]) -> set[psutil.Process]:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, TypeVar
@@ -25,6 +25,7 @@ from cloutagent_server.domain.cost import (
     TokenUsage,
     Usage,
 )
+from cloutagent_server.domain.errors import CloutAgentError
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.ledger import Amount, LedgerTotals, Reservation, Settlement, Window, usage_of
 from cloutagent_server.domain.project import Budget, BudgetLimit
@@ -330,7 +331,12 @@ class RunBudget:
         """Settle in full what executions that have ended, or are gone, left reserved when they could not store it."""
         others = {call.execution_id for call in totals.open.values()} - {self._execution.id}
         for execution_id in others:
-            execution = await self._storage.executions.read(execution_id)
+            try:
+                execution = await self._storage.executions.read(execution_id)
+            except CloutAgentError:
+                # Nobody knows whether it has ended, and this run is not to fail for that.
+                log.warning("an execution with reservations cannot be read", extra={"execution_id": execution_id})
+                continue
             if execution is None or execution.status.terminal:
                 await settle_in_full(self._ledger, self._execution.project_id, execution_id, totals, self._prices)
 
@@ -375,10 +381,17 @@ async def settle_in_full(
 
 
 async def usage_after_crash(ledger: Ledger, execution: Execution, prices: PriceList) -> Usage:
-    """What an execution used whose server died, with what was under way counted in full, as estimated."""
-    totals = await ledger.totals(execution.project_id, timestamps.now())
-    await settle_in_full(ledger, execution.project_id, execution.id, totals, prices)
-    calls = await ledger.calls(execution.project_id, execution.id, execution.created_at)
+    """What an execution used whose server died, with what was under way counted in full, as estimated.
+
+    Where the ledger does not tell, that is what its log told last, as an estimate: its end waits for no repair.
+    """
+    try:
+        totals = await ledger.totals(execution.project_id, timestamps.now())
+        await settle_in_full(ledger, execution.project_id, execution.id, totals, prices)
+        calls = await ledger.calls(execution.project_id, execution.id, execution.created_at)
+    except CloutAgentError:
+        log.exception("the ledger does not tell what an execution used", extra={"execution_id": execution.id})
+        return replace(execution.usage, estimated=True)
     return usage_of(calls) if calls else execution.usage
 
 

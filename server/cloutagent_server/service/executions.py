@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Final
@@ -21,6 +21,7 @@ from cloutagent_server.domain.errors import (
     IdempotencyKeyReused,
     ProjectNotFound,
     RevisionConflict,
+    ServerUnavailable,
     StorageUnavailable,
 )
 from cloutagent_server.domain.events import Cancelled, Event, Failed, Failure, FailureReason, Payload, Queued
@@ -118,18 +119,18 @@ class ExecutionService:
 
     @contextlib.asynccontextmanager
     async def attached(
-        self, request: ExecutionRequest, *, cancel_when_gone: bool
+        self, request: ExecutionRequest, *, cancel_when_gone: Callable[[], bool]
     ) -> AsyncIterator[tuple[Execution, bool]]:
         """Start as `start` does, for a caller who follows the run in the body.
 
-        Leaving the body by cancellation means that the caller is gone: then the run goes on, or is cancelled with
-        `cancel_when_gone`. A server that stops sends its callers away without cancelling anything.
+        Leaving the body by cancellation means that the caller is gone: then the run goes on, or is cancelled if
+        `cancel_when_gone` says so. A server that stops sends its callers away without cancelling anything.
         """
         starting = asyncio.ensure_future(self.start(request))
         try:
             yield await asyncio.shield(starting)
         except (asyncio.CancelledError, GeneratorExit):
-            left = asyncio.ensure_future(self._left(starting, cancel_when_gone and not self._stopping))
+            left = asyncio.ensure_future(self._left(starting, not self._stopping and cancel_when_gone()))
             self._cancellations.add(left)
             left.add_done_callback(self._cancellations.discard)
             raise
@@ -239,8 +240,9 @@ class ExecutionService:
     async def recover(self) -> None:
         """Take over what no server at work answers for, oldest first.
 
-        What a dead server was running is ended as failed and interrupted, and what it had queued is queued again. For
-        the start, and again and again while the server runs: other servers on the same storage may die.
+        What a dead server was running is ended as failed and interrupted, and what it had queued is queued again. What
+        it had not queued yet is removed: its start was refused, or never answered. For the start, and again and again
+        while the server runs: other servers on the same storage may die.
         """
         for execution in await self._live.claim_abandoned():
             try:
@@ -282,9 +284,21 @@ class ExecutionService:
         if earlier is None or earlier.last_sequence:
             return earlier
         async with self._admitting(request):
-            # Only another server can still be about to queue it now.
-            await self._executions.wait_for_events(earlier.id, 0, ADMIT_SECONDS)
-        return await self.find_earlier(request)
+            return await self._settled_elsewhere(request)
+
+    async def _settled_elsewhere(self, request: ExecutionRequest) -> Execution | None:
+        """As `find_earlier`, once another server has queued what stands under the key or taken it back.
+
+        This server is about to queue nothing with the key meanwhile. Raises ServerUnavailable where that takes long.
+        """
+        earlier = await self.find_earlier(request)
+        if earlier is None or earlier.last_sequence:
+            return earlier
+        await self._executions.wait_for_events(earlier.id, 0, ADMIT_SECONDS)
+        earlier = await self.find_earlier(request)
+        if earlier is not None and not earlier.last_sequence:
+            raise ServerUnavailable("another server is about to queue an execution with this key")
+        return earlier
 
     def _admitting(self, request: ExecutionRequest) -> contextlib.AbstractAsyncContextManager[None]:
         """One request at a time with an idempotency key."""
@@ -296,29 +310,36 @@ class ExecutionService:
     async def _admit(self, request: ExecutionRequest, execution: Execution, budget: Budget) -> tuple[Execution, bool]:
         """Store and queue an execution, whole or not at all: a caller that goes away does not end this half-way."""
         async with self._admitting(request):
-            earlier = await self.find_earlier(request)
-            if earlier is not None:
-                return earlier, False
-            exceeded = await used_up(self._storage.ledger, execution.project_id, budget)
-            if exceeded is not None:
-                raise BudgetUsedUp(exceeded)
-            with self._queue.place(execution.project_id):
-                return await self._store(execution)
+            while True:
+                earlier = await self._settled_elsewhere(request)
+                if earlier is not None:
+                    return earlier, False
+                exceeded = await used_up(self._storage.ledger, execution.project_id, budget)
+                if exceeded is not None:
+                    raise BudgetUsedUp(exceeded)
+                with self._queue.place(execution.project_id):
+                    stored = await self._store(execution)
+                if stored is not None:
+                    return stored, True
 
-    async def _store(self, execution: Execution) -> tuple[Execution, bool]:
+    async def _store(self, execution: Execution) -> Execution | None:
+        """Store and queue an execution; None if another server was first with its idempotency key."""
         self._live.add(execution.id)
         try:
             stored = await self._executions.create(execution)
             if stored.id == execution.id:
-                return await self._enqueue(stored), True
+                return await self._enqueue(stored)
         except Exception:
             try:
                 await self._executions.delete(execution.id)
+            except CloutAgentError:
+                # Without events it never runs; `recover` removes it.
+                log.exception("a refused execution was not removed yet", extra={"execution_id": execution.id})
             finally:
                 self._live.discard(execution.id)
             raise
         self._live.discard(execution.id)
-        return await self.get(stored.id), False
+        return None
 
     async def _enqueue(self, execution: Execution) -> Execution:
         queued = await self._append(execution, Queued(self._queue.next_position(execution.project_id)))
@@ -340,7 +361,11 @@ class ExecutionService:
             finally:
                 self._live.discard(execution.id)
         elif execution.last_sequence == 0:
-            await self._enqueue(execution)
+            # Nobody was told that it was queued, or somebody that it was not.
+            try:
+                await self._executions.delete(execution.id)
+            finally:
+                self._live.discard(execution.id)
         else:
             self._add(execution)
 

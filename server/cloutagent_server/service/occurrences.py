@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import Final
 
 _ROOT: Final = 0
 # How many characters are looked at before a place is taken for the beginning of a pattern.
 _BEGINNING: Final = 3
+# One as it is, or as JSON writes it into a text, and what may become one.
+_LINE_END: Final = re.compile(r"\r\n|\n|\r|\\r\\n|\\n|\\r")
+_PART_OF_LINE_END: Final = re.compile(r"(?:\r|\\(?:r\\?)?)\Z")
 
 
 class Automaton:
@@ -146,11 +149,78 @@ class Search:
         self.read += size
 
     def mark(self, start: int, end: int) -> None:
-        """Count this as found too. It must not end before what was found last."""
+        """Count this as found too."""
+        behind = []
         while self.spans and self.spans[-1][1] > start:
-            start = min(start, self.spans.pop()[0])
+            first, last = self.spans.pop()
+            if first >= end:
+                behind.append((first, last))
+            else:
+                start, end = min(start, first), max(end, last)
         self.spans.append((start, end))
+        self.spans.extend(reversed(behind))
 
     def reset(self) -> None:
         """Let a new text begin here, of which nothing was read."""
         self._node = _ROOT
+
+
+class UnwrappedSearch:
+    """A search through one text, in pieces, that takes no notice of line ends: of each by itself, not of empty lines.
+
+    It tells places in the text as it is.
+    """
+
+    def __init__(self, automaton: Automaton) -> None:
+        self._search = Search(automaton)
+        # Where what was read without a line end begins: in what the search has read, and in the text.
+        self._lines: deque[tuple[int, int]] = deque([(0, 0)])
+        self._rest = ""
+        self._at_line_end = False
+
+    @property
+    def open(self) -> int:
+        """How many of the last characters, at most and without line ends, are the beginning of a pattern or all."""
+        return self._search.open
+
+    @property
+    def begin(self) -> int:
+        """Where those begin. Without any this says nothing."""
+        return self._place(self._search.read - self._search.open)
+
+    def push(self, piece: str, at: int) -> Iterator[tuple[int, int]]:
+        """Read on, from this place of the text; gives where the patterns that were found start and end."""
+        text, at = self._rest + piece, at - len(self._rest)
+        part = _PART_OF_LINE_END.search(text)
+        self._rest = part[0] if part else ""
+        start, stop = 0, len(text) - len(self._rest)
+        for found in _LINE_END.finditer(text, 0, stop):
+            if found.start() > start:
+                yield from self._read(text[start : found.start()], at + start)
+            elif self._at_line_end:
+                self._search.reset()
+            self._at_line_end = True
+            start = found.end()
+        if stop > start:
+            yield from self._read(text[start:stop], at + start)
+            self._at_line_end = False
+
+    def reset(self) -> None:
+        """Let a new text begin here, of which nothing was read."""
+        self._search.reset()
+        self._rest = ""
+        self._at_line_end = False
+
+    def _read(self, line: str, at: int) -> Iterator[tuple[int, int]]:
+        search, lines = self._search, self._lines
+        lines.append((search.read, at))
+        search.push(line)
+        while search.spans:
+            start, end = search.spans.popleft()
+            yield self._place(start), self._place(end - 1) + 1
+        needed = search.read - search.open
+        while len(lines) > 1 and lines[1][0] <= needed:
+            lines.popleft()
+
+    def _place(self, read: int) -> int:
+        return next(place + read - before for before, place in reversed(self._lines) if before <= read)

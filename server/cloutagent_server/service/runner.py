@@ -52,6 +52,7 @@ from cloutagent_server.domain.execution import (
 from cloutagent_server.engine.base import AgentExecutor, CallEnd, Engine, PlannedCall, PriceList
 from cloutagent_server.service.budgets import BudgetRefusal, RunBudget, Turns, UnboundedInput
 from cloutagent_server.service.cost_tracker import CostTracker
+from cloutagent_server.service.outputs import MAX_LOG_BYTES, cut, parts_of, size_of
 from cloutagent_server.service.prompts import FilledPrompts
 from cloutagent_server.service.redaction import Redactor
 from cloutagent_server.storage.base import Storage
@@ -63,6 +64,9 @@ END_RETRY_SECONDS: Final = (0.5, 2.0, 8.0)
 
 # Texts that may wait to be written before the agent has to.
 MOST_WAITING_TEXTS: Final = 256
+MOST_WAITING_CHARACTERS: Final = 1 << 20
+
+MAX_FAILURE_CHARACTERS: Final = 4_000
 
 # What the SDK's figure may differ from ours by, in US dollars, for its binary fractions.
 SDK_COST_TOLERANCE: Final = Decimal("0.000001")
@@ -91,10 +95,14 @@ class Run:
         self._text = self._redactor.stream()
         self._writing = asyncio.Lock()
         self._texts: list[TextDelta] = []
+        self._waiting = 0
+        self._said = 0
+        self._full = False
         self._flushing: asyncio.Task[None] | None = None
         self._warned: set[ExceededLimit] = set()
         self._exceeded: Failure | None = None
         self._cancelled = False
+        self._unsettled = False
         self._interrupted = False
         self._stopping: asyncio.Task[None] | None = None
         self._started: float | None = None
@@ -146,19 +154,37 @@ class Run:
 
     async def on_output(self, output: AgentOutput) -> None:
         """Write what the agent did, with secrets redacted."""
+        if self._full:
+            return
         match output:
             case TextDelta(text=text):
                 await self._emit_text(self._text.push(text))
             case Message(text=text):
                 await self._emit_text(self._text.flush())
-                await self._emit(Message(self._redactor.whole(text)))
+                await self._say(Message(self._redactor.whole(text)))
             case ToolUse():
                 arguments = self._redactor.document(output.input)
                 shown = arguments if isinstance(arguments, Mapping) else {}
-                await self._emit(ToolUse(output.tool_use_id, self._redactor.text(output.name), shown))
+                await self._say(ToolUse(output.tool_use_id, self._redactor.text(output.name), shown))
             case ToolResult():
                 content = self._redactor.whole(output.content)
-                await self._emit(ToolResult(output.tool_use_id, content, output.is_error))
+                await self._say(ToolResult(output.tool_use_id, content, output.is_error))
+
+    async def _say(self, output: AgentOutput) -> None:
+        for part in parts_of(output):
+            if self._room_for(part):
+                await self._emit(part)
+
+    def _room_for(self, output: AgentOutput) -> bool:
+        """Whether the log takes what the agent says; a run that says too much is ended."""
+        if not self._full:
+            self._said += size_of(output)
+            if self._said > MAX_LOG_BYTES:
+                self._full = True
+                message = f"the agent said more than an event log takes ({MAX_LOG_BYTES >> 20} MiB)"
+                self._refuse(Failure(FailureReason.AGENT_ERROR, message))
+                self._stop()
+        return not self._full
 
     async def on_usage(self, call_id: str, usage: TokenUsage) -> None:
         """Count what a model call has used so far and hold the run to its limits."""
@@ -196,14 +222,18 @@ class Run:
 
     def _refuse(self, failure: Failure) -> None:
         """Note what ends the run. The first of such reasons stays."""
-        shown = replace(failure, message=self._redactor.text(failure.message))
+        shown = replace(failure, message=self._shown(failure.message))
         self._exceeded = self._exceeded or shown
 
     async def _settle_rest(self) -> None:
-        """What cannot be settled stays reserved and counts in full; whoever needs the room settles it then."""
+        """What cannot be settled stays reserved and counts in full; whoever needs the room settles it then.
+
+        The run ends whatever the ledger is like.
+        """
         try:
             await self._budget.settle_rest()
-        except StorageUnavailable:
+        except Exception:
+            self._unsettled = True
             log.exception("model calls stay reserved", extra={"execution_id": self._execution.id})
 
     async def _execute(self) -> ExecutionResult:
@@ -213,7 +243,7 @@ class Run:
         return await self._executor.execute(self._prompts.prompt, options)
 
     def _end_of(self, result: ExecutionResult) -> TerminalPayload:
-        usage, duration = self._tracker.get_usage(self._execution.id), self._duration()
+        usage, duration = self._usage(), self._duration()
         sdk_cost = _compared(result.sdk_cost, usage)
         if self._exceeded is not None:
             return Failed(self._exceeded, usage, duration, sdk_cost)
@@ -225,14 +255,17 @@ class Run:
         if self._interrupted:
             failure = Failure(FailureReason.INTERRUPTED, "the server stopped while the execution ran")
         elif result.failure is not None:
-            failure = Failure(result.failure.reason, self._redactor.text(result.failure.message))
+            failure = Failure(result.failure.reason, self._shown(result.failure.message))
         else:
             failure = Failure(FailureReason.AGENT_ERROR, "the agent stopped without a result")
         return Failed(failure, usage, duration, sdk_cost)
 
+    def _shown(self, message: str) -> str:
+        return cut(self._redactor.whole(message), MAX_FAILURE_CHARACTERS)
+
     async def _finish(self, end: TerminalPayload) -> None:
         rest = self._text.flush()
-        if rest:
+        if rest and not self._full:
             await self._insist(TextDelta(rest))
         await self._insist(end)
 
@@ -246,7 +279,7 @@ class Run:
         await self._settle_rest()
         shown = fault.message if isinstance(fault, CloutAgentError) else "a fault of the server; its log names it"
         failure = Failure(FailureReason.AGENT_ERROR, f"the run was given up: {shown}")
-        end = Failed(failure, self._tracker.get_usage(self._execution.id), self._duration())
+        end = Failed(failure, self._usage(), self._duration())
         await self._insist(end)
 
     async def _insist(self, payload: Payload) -> None:
@@ -260,6 +293,11 @@ class Run:
             log.error("the end of a run could not be stored yet", extra={"execution_id": self._execution.id})
         self._unstored.append(payload)
 
+    def _usage(self) -> Usage:
+        """What the run has used, which is an estimate while something of it is not settled."""
+        usage = self._tracker.get_usage(self._execution.id)
+        return replace(usage, estimated=True) if self._unsettled else usage
+
     def _duration(self) -> int:
         """Milliseconds since the run started, whatever the clock says meanwhile; 0 before."""
         return 0 if self._started is None else round((time.monotonic() - self._started) * 1000)
@@ -272,8 +310,11 @@ class Run:
         """
         if not text:
             return
-        self._texts.append(TextDelta(text))
-        if len(self._texts) > MOST_WAITING_TEXTS:
+        for part in parts_of(TextDelta(text)):
+            if isinstance(part, TextDelta) and self._room_for(part):
+                self._texts.append(part)
+                self._waiting += len(part.text)
+        if len(self._texts) > MOST_WAITING_TEXTS or self._waiting > MOST_WAITING_CHARACTERS:
             await asyncio.shield(self._append())
         elif self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush())
@@ -297,6 +338,7 @@ class Run:
                 events = [Event(self._execution.id, first + at, now, payload) for at, payload in enumerate(waiting)]
                 self._execution = await self._storage.append(events)
                 del self._texts[:texts]
+                self._waiting = sum(len(one.text) for one in self._texts)
 
     async def _stopped(self) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, Final
 from urllib.parse import unquote
@@ -27,6 +27,7 @@ _principal: ContextVar[Principal] = ContextVar("principal")
 _request_id: ContextVar[str] = ContextVar("request_id")
 _learned: ContextVar[dict[str, str]] = ContextVar("learned")
 _cursor: ContextVar[int] = ContextVar("cursor", default=0)
+_stalls: ContextVar[Callable[[], bool]] = ContextVar("stalls", default=lambda: False)
 
 
 def metadata_of(context: Context, name: str) -> str | None:
@@ -85,6 +86,16 @@ def note_cursor(sequence: int) -> None:
 def cursor() -> int:
     """The last event that was sent to the watcher; 0 if none was."""
     return _cursor.get()
+
+
+def watch_pace(stalls: Callable[[], bool]) -> None:
+    """Let `stalls` tell whether the call ends because its caller reads too slowly."""
+    _stalls.set(stalls)
+
+
+def too_slow() -> bool:
+    """Whether the call ends because its caller reads too slowly."""
+    return _stalls.get()()
 
 
 def identify(principal: Principal) -> None:

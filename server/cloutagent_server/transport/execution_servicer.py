@@ -17,7 +17,7 @@ from cloutagent_server.service.receipts import ReceiptService
 from cloutagent_server.service.usage import UsageService
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport import event_codec
-from cloutagent_server.transport.context import Context, answer_with, learn, note_cursor
+from cloutagent_server.transport.context import Context, answer_with, learn, note_cursor, too_slow
 from cloutagent_server.transport.cost_codec import check_to_proto, limits_from_proto, model_to_proto, usage_to_proto
 from cloutagent_server.transport.event_frames import ANSWER_EVENTS, EventFrames, framed
 from cloutagent_server.transport.execution_codec import (
@@ -200,7 +200,12 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
     @asynccontextmanager
     async def _attached(self, request: AttachedRequest, context: Context) -> AsyncIterator[Execution]:
         asked = request_from_proto(request, idempotency_key(request, context))
-        async with self._executions.attached(asked, cancel_when_gone=cancels_when_gone(request)) as (execution, _):
+
+        def cancels() -> bool:
+            # Whoever reads too slowly was sent away, and has not gone: it resumes.
+            return cancels_when_gone(request) and not too_slow()
+
+        async with self._executions.attached(asked, cancel_when_gone=cancels) as (execution, _):
             learn(execution_id=execution.id)
             yield execution
 

@@ -54,6 +54,7 @@ class StreamSending(grpc.aio.ServerInterceptor):
     def _wrap(self, handler: Handler) -> Handler:
         async def stream(request: Message, context: Context) -> None:
             guard = _Stall(self._stall_seconds)
+            call.watch_pace(lambda: guard.noticed)
             try:
                 async with guard, aclosing(handler.unary_stream(request, context)) as answers:
                     async for answer in answers:
@@ -85,7 +86,7 @@ class _Stall:
 
     @property
     def noticed(self) -> bool:
-        """Whether that was why the block ended."""
+        """Whether that is why the block ends, or has ended."""
         return self._limit.expired()
 
     def sending(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -228,3 +229,82 @@ def test_an_sdk_without_its_command_line_is_an_error(tmp_path: Path, monkeypatch
 
     with pytest.raises(FileNotFoundError, match="claude-agent-sdk"):
         process.bundled_cli()
+
+
+def without_descriptors(check: str, *arguments: str) -> str:
+    """What `check` says in a process that can open no file; `kill_run`, `LimitWatch` and `handle` are at hand."""
+    script = f"""
+import os, resource, sys, time
+from pathlib import Path
+import psutil
+from cloutagent_server.engine import process
+from cloutagent_server.engine.limits import DEFAULT_LIMITS, LimitWatch
+from cloutagent_server.engine.process import handle_of, kill_run
+process._KILL_SECONDS = 0.3
+psutil.Process().children()
+handle = handle_of(int(sys.argv[1]))
+watch = LimitWatch(Path(sys.argv[2]), DEFAULT_LIMITS)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+try:
+    while True:
+        os.dup(0)
+except OSError:
+    pass
+{check}
+"""
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_server_without_descriptors_ends_the_run_all_the_same(tmp_path: Path) -> None:
+    check = """
+try:
+    kill_run(Path(sys.argv[2]), 0.1, handle)
+except OSError as error:
+    print(error.errno)
+"""
+    with family("obstinate", 0, run=tmp_path) as pids:
+        said = without_descriptors(check, str(pids[0]), str(tmp_path))
+        # It says that it could not look for others.
+        assert said == str(errno.EMFILE)
+        wait_until(lambda: not alive(pids[0]))
+
+
+def test_a_watch_without_descriptors_goes_on(tmp_path: Path) -> None:
+    assert without_descriptors("print(watch.look(), watch.lives)", str(os.getpid()), str(tmp_path)) == "None True"
+
+
+def test_a_run_of_which_something_cannot_be_looked_at_is_not_taken_for_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Descriptors may be short for a moment only, in the middle of a look."""
+    real = psutil.Process.environ
+    refused = 20
+
+    def environ(self: psutil.Process) -> dict[str, str]:
+        nonlocal refused
+        if refused:
+            refused -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(self)
+
+    monkeypatch.setattr(psutil.Process, "environ", environ)
+    with family("obedient", 0, run=tmp_path) as pids:
+        assert kill_run(tmp_path) == 1
+        assert not alive(pids[0])
+
+
+def test_an_unreadable_copy_runs_and_is_not_looked_into(tmp_path: Path) -> None:
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    copy = process.unreadable_copy(Path(sleep), tmp_path / "copy")
+    assert process.unreadable_copy(Path(sleep), copy) == copy
+    assert copy.read_bytes() == Path(sleep).read_bytes() if os.getuid() == 0 else not os.access(copy, os.R_OK)
+    assert copy.stat().st_mode & 0o777 == 0o111
+    with subprocess.Popen([copy, "60"]) as running:
+        try:
+            assert alive(running.pid)
+        finally:
+            running.kill()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from typing import NoReturn
 
 import pytest
 
@@ -21,6 +22,7 @@ from cloutagent_server.domain.errors import (
     QueueFull,
     ServerUnavailable,
     StorageUnavailable,
+    StoredDataDamaged,
 )
 from cloutagent_server.domain.events import (
     Cancelled,
@@ -541,7 +543,7 @@ async def test_a_caller_that_goes_away_cancels_only_if_it_asked_to(world: World)
 
         async def follow(cancels: bool, started: asyncio.Future[Execution]) -> None:
             request = ExecutionRequest(project.id, HANG)
-            async with world.executions.attached(request, cancel_when_gone=cancels) as (execution, _):
+            async with world.executions.attached(request, cancel_when_gone=lambda: cancels) as (execution, _):
                 started.set_result(execution)
                 await world.executions.finished(execution.id)
 
@@ -567,7 +569,7 @@ async def test_a_caller_that_goes_away_before_its_run_is_stored_cancels_it_too(
     project = await world.project()
 
     async def follow() -> None:
-        async with world.executions.attached(ExecutionRequest(project.id, HANG), cancel_when_gone=True):
+        async with world.executions.attached(ExecutionRequest(project.id, HANG), cancel_when_gone=lambda: True):
             raise AssertionError("the caller is gone")
 
     following = asyncio.ensure_future(follow())
@@ -587,7 +589,7 @@ async def test_a_stop_of_the_server_cancels_nothing_that_waits(world: World) -> 
 
     async def follow() -> None:
         request = ExecutionRequest(project.id, "later")
-        async with world.executions.attached(request, cancel_when_gone=True) as (execution, _):
+        async with world.executions.attached(request, cancel_when_gone=lambda: True) as (execution, _):
             started.set_result(execution)
             await world.executions.finished(execution.id)
 
@@ -871,14 +873,121 @@ async def test_what_was_queued_is_queued_again_in_its_order(storage: HookedStora
     world = make_world(storage=storage, max_running=1)
     project = await world.project()
     queued = [await stored_execution(world, project, Queued(n)) for n in range(3)]
-    without_events = await stored_execution(world, project)
     expected = [one.id for one in await world.storage.executions.list_unfinished()]
     await world.executions.recover()
-    for one in (*queued, without_events):
+    for one in queued:
         ended = await world.until(one.id, Status.COMPLETED)
         assert (await world.kinds(one.id)).count("queued") == 1
         assert ended.result == "echo: say hello"
     assert world.engine.order == expected
+
+
+async def test_what_was_not_queued_yet_is_removed(storage: HookedStorage) -> None:
+    world = make_world(storage=storage)
+    refused = await stored_execution(world, await world.project())
+    await world.executions.recover()
+    assert await storage.executions.read(refused.id) is None
+    assert world.engine.order == []
+
+
+async def test_a_start_that_was_refused_never_runs(
+    storage: HookedStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even where the storage does not let it be removed at once; then its key is free again, too."""
+    world = make_world(storage=storage)
+    project = await world.project()
+
+    async def full(_: object) -> None:
+        raise StorageUnavailable("No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(storage.executions, "before_append", full)
+        broken.setattr(storage.executions, "delete", full)
+        with pytest.raises(StorageUnavailable):
+            await world.start(project, idempotency_key="key")
+        assert "was not removed yet" in caplog.text
+        [left] = await storage.executions.list_unfinished()
+        await world.executions.recover()
+        assert "was not taken over" in caplog.text
+    await world.executions.recover()
+    assert await storage.executions.read(left.id) is None
+    again = await world.start(project, idempotency_key="key")
+    assert (await world.until(again.id, Status.COMPLETED)).id != left.id
+    assert world.engine.order == [again.id]
+
+
+@pytest.mark.parametrize("queues", [True, False])
+@pytest.mark.parametrize("late", [True, False])
+async def test_a_repeated_start_waits_for_the_other_server(storage: HookedStorage, queues: bool, late: bool) -> None:
+    """Until it has queued what it has stored, or has taken it back; also where it comes in the last moment."""
+    theirs, ours = make_world(storage=storage), make_world(storage=storage)
+    project = await theirs.project()
+    stored, go_on = asyncio.Event(), asyncio.Event()
+    first: list[str] = []
+
+    async def hold(events: Sequence[Event]) -> None:
+        if not first:
+            first.append(events[0].execution_id)
+            stored.set()
+            await go_on.wait()
+            if not queues:
+                raise StorageUnavailable("No space left on device")
+
+    async def let_the_other_first(execution: Execution) -> None:
+        storage.executions.before_create = nothing
+        other.append(asyncio.create_task(theirs.start(project, HANG, idempotency_key="key")))
+        await stored.wait()
+
+    async def nothing(_: Execution) -> None:
+        pass
+
+    other: list[asyncio.Task[Execution]] = []
+    storage.executions.before_append = hold
+    if late:
+        storage.executions.before_create = let_the_other_first
+    else:
+        other.append(asyncio.create_task(theirs.start(project, HANG, idempotency_key="key")))
+        await stored.wait()
+    repeated = asyncio.create_task(ours.start(project, HANG, idempotency_key="key"))
+    await stored.wait()
+    await asyncio.wait({repeated}, timeout=0.05)
+    assert not repeated.done()
+    go_on.set()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        started = await repeated
+        await asyncio.gather(*other, return_exceptions=True)
+    assert (started.id == first[0]) is queues
+    assert (await storage.executions.read(first[0]) is not None) is queues
+    assert started.last_sequence > 0
+    await (theirs if queues else ours).executions.cancel(started.id)
+
+
+async def test_a_repeated_start_does_not_wait_for_ever(storage: HookedStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executions, "ADMIT_SECONDS", 0.05)
+    world = make_world(storage=storage)
+    project = await world.project()
+    request = ExecutionRequest(project.id, "p", idempotency_key="key")
+    stored = Execution(new_id(), project.id, "p", project.agent, project.limits, timestamps.now())
+    await storage.executions.create(replace(stored, idempotency=request.idempotency))
+    with pytest.raises(ServerUnavailable, match="another server"):
+        await world.executions.start(request)
+
+
+async def test_an_end_does_not_depend_on_the_ledger(storage: HookedStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither that of an execution whose server died, nor one that is cancelled in its place."""
+    world = make_world(storage=storage)
+    project = await world.project()
+
+    async def damaged(*_: object) -> NoReturn:
+        raise StoredDataDamaged("ledger/2026-11.jsonl", "its checksum does not fit")
+
+    monkeypatch.setattr(storage.ledger, "totals", damaged)
+    cancelled, taken = [await stored_execution(world, project, Queued(0), Started("m")) for _ in range(2)]
+    assert (await world.executions.cancel(cancelled.id)).status is Status.CANCELLED
+    await world.executions.recover()
+    ended = await world.read(taken.id)
+    assert ended.failure is not None and ended.failure.reason is FailureReason.INTERRUPTED
+    assert ended.usage.estimated and (await world.read(cancelled.id)).usage.estimated
 
 
 async def test_what_was_queued_again_can_be_cancelled(storage: HookedStorage) -> None:

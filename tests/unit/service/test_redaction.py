@@ -218,6 +218,97 @@ def test_no_more_than_the_ends_of_a_value_show_in_base64(before: bytes, value: s
         assert len(shown) <= len(REDACTED) + 4 * (len(before) + len(after)) // 3 + 8
 
 
+WRITTEN = "a&<b>/\"c\\'=\nü😀 +"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        r"a\u0026\u003cb\u003e/\"c\\'=\nü😀 +",
+        r"a\u0026\u003cb\u003e/\"c\\\u0027\u003d\nü😀 +",
+        r"a&<b>\/\"c\\'=\n\u00fc\ud83d\ude00 +",
+        r"a&<b>\/\"c\\'=\nü😀 +",
+        json.dumps(json.dumps(WRITTEN))[1:-1],
+        json.dumps(json.dumps(WRITTEN, ensure_ascii=False), ensure_ascii=False)[1:-1],
+        json.dumps(json.dumps(WRITTEN, ensure_ascii=False))[1:-1],
+        json.dumps(r"a\u0026\u003cb\u003e/\"c\\'=\nü😀 +", ensure_ascii=False)[1:-1],
+        json.dumps(r"a&<b>\/\"c\\'=\n\u00fc\ud83d\ude00 +").replace("/", r"\/")[1:-1],
+        "a%26%3Cb%3E%2F%22c%5C%27%3D%0A%C3%BC%F0%9F%98%80%20%2B",
+        "a%26%3cb%3e%2f%22c%5c%27%3d%0a%c3%bc%f0%9f%98%80%20%2b",
+        "a%26%3Cb%3E/%22c%5C%27%3D%0A%C3%BC%F0%9F%98%80%20%2B",
+        "a%26%3Cb%3E%2F%22c%5C%27%3D%0A%C3%BC%F0%9F%98%80+%2B",
+        "a%26%3Cb%3E%2F%22c%5C'%3D%0A%C3%BC%F0%9F%98%80%20%2B",
+        "a&%3Cb%3E/%22c%5C'=%0A%C3%BC%F0%9F%98%80%20+",
+    ],
+)
+def test_a_value_is_found_as_others_write_it(written: str) -> None:
+    """Go, Gson, PHP, JSON within JSON, and URLs as several languages make them."""
+    redactor = Redactor([WRITTEN])
+    # The quotes of the JSON text within are no part of the value.
+    shown = redactor.whole(f"[{written}]").replace('\\"', "")
+    assert shown == f"[{REDACTED}]"
+    stream = redactor.stream()
+    assert ("".join(map(stream.push, f"[{written}]")) + stream.flush()).replace('\\"', "") == shown
+
+
+@pytest.mark.parametrize("value", ["a-secret\n", " \ta-secret", "a-secret\r\n"])
+def test_white_space_around_a_value_may_be_missing(value: str) -> None:
+    """Files are often stored with the line end that they have."""
+    redactor = Redactor([value])
+    assert redactor.whole("it is a-secret, ok") == f"it is {REDACTED}, ok"
+    assert redactor.whole(f"it is{value}") == f"it is{REDACTED}"
+    assert Redactor(["a-secret-value\n"]).text(base64.b64encode(b"a-secret-value").decode()).startswith(REDACTED)
+    assert Redactor([" \n"]).text("a \nb c") == f"a{REDACTED}b c"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    before=st.binary(max_size=60),
+    value=st.text(min_size=12, max_size=200),
+    columns=st.sampled_from([1, 64, 70, 76]),
+    line_end=st.sampled_from(["\n", "\r\n", "\r", r"\n", r"\r\n"]),
+    data=st.data(),
+)
+def test_no_more_than_the_ends_of_a_value_show_in_wrapped_base64(
+    before: bytes, value: str, columns: int, line_end: str, data: st.DataObject
+) -> None:
+    encoded = base64.b64encode(before + value.encode()).decode()
+    text = line_end.join(encoded[at : at + columns] for at in range(0, len(encoded), columns))
+    shown = Redactor([value]).whole(text)
+    assert REDACTED in shown
+    assert len("".join(shown.split(line_end))) <= len(REDACTED) + 4 * len(before) // 3 + 8
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
+    stream = Redactor([value]).stream()
+    pieces = [stream.push(text[start:end]) for start, end in itertools.pairwise([0, *cuts, len(text)])]
+    assert "".join(pieces) + stream.flush() == shown
+
+
+def test_wrapped_base64_that_was_cut_off_is_redacted_and_empty_lines_end_it() -> None:
+    value = "a-long-secret-value-of-some-length"
+    encoded = base64.b64encode(value.encode()).decode()
+    redactor = Redactor([value])
+    assert redactor.whole(f"{encoded[:10]}\n{encoded[10:20]}") == REDACTED
+    apart = f"{encoded[:20]}\n\n{encoded[20:]}"
+    assert redactor.whole(apart) == apart
+
+
+def test_what_is_held_back_of_wrapped_text_is_bounded() -> None:
+    value = "a-long-secret-value-of-some-length"
+    stream = Redactor([value]).stream()
+    encoded = base64.b64encode(value.encode()).decode()
+    for piece in ("\n" * 1000, encoded[:9], "\n" * 1000, *("\n" + character for character in encoded[:40])):
+        stream.push(piece)
+        assert len(stream._held) <= 5 * len(encoded)
+
+
+def test_many_lines_and_large_values_take_time_in_proportion() -> None:
+    value = "a-long-secret-value-of-some-length/&" * 100
+    encoded = base64.b64encode(value[:36].encode()).decode()
+    redactor = Redactor([value, value[:36], value * 18])
+    text = (encoded[:30] + "\n") * 20_000 + "\n".join(encoded) + "\n" * 100_000
+    assert REDACTED in redactor.whole(text)
+
+
 def test_base64_of_short_and_of_large_values_is_left_alone() -> None:
     for value in ("x" * 11, "x" * 1025):
         encoded = base64.b64encode(value.encode()).decode()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.cost import ExceededLimit, TokenUsage, Usage
-from cloutagent_server.domain.errors import StorageUnavailable
+from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.domain.events import (
     Cancelled,
     Completed,
@@ -40,7 +40,9 @@ from cloutagent_server.domain.execution import (
     ExecutionResult,
     Status,
 )
-from cloutagent_server.domain.project import Limits
+from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.ledger import Reservation, Settlement
+from cloutagent_server.domain.project import Budget, BudgetLimit, Limits, ProjectChanges
 from cloutagent_server.engine.base import CallRefused, PlannedCall, RunListener
 from cloutagent_server.service import runner
 from cloutagent_server.service.budgets import Turns
@@ -909,3 +911,81 @@ async def test_why_a_call_was_refused_is_shown_without_secrets() -> None:
     assert ended.failure is not None
     assert "hunter2" not in ended.failure.message
     assert "[REDACTED]" in ended.failure.message
+
+
+async def test_a_run_that_says_too_much_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MAX_LOG_BYTES", 3 << 20)
+    text = "a" * (2 << 20)
+    driven_run = await driven(fake.write(text), fake.message(text), fake.message(text), fake.write(text), fake.hang())
+    payloads = await driven_run.drive()
+    end = payloads[-1]
+    assert isinstance(end, Failed)
+    assert end.failure.reason is FailureReason.AGENT_ERROR
+    assert end.failure.message == "the agent said more than an event log takes (3 MiB)"
+    said = sum(len(payload.text) for payload in payloads if isinstance(payload, TextDelta | Message))
+    assert 2 << 20 <= said <= 3 << 20
+
+
+async def test_no_event_is_larger_than_clients_take() -> None:
+    text = "a" * (5 << 20)
+    run = await driven(fake.write(text), fake.message(text), fake.fail(FailureReason.AGENT_ERROR, text))
+    payloads = await run.drive()
+    assert "".join(payload.text for payload in payloads if isinstance(payload, Message)) == text
+    end = payloads[-1]
+    assert isinstance(end, Failed) and len(end.failure.message) == runner.MAX_FAILURE_CHARACTERS
+    events = await run.storage.executions.read_events(run.execution.id, 0, 1000)
+    assert max(len(event.data) for event in events) <= 1 << 20
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_run_ends_although_its_ledger_is_damaged(monkeypatch: pytest.MonkeyPatch, cancelled: bool) -> None:
+    run = await driven(fake.ask(), fake.report(10, 5), fake.ask(), fake.hang())
+
+    async def damaged(*_: object) -> None:
+        raise StoredDataDamaged("ledger/2026-11.jsonl", "its checksum does not fit")
+
+    driving = asyncio.create_task(run.drive())
+    await run.world.until(run.execution.id, lambda execution: execution.usage.total_tokens > 0)
+    monkeypatch.setattr(run.storage.ledger, "settle", damaged)
+    if cancelled:
+        run.run.cancel()
+    else:
+        run.run.interrupt()
+    end = (await driving)[-1]
+    assert isinstance(end, Failed) and end.usage.estimated
+    assert "damaged" in end.failure.message
+
+
+async def test_a_call_waits_also_where_another_executions_log_is_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can tell whether that one has ended; what it has reserved may be settled still."""
+    run = await driven(fake.ask(), fake.report(10, 5), fake.answer("done"))
+    await run.storage.projects.update(
+        run.execution.project_id, ProjectChanges(budget=Budget(total=BudgetLimit(max_tokens=100_000)))
+    )
+    other = new_id()
+    reserved = Reservation(other, new_id(), TokenUsage(90_000, 9_990, MODEL), Decimal(0), timestamps.now())
+    await run.storage.ledger.reserve(run.execution.project_id, timestamps.now(), lambda _: reserved)
+    looked = asyncio.Event()
+    read = run.storage.executions.read
+
+    async def damaged(execution_id: str) -> Execution | None:
+        if execution_id == other:
+            looked.set()
+            raise StoredDataDamaged("events.jsonl", "its checksum does not fit")
+        return await read(execution_id)
+
+    monkeypatch.setattr(run.storage.executions, "read", damaged)
+    driving = asyncio.create_task(run.drive())
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await looked.wait()
+        await run.storage.ledger.settle(run.execution.project_id, Settlement.in_full(reserved, "v"))
+        assert isinstance((await driving)[-1], Completed)
+    assert run.executor.allowed == [10]
+
+
+async def test_a_failure_is_redacted_before_it_is_cut() -> None:
+    for before in range(runner.MAX_FAILURE_CHARACTERS - len(SECRET), runner.MAX_FAILURE_CHARACTERS):
+        message = "x" * before + SECRET + " and more"
+        run = await driven(fake.fail(FailureReason.AGENT_ERROR, message), secrets={"KEY": SECRET})
+        _, shown, _ = await run.failure()
+        assert SECRET[:4] not in shown and len(shown) <= runner.MAX_FAILURE_CHARACTERS

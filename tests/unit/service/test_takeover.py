@@ -152,6 +152,8 @@ async def test_one_that_cannot_be_claimed_holds_up_no_other(
         await dead.executions.create(builders.execution(project.id, agent=project.agent, prompt="say hello"))
         for _ in range(3)
     ]
+    for execution in left:
+        await dead.executions.append(builders.events(execution.id, [builders.queued()]))
     refused: list[str] = []
     for world in worlds:
         claim = world.storage.executions.claim

@@ -22,6 +22,7 @@ from cloutagent_server.storage.base import ExecutionStorage
 from cloutagent_server.transport.server import GrpcServer
 from tests.support import builders
 from tests.support import fake_engine as fake
+from tests.support.fake_engine import FakeEngine
 from tests.support.service_world import DEADLINE_SECONDS, World, make_world
 
 ADMIN_KEY = "an-admin-key-of-some-length"
@@ -29,8 +30,13 @@ EVENTS = 600
 
 
 @pytest.fixture
-def world() -> World:
-    return make_world(admin_key=ADMIN_KEY)
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def world(engine: FakeEngine) -> World:
+    return make_world(engine=engine, admin_key=ADMIN_KEY)
 
 
 @asynccontextmanager
@@ -111,6 +117,35 @@ async def test_a_stalled_watcher_is_dropped_and_resumes_where_it_was(stub: Any, 
     request = execution_pb2.WatchExecutionRequest(execution_id=execution_id, after_sequence=last)
     rest = [event.sequence async for answer in stub.WatchExecution(request, **options) for event in answer.events]
     assert rest == list(range(last + 1, EVENTS + 4))
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["ExecuteStream", "ExecuteEventStream"])
+async def test_a_run_goes_on_when_its_caller_is_dropped_for_not_reading(
+    stub: Any, world: World, engine: FakeEngine, text: bool
+) -> None:
+    """Also where it is to end with its caller: that one has not gone, and is told how to go on."""
+    project = await world.project()
+    written = asyncio.Event()
+    texts = [fake.write("x" * 50_000) for _ in range(EVENTS)]
+    engine.script = lambda prompt: [*texts, fake.signal(written), fake.hang()]
+    fields: Any = {"project_id": project.id, "prompt": "x", "on_disconnect": "cancel"}
+    metadata = (("x-api-key", ADMIN_KEY), ("accept", "application/x-ndjson"))
+    if text:
+        stalled = stub.ExecuteEventStream(execution_pb2.ExecuteEventStreamRequest(**fields), metadata=metadata)
+    else:
+        stalled = stub.ExecuteStream(execution_pb2.ExecuteStreamRequest(**fields), metadata=metadata)
+    await stalled.read()
+    await asyncio.wait_for(written.wait(), DEADLINE_SECONDS)
+    await asyncio.sleep(1.5)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(to_the_end(stalled), DEADLINE_SECONDS)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    [execution] = await world.storage.executions.list_unfinished()
+    assert execution.status is Status.RUNNING
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        assert (await world.read(execution.id)).status is Status.RUNNING
+    await world.executions.cancel(execution.id)
 
 
 async def test_a_stalled_watcher_delays_nobody(world: World) -> None:

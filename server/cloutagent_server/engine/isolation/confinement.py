@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Final
 
 from cloutagent_server.domain.mcp import McpServer
+from cloutagent_server.engine.closing import Endings
 from cloutagent_server.engine.isolation import bubblewrap
 from cloutagent_server.engine.isolation.bubblewrap import Bubblewrap, NotIsolated
 from cloutagent_server.engine.isolation.door import Door, Served
 from cloutagent_server.engine.isolation.tools import refusals, server_refusals
 from cloutagent_server.engine.limits import AgentLimits
-from cloutagent_server.engine.process import bundled_cli, install_launcher
+from cloutagent_server.engine.process import bundled_cli, install_launcher, unreadable_copy
 from cloutagent_server.engine.workspace import Workspace
 
 LOG = logging.getLogger(__name__)
 _DOOR_NAME: Final = "door"
+_CLI_NAME: Final = "claude"
 _ISOLATED_ENVIRONMENT: Final = {"PATH": bubblewrap.SEARCH_PATH, "SHELL": "/bin/bash", "LANG": "C.UTF-8"}
 
 
@@ -61,6 +63,8 @@ class Confinement:
         programs: Sequence[Path] | None = None,
     ) -> None:
         self.limits = limits
+        self.endings = Endings()
+        """Of agents."""
         self._root = root.resolve()
         self._hidden = (*hidden, self._root)
         self._programs = programs
@@ -87,12 +91,14 @@ class Confinement:
             self._unavailable = str(reason)
             LOG.warning("agents are not isolated, so tools that run code or touch files are refused: %s", reason)
             return
+        self._cli = await asyncio.to_thread(unreadable_copy, self._cli, self._root / _CLI_NAME)
         self._unavailable = None
         self._door.open()
         LOG.info("agents are isolated with %s", self._sandbox.program)
 
     async def stop(self) -> None:
         """Release what the sandboxes share. No run may be under way."""
+        await self.endings.stop()
         await self._door.close()
 
     def refusals(self, names: Iterable[str]) -> dict[str, str]:
