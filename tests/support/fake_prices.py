@@ -43,6 +43,10 @@ class FakePriceList:
         """Whether it is one of the three."""
         return model in self._models
 
+    def model(self, name: str) -> Model | None:
+        """One of the three; None for another name."""
+        return self._models.get(name)
+
     def cost(self, usage: TokenUsage) -> Decimal:
         """What the usage costs in US dollars."""
         if usage.model not in self._models:

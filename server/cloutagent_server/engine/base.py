@@ -31,6 +31,10 @@ class PriceList(Protocol):
         """Whether `model` names a model of the list, or a dated version or alias of one."""
         ...
 
+    def model(self, name: str) -> Model | None:
+        """The model that `name` names, or is a dated version or alias of, as it costs now; None if it is not listed."""
+        ...
+
     def cost(self, usage: TokenUsage) -> Decimal:
         """What `usage` costs at list price in US dollars. `usage.model` must be set.
 

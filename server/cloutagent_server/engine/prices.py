@@ -32,7 +32,10 @@ class GenaiPriceList:
         self._prices: dict[tuple[str, date], ModelPrice] = {}
         for info in provider.models:
             listed = _LISTED.fullmatch(info.id)
-            if listed is not None and (model := _model(listed["name"], info)) is not None:
+            if (
+                listed is not None
+                and (model := _model(listed["name"], info, info.get_prices(datetime.now(UTC)))) is not None
+            ):
                 self._models[model.id] = model
                 self._infos[model.id] = info
 
@@ -48,6 +51,11 @@ class GenaiPriceList:
     def knows(self, model: str) -> bool:
         """Whether `model` is listed, or is a listed name with `-0`, a date (`-20250929`) or `-latest` after it."""
         return self._listed_name(model) is not None
+
+    def model(self, name: str) -> Model | None:
+        """The listed model that `name` stands for, with the base-tier prices that hold today; None if there is none."""
+        listed = self._listed_name(name)
+        return None if listed is None else _model(listed, self._infos[listed], self._prices_of(listed))
 
     def cost(self, usage: TokenUsage) -> Decimal:
         """What the usage of one model call costs in US dollars, in the price tier that its prompt falls into.
@@ -90,8 +98,7 @@ class GenaiPriceList:
         return name if name in self._models else None
 
 
-def _model(name: str, info: ModelInfo) -> Model | None:
-    prices = info.get_prices(datetime.now(UTC))
+def _model(name: str, info: ModelInfo, prices: ModelPrice) -> Model | None:
     prompt, completion = _token_price(prices.input_mtok), _token_price(prices.output_mtok)
     if prompt is None or completion is None:
         return None

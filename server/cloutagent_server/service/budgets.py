@@ -36,6 +36,9 @@ from cloutagent_server.storage.base import Ledger, Storage
 
 log: Final = logging.getLogger(__name__)
 
+# How often whoever waits for room looks whether a call that takes it was left behind, whatever wakes it.
+LOOK_SECONDS: Final = 1.0
+
 T = TypeVar("T")
 
 
@@ -197,13 +200,14 @@ class RunBudget:
         """Return once a call of this run was settled, or of others after this version of the ledger.
 
         The run's own settlements are in the ledger a moment before they are counted here, so they are waited for apart.
+        What others leave reserved is settled by nobody when they end: so this returns after a while in any case.
         """
         waits = [
             asyncio.ensure_future(self._ledger.wait_for_settlement(self._execution.project_id, version)),
             asyncio.ensure_future(self._settled.wait()),
         ]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
@@ -305,12 +309,13 @@ class RunBudget:
 
     def _settlement(self, reservation: Reservation, end: CallEnd, told: TokenUsage | None) -> Settlement:
         model, version = reservation.usage.model, self._prices.version
+        prices = self._prices.model(model or "")
         if end is CallEnd.FREE:
             return Settlement(reservation.call_id, TokenUsage(0, 0, model), ZERO, version)
         if told is None:
-            return Settlement.in_full(reservation, version)
+            return Settlement.in_full(reservation, version, prices)
         if end is CallEnd.TOLD:
-            return Settlement(reservation.call_id, told, self._prices.cost(told), version)
+            return Settlement(reservation.call_id, told, self._prices.cost(told), version, prices=prices)
         # The input is told at the start of an answer; the model may have written all that it was allowed to.
         usage = TokenUsage(
             told.prompt_tokens,
@@ -320,7 +325,7 @@ class RunBudget:
             told.cache_write_tokens,
             told.cache_write_1h_tokens,
         )
-        return Settlement(reservation.call_id, usage, self._prices.cost(usage), version, estimated=True)
+        return Settlement(reservation.call_id, usage, self._prices.cost(usage), version, estimated=True, prices=prices)
 
     async def _free_the_dead(self, totals: LedgerTotals) -> None:
         """Settle in full what executions that have ended, or are gone, left reserved when they could not store it."""
@@ -371,7 +376,8 @@ async def settle_in_full(
     """Settle an execution's calls that nobody drives any more: each counts in full, as estimated."""
     for call in totals.open.values():
         if call.execution_id == execution_id:
-            await ledger.settle(project_id, Settlement.in_full(call, prices.version))
+            model = prices.model(call.usage.model or "")
+            await ledger.settle(project_id, Settlement.in_full(call, prices.version, model))
 
 
 async def usage_after_crash(ledger: Ledger, execution: Execution, prices: PriceList) -> Usage:

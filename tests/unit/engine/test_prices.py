@@ -53,6 +53,17 @@ def test_knows_dated_versions_and_aliases(name: str) -> None:
     assert PRICES.cost(TokenUsage(1_000, 0, name)) > 0
 
 
+def test_the_model_behind_a_name_and_what_it_costs() -> None:
+    for listed in PRICES.models():
+        assert PRICES.model(listed.id) == listed
+    sonnet = PRICES.model("claude-sonnet-4-5")
+    assert sonnet is not None
+    for name in ("claude-sonnet-4-5-20250929", "claude-sonnet-4-5-latest"):
+        assert PRICES.model(name) == sonnet
+    for name in ("", "gpt-5", "claude-2"):
+        assert PRICES.model(name) is None
+
+
 @pytest.mark.parametrize(
     "name",
     [
