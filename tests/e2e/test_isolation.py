@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -249,8 +248,9 @@ import ctypes
 text = ctypes.create_string_buffer(99)
 print(ctypes.CDLL(None).syscall({keyctl}, {read}, {key}, text, 99), text.value.decode())
 """
-    outside = await asyncio.to_thread(subprocess.check_output, [sys.executable, "-c", script], text=True)
-    assert SECRET in outside
+    # From this thread, whose keyring it is.
+    outside = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    assert SECRET.encode() in (await outside.communicate())[0]
     assert await stage.bash(python(script)) == "-1"
 
 
