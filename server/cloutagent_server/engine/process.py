@@ -28,6 +28,8 @@ LAUNCHER_NAME: Final = "agent"
 _COPY_BYTES: Final = 1024 * 1024
 _POLL_SECONDS: Final = 0.02
 _KILL_SECONDS: Final = 3.0
+# Changes when the machine starts again.
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id").read_text().strip() if sys.platform == "linux" else ""
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 
@@ -63,21 +65,43 @@ def unreadable_copy(program: Path, path: Path) -> Path:
     """Copy `program` to `path` so that its user may run it and not read it; an earlier one is replaced.
 
     The kernel lets no unprivileged process, of the same user or not, look into a process that runs such a program, nor
-    trace it or reach what it has open. The copy shares the disk with the original where the file system can do that.
+    trace it or reach what it has open. The copy stays beside the directory of `path`, for the next that is asked for.
 
     Raises:
         OSError: It cannot be copied.
     """
+    kept = _kept_copy(program, path.parent.parent)
     path.unlink(missing_ok=True)
-    with program.open("rb") as source, path.open("xb") as copy:
-        size = os.fstat(source.fileno()).st_size
+    path.hardlink_to(kept)
+    return path
+
+
+def _kept_copy(program: Path, directory: Path) -> Path:
+    """The copy of this version of `program` in `directory`. Those of others go; whoever runs one has a link to it.
+
+    It is not synced, so it is good for as long as the machine runs.
+    """
+    status = program.stat()
+    start, unfinished = f".{program.name}-", f".copying-{program.name}-"
+    kept = directory / f"{start}{status.st_size}-{status.st_mtime_ns}-{_BOOT_ID}"
+    for other in directory.glob(f"{start}*"):
+        if other != kept:
+            other.unlink(missing_ok=True)
+    for other in directory.glob(f"{unfinished}*"):
+        if not psutil.pid_exists(int(other.name.removeprefix(unfinished))):
+            other.unlink(missing_ok=True)
+    if kept.exists():
+        return kept
+    fresh = directory / f"{unfinished}{os.getpid()}"
+    fresh.unlink(missing_ok=True)
+    with program.open("rb") as source, fresh.open("xb") as copy:
         with suppress(OSError, AttributeError):
-            while os.copy_file_range(source.fileno(), copy.fileno(), size):
+            while os.copy_file_range(source.fileno(), copy.fileno(), status.st_size):
                 pass
         # What the file system or the platform could not do.
         shutil.copyfileobj(source, copy, _COPY_BYTES)
-        path.chmod(0o111)
-    return path
+        fresh.chmod(0o111)
+    return fresh.replace(kept)
 
 
 def handle_of(pid: int) -> int | None:

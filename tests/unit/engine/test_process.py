@@ -299,8 +299,16 @@ def test_a_run_of_which_something_cannot_be_looked_at_is_not_taken_for_ended(
 def test_an_unreadable_copy_runs_and_is_not_looked_into(tmp_path: Path) -> None:
     sleep = shutil.which("sleep")
     assert sleep is not None
-    copy = process.unreadable_copy(Path(sleep), tmp_path / "copy")
+    for directory in ("one", "other"):
+        (tmp_path / directory).mkdir()
+    stale = [tmp_path / ".sleep-1-2-older", tmp_path / ".copying-sleep-999999999"]
+    for left in stale:
+        left.write_bytes(b"")
+    copy = process.unreadable_copy(Path(sleep), tmp_path / "one" / "copy")
     assert process.unreadable_copy(Path(sleep), copy) == copy
+    other = process.unreadable_copy(Path(sleep), tmp_path / "other" / "copy")
+    assert other.samefile(copy), "copied once for all servers"
+    assert not any(left.exists() for left in stale)
     assert copy.read_bytes() == Path(sleep).read_bytes() if os.getuid() == 0 else not os.access(copy, os.R_OK)
     assert copy.stat().st_mode & 0o777 == 0o111
     with subprocess.Popen([copy, "60"]) as running:
