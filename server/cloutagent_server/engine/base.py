@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Protocol
@@ -31,8 +32,10 @@ class PriceList(Protocol):
         """Whether `model` names a model of the list, or a dated version or alias of one."""
         ...
 
-    def cost(self, usage: TokenUsage) -> Decimal:
-        """What `usage` costs at list price in US dollars. `usage.model` must be set.
+    def cost(self, usage: TokenUsage, at: datetime | None = None) -> Decimal:
+        """What `usage` costs at list price in US dollars, at the prices of a point in time in UTC; by default, of now.
+
+        `usage.model` must be set.
 
         Raises:
             LookupError: The list does not know the model.
