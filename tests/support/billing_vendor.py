@@ -1,7 +1,7 @@
 """A vendor that keeps its own bill: what it charges for each call, whatever it told about it.
 
-A request says in its header `x-call`, as JSON, how the vendor is to treat it; see `Call`. Prices come straight from
-genai-prices, and token counts from the call's own fields, so that nothing here shares code with what is tested.
+A request says in its header `CALL_HEADER`, as JSON, how the vendor is to treat it; see `Call`. Prices come straight
+from genai-prices, and token counts from the call's own fields, so that nothing here shares code with what is tested.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 import genai_prices
 from aiohttp import web
 
-CALL_HEADER = "x-call"
+# The gateway lets a header of such a name through.
+CALL_HEADER = "x-stainless-call"
+RUN_HEADER = "x-stainless-run"
 MODELS = ("claude-sonnet-4-5", "claude-haiku-5-5")
 
 
@@ -166,7 +168,7 @@ class BillingVendor:
         usage = call.usage(output)
         if call.fault != "early_event":
             bill = Bill(
-                request.headers["x-run"], call, body["max_tokens"], call.input_tokens + output, call.price(output)
+                request.headers[RUN_HEADER], call, body["max_tokens"], call.input_tokens + output, call.price(output)
             )
             self.bills.append(bill)
         self.on_call()

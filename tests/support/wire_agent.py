@@ -18,7 +18,7 @@ from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.base import RunListener
 from cloutagent_server.engine.gateway import GatewaySession, ModelGateway
 from cloutagent_server.engine.listening import OrderedListener
-from tests.support.billing_vendor import CALL_HEADER, Call
+from tests.support.billing_vendor import CALL_HEADER, RUN_HEADER, Call
 
 Rounds = Sequence[Sequence[Call]]
 PATIENCE_SECONDS = 0.02
@@ -74,7 +74,7 @@ class WireAgent:
         return False
 
     async def _call(self, call: Call, session: GatewaySession) -> int:
-        headers = {"x-api-key": session.token, CALL_HEADER: call.header(), "x-run": self._id}
+        headers = {"x-api-key": session.token, CALL_HEADER: call.header(), RUN_HEADER: self._id}
         url = f"{session.base_url}/v1/messages"
         patience = PATIENCE_SECONDS if call.fault == "hang" else None
         try:
