@@ -306,7 +306,7 @@ class RunBudget:
         model, version = reservation.usage.model, self._prices.version
         if end is CallEnd.FREE:
             return Settlement(reservation.call_id, TokenUsage(0, 0, model), ZERO, version)
-        if told is None:
+        if told is None or not told.possible:
             return Settlement.in_full(reservation, version)
         # The prices are those that the call was reserved at, so that midnight changes nothing.
         at = reservation.time
