@@ -109,7 +109,7 @@ def _unbounded(body: Mapping[str, Any]) -> str | None:
 def _of_edits(management: object) -> str | None:
     if is_off(management):
         return None
-    edits = management.get("edits") if isinstance(management, Mapping) else None
+    edits = management["edits"] if isinstance(management, Mapping) and management.keys() == {"edits"} else None
     for edit in edits if isinstance(edits, list) else [None]:
         kind = edit.get("type") if isinstance(edit, dict) else None
         if not isinstance(kind, str) or _EDITS.fullmatch(kind) is None:
@@ -124,7 +124,8 @@ def _of_content(body: Mapping[str, Any]) -> str | None:
     for message in messages if isinstance(messages, list) else []:
         if not isinstance(message, dict):
             return "a message of an unknown kind"
-        if not message.keys() <= _MESSAGE_FIELDS:
+        own = message.get("output_config") or {}
+        if not message.keys() <= _MESSAGE_FIELDS or not isinstance(own, dict) or not own.keys() <= {"effort"}:
             return "a message with an unknown field"
         contents.append(message.get("content"))
     while contents:

@@ -32,6 +32,12 @@ OTHER_FIELDS: Final[tuple[str, ...]] = ("metadata", "stop_sequences", "stream")
 SET_FIELDS: Final[tuple[str, ...]] = ("model", "max_tokens", "temperature", "top_p", "top_k", "thinking")
 """Fields that `configure` has a say in."""
 
+WITHIN: Final[Mapping[str, frozenset[str]]] = {
+    "metadata": frozenset({"user_id"}),
+    "output_config": frozenset({"effort", "format", "task_budget"}),
+}
+"""What goes to the vendor of fields that are made of others."""
+
 BETAS: Final = frozenset(
     {
         # What the agent's command line sends.

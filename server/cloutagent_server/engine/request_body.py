@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.input_bound import InputFacts, facts_of, is_off
-from cloutagent_server.engine.messages_api import INPUT_FIELDS, OTHER_FIELDS, SET_FIELDS, configure
+from cloutagent_server.engine.messages_api import INPUT_FIELDS, OTHER_FIELDS, SET_FIELDS, WITHIN, configure
 
 MOST_PARTS: Final = 200_000
 """How many values and strings a body may have. Each takes up to some 100 bytes when it is read."""
@@ -132,13 +132,19 @@ def _read(body: dict[str, Any]) -> RequestBody:
         isinstance(thinking, dict) and any(isinstance(value, dict | list) for value in thinking.values())
     ):
         raise BadBody("thinking: is no setting of the Messages API")
-    parts = {name: _member(name, body[name]) for name in (*INPUT_FIELDS, *OTHER_FIELDS) if name in body}
+    parts = {name: _member(name, _listed(name, body[name])) for name in (*INPUT_FIELDS, *OTHER_FIELDS) if name in body}
     added = hashlib.sha256()
     others = [name for name in parts if name in INPUT_FIELDS and name not in _PLAIN and not is_off(body[name])]
     for name in others:
         added.update(parts[name])
     text_bytes = len(_joined({}, (parts[name] for name in ("system", "messages") if name in parts)))
     return RequestBody(facts_of(body), text_bytes, own, parts, added.hexdigest() if others else "")
+
+
+def _listed(name: str, value: object) -> object:
+    if name in WITHIN and isinstance(value, dict):
+        return {key: item for key, item in value.items() if key in WITHIN[name]}
+    return value
 
 
 def _joined(first: Mapping[str, Any], rest: Iterable[bytes]) -> bytes:

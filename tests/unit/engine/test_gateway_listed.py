@@ -77,6 +77,19 @@ async def test_a_field_that_is_not_listed_does_not_go_out(extra: dict[str, Any])
             assert not received.body.keys() & extra.keys()
 
 
+async def test_within_a_field_only_what_is_listed_goes_out() -> None:
+    extra = {
+        "metadata": {"user_id": "u", "tags": {"billing_group": "other"}},
+        "output_config": {"effort": "low", "speed": "fast"},
+    }
+    async with running(streaming(stream_events(1, 1))) as run:
+        async with run.post({"model": MODEL, "max_tokens": 5, "messages": [], **extra}) as answer:
+            await answer.read()
+        (received,) = run.upstream.received
+        assert received.body["metadata"] == {"user_id": "u"}
+        assert received.body["output_config"] == {"effort": "low"}
+
+
 TOOL = {"type": "tool_definition", "definition": {"type": "web_search_20260209", "name": "web_search"}}
 
 
@@ -88,6 +101,9 @@ TOOL = {"type": "tool_definition", "definition": {"type": "web_search_20260209",
         {"context_management": {"edits": [{"type": "compact_20260112"}]}},
         {"context_management": {"edits": [{"type": "clear_thinking_20251015"}, {}]}},
         {"context_management": "all"},
+        {"context_management": {"edits": [], "compaction": {}}},
+        {"messages": [{"role": "system", "content": "x", "output_config": {"speed": "fast"}}]},
+        {"messages": [{"role": "system", "content": "x", "output_config": "fast"}]},
         {"messages": [{"role": "system", "content": [{"type": "tool_addition", "tool": TOOL}]}]},
         {"messages": [{"role": "user", "content": "x", "tools": [TOOL]}]},
         {"messages": [{"role": "user", "content": [{"type": "container_upload", "file_id": "f"}]}]},
