@@ -28,6 +28,7 @@ class Sizes:
         spread: Events times watchers of one such measurement.
         latency_watchers: How many watch while the latency is measured.
         latency_events: Events in that time, 10 a second.
+        stalled: Events that are sent while one watcher reads nothing.
         runs: Runs of the real agent, each against the SDK alone.
         calls: Model calls, each direct and through the gateway.
         rounds: How often everything else is measured.
@@ -38,12 +39,13 @@ class Sizes:
     spread: int = 100_000
     latency_watchers: int = 100
     latency_events: int = 100
+    stalled: int = 4_000
     runs: int = 7
     calls: int = 200
     rounds: int = 5
 
 
-QUICK = Sizes(2_000, (1, 10), 2_000, 10, 5, 1, 5, 1)
+QUICK = Sizes(2_000, (1, 10), 2_000, 10, 5, 2_500, 1, 5, 1)
 
 
 async def measure(sizes: Sizes, wanted: Sequence[str] = ()) -> Sequence[Figure]:
@@ -65,13 +67,13 @@ async def measure(sizes: Sizes, wanted: Sequence[str] = ()) -> Sequence[Figure]:
                 figures += await watching.fan_out(remote, watchers, max(64, sizes.spread // watchers), sizes.rounds)
             if not wanted or "stalled" in wanted:
                 count = sizes.latency_watchers - 1
-                figures += await watching.stalled(remote, count, max(64, sizes.spread // count), sizes.rounds)
+                figures += await watching.stalled(remote, count, sizes.stalled, sizes.rounds)
             if not wanted or "runs" in wanted:
                 figures += await runs.agents(remote, model, sizes.runs, warm=False)
                 async with serving(Path(folder) / "warm", model.base_url, {"warm_agents": "1"}) as ready:
                     figures += await runs.agents(ready, model, sizes.runs, warm=True)
             if not wanted or "gateway" in wanted:
-                figures += await runs.gateway(model, sizes.calls)
+                figures += await runs.gateway(model, Path(folder) / "gateway", sizes.calls)
     return figures
 
 

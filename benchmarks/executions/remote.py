@@ -26,6 +26,9 @@ TEXT_METHOD: Final = "/cloutagent.v1.ExecutionService/StreamExecutionEvents"
 # Streams that share a connection wait for each other in it. No real client opens more in one.
 STREAMS_PER_CHANNEL: Final = 100
 _OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
+WINDOW: Final = 65_535
+"""What is sent in a stream before the other side has read, unless gRPC enlarges it."""
+NO_LARGER_WINDOW: Final = (("grpc.http2.bdp_probe", 0),)
 
 Stream = grpc.aio.UnaryStreamCall[bytes, bytes]
 
@@ -84,6 +87,10 @@ class Remote:
         """The bare server's stream of messages made beforehand."""
         return _stream(channel, BARE_METHOD)(b"")
 
+    def bare_live(self, channel: grpc.aio.Channel) -> Stream:
+        """The bare server's stream of messages that are made while it goes on."""
+        return _stream(channel, BARE_LIVE_METHOD)(b"")
+
     def watching(self, execution_id: str, streams: int, events: int) -> AbstractAsyncContextManager[WatcherSockets]:
         """WatchExecution by so many, as their sockets see it."""
         request = WatchExecutionRequest(execution_id=execution_id).SerializeToString()
@@ -94,11 +101,13 @@ class Remote:
         return watching_sockets(self.bare_port, BARE_LIVE_METHOD, (), b"", streams, events)
 
     @asynccontextmanager
-    async def channels(self, streams: int, *, bare: bool = False) -> AsyncIterator[Sequence[grpc.aio.Channel]]:
+    async def channels(
+        self, streams: int, *, bare: bool = False, options: Sequence[tuple[str, int]] = ()
+    ) -> AsyncIterator[Sequence[grpc.aio.Channel]]:
         """Connections for so many streams: one for each, in turns."""
         target = f"127.0.0.1:{self.bare_port if bare else self.port}"
         count = -(-streams // STREAMS_PER_CHANNEL)
-        opened = [grpc.aio.insecure_channel(target, _OPTIONS) for _ in range(count)]
+        opened = [grpc.aio.insecure_channel(target, (*_OPTIONS, *options)) for _ in range(count)]
         try:
             yield [opened[number % count] for number in range(streams)]
         finally:

@@ -64,7 +64,7 @@ class Bench:
         self._bare.add_generic_rpc_handlers((self._bare_handlers(),))
         self._messages: Sequence[bytes] = ()
         self._bare_go = asyncio.Event()
-        self._following: list[asyncio.Future[bytes]] = []
+        self._following: list[asyncio.Queue[bytes]] = []
         self._project: Project | None = None
         self._producing: set[asyncio.Task[None]] = set()
 
@@ -108,6 +108,11 @@ class Bench:
     async def produce_bare(self, events: int, pause: float) -> dict[str, Any]:
         """Hand as many events as `produce` would, one at a time, to the bare server's live streams, and end them."""
         self._in_background(self._produce_bare(events, pause))
+        return {"at": time.monotonic()}
+
+    async def produce_stored(self, execution_id: str, events: int, group: int) -> dict[str, Any]:
+        """As `produce`, without pauses, for the bare server's live streams: they get what the storage has taken."""
+        self._in_background(self._produce_stored(execution_id, events, group))
         return {"at": time.monotonic()}
 
     async def bare(self, execution_id: str, after: int, group: int) -> dict[str, Any]:
@@ -157,11 +162,18 @@ class Bench:
         await asyncio.sleep(pause)
         self._hand_over(b"")
 
+    async def _produce_stored(self, execution_id: str, events: int, group: int) -> None:
+        execution = await self._storage.executions.read(execution_id)
+        assert execution is not None
+        for _ in range(0, events, group):
+            cursor = execution.last_sequence
+            execution = await self._append(execution, [TextDelta(f"at {time.monotonic():.6f} {_TEXT}")] * group)
+            self._hand_over(_answer(await self._storage.executions.read_events(execution_id, cursor, group)))
+        self._hand_over(b"")
+
     def _hand_over(self, message: bytes) -> None:
-        following, self._following = self._following, []
-        for one in following:
-            if not one.done():
-                one.set_result(message)
+        for one in self._following:
+            one.put_nowait(message)
 
     async def _produce(self, execution_id: str, events: int, group: int, pause: float) -> None:
         execution = await self._storage.executions.read(execution_id)
@@ -182,13 +194,18 @@ class Bench:
                 await context.write(message)
 
         async def follow(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            messages: asyncio.Queue[bytes] = asyncio.Queue()
+            self._following.append(messages)
             await context.send_initial_metadata(())
-            while True:
-                self._following.append(asyncio.get_running_loop().create_future())
-                message = await self._following[-1]
-                if not message:
-                    return
-                await context.write(message)
+            over = False
+            while not over:
+                waiting = [await messages.get()]
+                while not messages.empty():
+                    waiting.append(messages.get_nowait())
+                over = not waiting[-1]
+                if waiting[0]:
+                    await context.write(b"".join(waiting))
+            self._following.remove(messages)
 
         service, method = BARE_METHOD.strip("/").split("/")
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
@@ -216,6 +233,7 @@ async def _serve(root: Path, model_url: str, more: dict[str, Any]) -> None:
         "log": bench.log,
         "produce": bench.produce,
         "produce_bare": bench.produce_bare,
+        "produce_stored": bench.produce_stored,
         "bare": bench.bare,
         "bare_go": bench.bare_go,
         "memory": bench.memory,

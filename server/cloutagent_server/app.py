@@ -77,14 +77,17 @@ class App:
             self._secrets,
             engine,
             prices,
-            settings.max_concurrent_executions,
-            settings.max_queued_executions,
-            settings.max_concurrent_per_project,
-            settings.max_queued_per_project,
+            max_running=settings.max_concurrent_executions,
+            max_waiting=settings.max_queued_executions,
+            max_running_of_project=settings.max_concurrent_per_project,
+            max_waiting_of_project=settings.max_queued_per_project,
         )
         self._takeover = Takeover(self._executions)
-        keep = timedelta(days=settings.execution_retention_days)
-        self._retention = Retention(storage.executions, keep, settings.execution_log_max_bytes)
+        self._retention = Retention(
+            storage.executions,
+            keep=timedelta(days=settings.execution_retention_days),
+            max_bytes=settings.execution_log_max_bytes,
+        )
         projects = ProjectService(storage.projects, self._authenticator, self._executions, prices, engine)
         self.services = Services(
             self._authenticator,

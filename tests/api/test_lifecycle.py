@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from cloutagent_server.domain.execution import MAX_RESULT_BYTES
+from cloutagent_server.engine.prices import GenaiPriceList
 from tests.support.api import failing
 from tests.support.api.frames import json_lines
-from tests.support.api.scenario import Projects, eventually
+from tests.support.api.scenario import MODEL, Projects, eventually
 from tests.support.api.stage import DEPTHS
 from tests.support.fake_engine import FakeEngine, answer, hang, message, report, signal, use_tool
 
@@ -142,14 +143,42 @@ async def test_a_dry_run_tells_and_leaves_no_trace(projects: Projects, engine: F
     assert result["status"] == "completed"
 
 
-async def test_a_dry_run_names_everything_that_is_wrong(projects: Projects) -> None:
-    project = await projects()
+async def test_a_dry_run_names_everything_that_is_wrong(
+    projects: Projects, engine: FakeEngine, prices: GenaiPriceList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = {"name": "helper", "systemPrompt": "You help.", "model": MODEL, "enabledTools": ["TodoWrite", "Read"]}
+    project = await projects(agent=agent)
+    # Both were fine when the project was made: another server, or another price list, has them no more.
+    engine.unavailable_tools = frozenset({"Read"})
+    monkeypatch.setattr(prices, "knows", lambda model: False)
     options: dict[str, Any] = {"maxTokens": 99_999_999, "variables": {"timestamp": "x"}}
     prompt = "{{nope}} {{secret:NONE}}"
     for validate_only in (True, False):
         with failing("INVALID_ARGUMENT", 400, "INVALID_REQUEST") as caught:
             await project.call("StartExecution", prompt=prompt, options=options, validateOnly=validate_only)
-        assert set(caught.failure.violations) == {"options.maxTokens", "options.variables.timestamp", "prompt"}
+        assert set(caught.failure.violations) == {
+            "options.maxTokens",
+            "options.variables.timestamp",
+            "prompt",
+            "project.agent.model",
+            "project.agent.enabledTools",
+        }
+        named = caught.failure.violations["project.agent.enabledTools"]
+        assert "'Read' is not available on this server" in named and "TodoWrite" not in named
+        assert "is not in the price list" in caught.failure.violations["project.agent.model"]
+    assert (await project.call("ListExecutions"))["executions"] == []
+
+
+async def test_a_model_that_lost_its_price_is_refused_although_all_else_is_right(
+    projects: Projects, engine: FakeEngine, prices: GenaiPriceList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = await projects()
+    monkeypatch.setattr(prices, "knows", lambda model: False)
+    for rpc, more in (("StartExecution", {"validateOnly": True}), ("StartExecution", {}), ("Execute", {})):
+        with failing("INVALID_ARGUMENT", 400, "INVALID_REQUEST") as caught:
+            await project.call(rpc, prompt="hello", **more)
+        assert set(caught.failure.violations) == {"project.agent.model"}
+    assert engine.executors == {}
 
 
 @pytest.mark.depths(*DEPTHS)

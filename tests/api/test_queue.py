@@ -39,6 +39,30 @@ async def test_executions_wait_in_order_and_a_full_queue_is_429(projects: Projec
     assert (await other.call("Execute", prompt="fourth", idempotencyKey="k"))["status"] == "completed"
 
 
+@pytest.mark.depths(*DEPTHS)
+@pytest.mark.server(
+    max_concurrent_executions=3, max_queued_executions=10, max_concurrent_per_project=2, max_queued_per_project=1
+)
+async def test_a_project_has_bounds_of_its_own(projects: Projects, engine: FakeEngine) -> None:
+    project, other = await projects(), await projects()
+    running = [await project.start("hang") for _ in range(2)]
+    for execution in running:
+        await project.reaches(execution["id"], "started")
+    waiting = await project.start("third")
+    assert (waiting["status"], waiting["queuePosition"]) == ("queued", 0)
+    for rpc in ("Execute", "StartExecution"):
+        with failing("RESOURCE_EXHAUSTED", 429, "QUEUE_FULL") as caught:
+            await project.call(rpc, prompt="fourth")
+        assert caught.failure.metadata == {"limit": "1", "scope": "project"}
+        assert caught.failure.detail("RetryInfo") is not None
+    # The server has a place to run and places to wait: another project gets them.
+    assert (await other.call("Execute", prompt="at once"))["result"] == "echo: at once"
+    assert waiting["id"] not in engine.executors
+    await project.about("CancelExecution", running[0]["id"])
+    assert (await project.ended(waiting["id"]))["result"] == "echo: third"
+    await project.about("CancelExecution", running[1]["id"])
+
+
 @pytest.mark.server(max_concurrent_executions=1)
 async def test_the_place_in_the_queue_moves_up(projects: Projects) -> None:
     project = await projects()

@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from cloutagent.v1 import execution_pb2, execution_pb2_grpc
+from cloutagent_server.engine.prices import GenaiPriceList
 from tests.support.api import Json, failing
 from tests.support.api.frames import json_lines, sse_frames
 from tests.support.api.scenario import NO_ID, ProjectHandle, Projects, eventually
@@ -217,7 +218,26 @@ async def test_a_receipt_adds_up_and_its_digest_is_that_of_the_text_stream(
     log = receipt["log"]
     assert log["sha256"] == hashlib.sha256(text).hexdigest()
     assert (log["firstSequence"], log["lastSequence"], log["size"]) == (1, execution["lastSequence"], len(text))
+    assert log["firstKeptSequence"] == 1
     assert receipt == (await project.about("GetReceipt", result["id"]))["receipt"]
+
+
+@pytest.mark.parametrize("name", ["claude-sonnet-4-5", "claude-sonnet-4-5-20250929"])
+async def test_the_prices_of_a_receipt_outlast_their_version(
+    projects: Projects, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    agent = {"name": "helper", "systemPrompt": "You help.", "model": name}
+    project = await projects(agent=agent)
+    result = await project.call("Execute", prompt="hello")
+    before = (await project.about("GetReceipt", result["id"]))["receipt"]
+    (price,), (call,) = before["prices"], before["calls"]
+    assert (price["model"], price["prices"]["id"]) == (name, "claude-sonnet-4-5")
+    assert (price["prices"]["promptTokenPrice"], price["prices"]["completionTokenPrice"]) == (3e-6, 15e-6)
+    assert price["prices"]["cacheReadTokenPrice"] == pytest.approx(0.3e-6)
+    assert call["cost"] == pytest.approx(100 * 3e-6 + 20 * 15e-6)
+    monkeypatch.setattr(GenaiPriceList, "version", property(lambda _: "another version"))
+    monkeypatch.setattr(GenaiPriceList, "model", lambda *_: None)
+    assert (await project.about("GetReceipt", result["id"]))["receipt"] == before
 
 
 async def test_a_receipt_comes_after_the_end_and_before_the_deletion(projects: Projects) -> None:
@@ -235,17 +255,21 @@ async def test_a_receipt_comes_after_the_end_and_before_the_deletion(projects: P
     assert (await _usage(project))["sum"]["modelCalls"] == 1
 
 
-async def test_the_receipt_of_a_trimmed_log_says_what_it_covers(projects: Projects, stage: Stage) -> None:
+@pytest.mark.depths(*DEPTHS)
+async def test_the_receipt_of_a_trimmed_log_has_the_digest_of_all_of_it(projects: Projects, stage: Stage) -> None:
     project = await projects()
     result = await project.call("Execute", prompt="hello")
     last = (await project.execution(result["id"]))["lastSequence"]
     before = (await project.about("GetReceipt", result["id"]))["receipt"]
+    text = await _log(project, result["id"])
     assert await stage.storage.executions.trim(result["id"])
     after = (await project.about("GetReceipt", result["id"]))["receipt"]
-    log = after["log"]
-    assert (log["firstSequence"], log["lastSequence"]) == (last, last)
-    assert log["sha256"] == hashlib.sha256(await _log(project, result["id"], fromEvent=last)).hexdigest()
-    assert {**after, "log": None} == {**before, "log": None}
+    assert before["log"]["firstKeptSequence"] == 1
+    assert after == {**before, "log": {**before["log"], "firstKeptSequence": last}}
+    assert (after["log"]["firstSequence"], after["log"]["lastSequence"]) == (1, last)
+    assert after["log"]["sha256"] == hashlib.sha256(text).hexdigest()
+    assert after["log"]["size"] == len(text)
+    assert text.endswith(await _log(project, result["id"], fromEvent=last))
 
 
 async def _log(project: ProjectHandle, execution_id: str, **fields: int) -> bytes:

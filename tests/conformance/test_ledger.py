@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
-from cloutagent_server.domain.cost import TokenUsage, Usage
+from cloutagent_server.domain.cost import Model, TokenUsage, Usage
 from cloutagent_server.domain.errors import ProjectNotFound
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.ledger import (
@@ -117,6 +118,21 @@ async def test_the_calls_of_an_execution(storage: Storage, project: Project) -> 
     assert list(calls) == [LedgerCall(first, end), LedgerCall(last)]
     assert usage_of(calls) == Usage(39 + 99, 2, 2, 4, Decimal("0.6"), 2, estimated=True)
     assert await storage.ledger.calls(project.id, "nobody", NOW) in ((), [])
+
+
+@pytest.mark.parametrize(
+    "prices",
+    [
+        Model(MODEL, 'Sonnet "4.5" é', Decimal("0.000003"), Decimal("1.5E-9"), Decimal("3E-7"), Decimal(0), 200_000),
+        Model("claude-free-1", "", Decimal(0), Decimal(0)),
+    ],
+)
+async def test_a_settlement_keeps_the_prices(storage: Storage, project: Project, prices: Model) -> None:
+    call = reservation()
+    await reserve(storage, project, call)
+    end = replace(settlement(call), prices=prices)
+    await storage.ledger.settle(project.id, end)
+    assert list(await storage.ledger.calls(project.id, "e", NOW)) == [LedgerCall(call, end)]
 
 
 async def test_usage_by_day_and_model(storage: Storage, project: Project) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from cloutagent_server.domain import event_json
@@ -10,6 +12,7 @@ from cloutagent_server.domain.events import TerminalPayload
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Project
+from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.storage.base import Storage
 from tests.support import builders
 
@@ -45,6 +48,21 @@ async def test_a_cursor_before_what_is_left(storage: Storage, project: Project, 
     assert caught.value.metadata == {"first_sequence": str(EVENTS), "last_sequence": str(EVENTS)}
 
 
+async def test_the_digest_of_the_whole_log_stays(storage: Storage, project: Project) -> None:
+    execution, other = await ended(storage, project), await storage.executions.create(builders.execution(project.id))
+    assert await storage.executions.trimmed_digest(execution.id) is None
+    events = await storage.executions.read_events(execution.id, 0, 100)
+    assert len(events) == EVENTS
+    data = b"".join(event.data + b"\n" for event in events)
+    whole = LogDigest(hashlib.sha256(data).hexdigest(), 1, EVENTS, len(data))
+    for _ in range(2):
+        await storage.executions.trim(execution.id)
+        assert await storage.executions.trimmed_digest(execution.id) == whole
+    assert await storage.executions.trimmed_digest(other.id) is None
+    await storage.executions.delete(execution.id)
+    assert await storage.executions.trimmed_digest(execution.id) is None
+
+
 async def test_a_log_is_trimmed_once(storage: Storage, project: Project) -> None:
     execution = await ended(storage, project)
     [whole] = await storage.executions.list_histories()
@@ -74,3 +92,4 @@ async def test_what_has_not_ended_is_left_alone(storage: Storage, project: Proje
 async def test_what_is_not_there(storage: Storage) -> None:
     for execution_id in (new_id(), "../x"):
         assert not await storage.executions.trim(execution_id)
+        assert await storage.executions.trimmed_digest(execution_id) is None

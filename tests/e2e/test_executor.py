@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -26,6 +26,7 @@ from cloutagent_server.engine.local_model import LocalModel
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.engine.process import RUN_MARKER
 from tests.support.messages import RememberingListener
+from tests.support.processes import Tree
 
 pytestmark = pytest.mark.e2e
 
@@ -44,11 +45,13 @@ class Stack:
     engine: ClaudeEngine
     model: LocalModel
     root: Path
+    before: list[psutil.Process]
     listener: RememberingListener = field(default_factory=RememberingListener)
+    model_name: str = MODEL
 
     async def executor(self, tools: tuple[str, ...] = (), max_tokens: int = 1000) -> ClaudeExecutor:
         executor = self.engine.executor(new_id(), self.listener)
-        await executor.initialize(AgentConfig("", "agent", SYSTEM_PROMPT, MODEL, 0.3, max_tokens, tools))
+        await executor.initialize(AgentConfig("", "agent", SYSTEM_PROMPT, self.model_name, 0.3, max_tokens, tools))
         return executor
 
     async def run(
@@ -57,31 +60,36 @@ class Stack:
         executor = await self.executor(tools, max_tokens)
         return await executor.execute(prompt, ExecutionOptions(timeout=timeout))
 
-    def processes(self) -> list[psutil.Process]:
-        """The processes of all runs in the root."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(RUN_MARKER, "").startswith(f"{self.root.resolve()}{os.sep}"):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+    def tree(self) -> Tree:
+        """All processes of all runs, with those in sandboxes."""
+        return Tree(os.getpid(), but=self.before)
 
-    def assert_nothing_left(self) -> None:
-        assert self.processes() == []
+    def assert_nothing_left(self, *trees: Tree) -> None:
+        assert [tree.left() for tree in (*trees, self.tree())] == [[]] * (len(trees) + 1)
+        assert marked(self.root) == []
         assert [entry.name for entry in self.root.iterdir() if entry.is_dir()] == []
+
+
+def marked(root: Path) -> list[psutil.Process]:
+    """The processes that bear the mark of a run in the root, whoever is their parent."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(RUN_MARKER, "").startswith(f"{root.resolve()}{os.sep}"):
+                found.append(process)
+    return found
 
 
 @asynccontextmanager
 async def stacked(folder: Path, silence_seconds: float = SILENCE_SECONDS) -> AsyncIterator[Stack]:
+    before = psutil.Process().children(recursive=True)
     model = LocalModel(KEY)
     await model.start()
     engine = ClaudeEngine(
         ModelGateway(model.base_url, KEY, PRICES, silence_seconds=silence_seconds), PRICES, folder / "runs"
     )
     await engine.start()
-    stack = Stack(engine, model, folder / "runs")
+    stack = Stack(engine, model, folder / "runs", before)
     try:
         yield stack
         stack.assert_nothing_left()
@@ -203,8 +211,10 @@ async def test_stop_while_the_model_answers(stack: Stack) -> None:
     executor = await stack.executor()
     running = asyncio.create_task(executor.execute("[[rate: 20/s]] [[tokens: 1000]]", ExecutionOptions()))
     await until(lambda: stack.listener.outputs)
+    tree = stack.tree()
+    assert "claude" in tree.names
     await asyncio.gather(executor.stop(), executor.stop())
-    stack.assert_nothing_left()
+    stack.assert_nothing_left(tree)
     result = await running
     assert (result.status, result.result, result.failure) == (Status.CANCELLED, None, None)
     assert result.cost.model_calls == 1
@@ -217,9 +227,10 @@ async def test_stop_at_any_moment(stack: Stack, milliseconds: int) -> None:
     executor = await stack.executor()
     running = asyncio.create_task(executor.execute("[[say: a]] [[silence]]", ExecutionOptions()))
     await asyncio.sleep(milliseconds / 1000)
+    tree = stack.tree()
     async with asyncio.timeout(DEADLINE):
         await executor.stop()
-        stack.assert_nothing_left()
+        stack.assert_nothing_left(tree)
         assert (await running).status is Status.CANCELLED
 
 
@@ -227,11 +238,12 @@ async def test_cancelling_the_task_again_and_again_leaves_nothing(stack: Stack) 
     executor = await stack.executor()
     running = asyncio.create_task(executor.execute("[[say: a]] [[silence]]", ExecutionOptions()))
     await until(lambda: stack.listener.outputs)
+    tree = stack.tree()
     while not running.done():
         running.cancel()
         await asyncio.sleep(0.01)
     assert running.cancelled()
-    stack.assert_nothing_left()
+    stack.assert_nothing_left(tree)
 
 
 async def test_an_overloaded_vendor_is_tried_again(stack: Stack) -> None:
@@ -246,17 +258,27 @@ async def test_an_overloaded_vendor_is_tried_again(stack: Stack) -> None:
 )
 async def test_an_error_of_the_vendor_ends_the_run(stack: Stack, status: int, calls: int) -> None:
     result = await stack.run(f"[[error: {status}]]")
-    assert [call.status for call in stack.model.ledger] == [status] * calls
+    assert [(call.status, call.model) for call in stack.model.ledger] == [(status, MODEL)] * calls
     assert (result.status, result.cost) == (Status.FAILED, Usage())
     assert result.failure is not None
     assert result.failure.reason is FailureReason.MODEL_ERROR
     assert result.failure.message.startswith(f"the model's API failed with status {status}: ")
 
 
+@pytest.mark.parametrize(("prompt", "model"), [("[[error: 529]]", "claude-opus-4-1"), ("[[say: half]] [[cut]]", MODEL)])
+async def test_the_agent_repeats_a_call_as_it_was_and_turns_to_no_other_model(
+    stack: Stack, prompt: str, model: str
+) -> None:
+    stack.model_name = model
+    result = await stack.run(prompt)
+    assert result.status is Status.FAILED
+    assert [(call.model, call.endpoint, call.stream) for call in stack.model.ledger] == [(model, "messages", True)] * 3
+
+
 async def test_a_broken_stream_counts_and_ends_the_run(stack: Stack) -> None:
     result = await stack.run("[[say: half]] [[cut]]")
     assert result.failure == Failure(FailureReason.MODEL_ERROR, "the model's API failed: its answer broke off")
-    assert result.cost.model_calls == len(stack.model.ledger)
+    assert result.cost.model_calls == len(stack.model.ledger) == 3
 
 
 async def test_garbage_ends_the_run(stack: Stack) -> None:
@@ -291,10 +313,12 @@ async def test_a_killed_agent_ends_the_run(stack: Stack) -> None:
     executor = await stack.executor()
     running = asyncio.create_task(executor.execute("[[say: half]] [[silence]]", ExecutionOptions()))
     await until(lambda: stack.listener.outputs)
-    for process in stack.processes():
+    tree = stack.tree()
+    for process in marked(stack.root):
         process.kill()
     async with asyncio.timeout(DEADLINE):
         result = await running
+    stack.assert_nothing_left(tree)
     assert result.failure == Failure(FailureReason.AGENT_ERROR, "the agent's process ended with exit code -9")
     assert result.cost.model_calls == 1
 
@@ -303,10 +327,13 @@ async def test_a_hung_agent_ends_at_its_timeout(stack: Stack) -> None:
     executor = await stack.executor()
     running = asyncio.create_task(executor.execute("[[say: half]] [[silence]]", ExecutionOptions(timeout=8_000)))
     await until(lambda: stack.listener.outputs)
-    for process in stack.processes():
+    tree = stack.tree()
+    assert "claude" in tree.names
+    for process in tree.living():
         process.suspend()
     async with asyncio.timeout(DEADLINE):
         result = await running
+    stack.assert_nothing_left(tree)
     assert result.failure == Failure(FailureReason.TIMEOUT, "the run took longer than its timeout of 8000 ms")
     assert result.cost.model_calls == 1
 
@@ -335,9 +362,9 @@ async def test_the_agent_sees_nothing_of_the_server(stack: Stack, monkeypatch: p
     executor = await stack.executor()
     running = asyncio.create_task(executor.execute("[[say: a]] [[silence]]", ExecutionOptions()))
     await until(lambda: stack.listener.outputs)
-    processes = stack.processes()
-    assert processes
-    for process in processes:
+    tree = stack.tree()
+    assert "claude" in tree.names
+    for process in tree.living():
         environment = process.environ()
         assert "ENCRYPTION_KEY" not in environment
         assert KEY not in environment.values()
@@ -345,6 +372,7 @@ async def test_the_agent_sees_nothing_of_the_server(stack: Stack, monkeypatch: p
         assert environment["ANTHROPIC_BASE_URL"].startswith("http://127.0.0.1:")
     await executor.stop()
     await running
+    stack.assert_nothing_left(tree)
 
 
 async def test_several_runs_at_once_do_not_mix(stack: Stack) -> None:

@@ -6,93 +6,25 @@ Where the machine cannot isolate an agent's process, the same tests hold that su
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pytest
 
-from cloutagent_server.domain.errors import AccessDenied
-from cloutagent_server.domain.events import FailureReason, ToolResult
-from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
-from cloutagent_server.domain.identifiers import new_id
-from cloutagent_server.domain.project import AgentConfig
-from cloutagent_server.engine.claude import ClaudeEngine, ClaudeExecutor
-from cloutagent_server.engine.gateway import ModelGateway
-from cloutagent_server.engine.limits import DEFAULT_LIMITS, AgentLimits
-from cloutagent_server.engine.local_model import LocalModel
-from cloutagent_server.engine.prices import GenaiPriceList
-from cloutagent_server.engine.process import RUN_MARKER
+from cloutagent_server.domain.events import ToolResult
+from cloutagent_server.domain.execution import ExecutionOptions, Status
+from tests.support.isolated_stage import SECRET, Stage, call, staged, tested_refusal
 from tests.support.messages import RememberingListener
+from tests.support.processes import lives
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 REPOSITORY = Path(__file__).parents[2]
-PRICES = GenaiPriceList()
-DEADLINE = 60.0
-SECRET = "only-the-server-may-know-this"
-
-
-@dataclass
-class Stage:
-    """An engine beside a data folder whose content nobody else may see."""
-
-    engine: ClaudeEngine
-    model: LocalModel
-    folder: Path
-    listener: RememberingListener = field(default_factory=RememberingListener)
-
-    @property
-    def root(self) -> Path:
-        return self.folder / "runs"
-
-    async def executor(self, *tools: str, listener: RememberingListener | None = None) -> ClaudeExecutor:
-        executor = self.engine.executor(new_id(), listener or self.listener)
-        await executor.initialize(AgentConfig("", "agent", "", "claude-sonnet-4-5", enabled_tools=tools))
-        return executor
-
-    async def run(self, prompt: str, *tools: str) -> ExecutionResult:
-        executor = await self.executor(*tools)
-        return await executor.execute(prompt, ExecutionOptions(timeout=round(DEADLINE * 1000)))
-
-    async def bash(self, script: str) -> str:
-        """What Bash says to `script`."""
-        answer = await self.tool("Bash", command=script)
-        return answer.content
-
-    async def tool(self, name: str, **arguments: object) -> ToolResult:
-        result = await self.run(f"{call(name, **arguments)} [[say: over]]", name)
-        assert (result.status, result.result) == (Status.COMPLETED, "over"), result.failure
-        return [output for output in self.listener.outputs if isinstance(output, ToolResult)][-1]
-
-
-def call(name: str, **arguments: object) -> str:
-    return f"[[tool: {name} {json.dumps(arguments)}]]"
-
-
-@contextlib.asynccontextmanager
-async def staged(folder: Path, limits: AgentLimits = DEFAULT_LIMITS) -> AsyncIterator[Stage]:
-    data = folder / "projects"
-    data.mkdir()
-    (data / "manifest").write_text(SECRET)
-    model = LocalModel("sk-ant-real")
-    await model.start()
-    gateway = ModelGateway(model.base_url, "sk-ant-real", PRICES)
-    engine = ClaudeEngine(gateway, PRICES, folder / "runs", limits=limits, hidden=[data])
-    await engine.start()
-    try:
-        yield Stage(engine, model, folder)
-    finally:
-        await engine.stop()
-        await model.stop()
-    assert [entry.name for entry in (folder / "runs").iterdir() if entry.is_dir()] == []
-    assert marked(folder) == []
 
 
 @pytest.fixture
@@ -101,39 +33,6 @@ async def stage(tmp_path: Path, record_property: Callable[[str, object], None]) 
         if await tested_refusal(stage, record_property):
             pytest.xfail("this machine cannot isolate agents; that it refuses the tools was tested instead")
         yield stage
-
-
-async def tested_refusal(stage: Stage, record_property: Callable[[str, object], None]) -> bool:
-    """Whether this machine cannot isolate agents. If so, a run with such a tool was refused with the reason."""
-    refused = stage.engine.refused_tools(["Bash"])
-    record_property("isolation", refused.get("Bash", "on"))
-    if not refused:
-        return False
-    with pytest.raises(AccessDenied, match=r"this machine cannot isolate the agent's process: .+"):
-        await stage.executor("Bash")
-    return True
-
-
-def marked(folder: Path) -> list[psutil.Process]:
-    """Living processes of the runs in `folder`, and what descends from them."""
-    found: set[psutil.Process] = set()
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(RUN_MARKER, "").startswith(f"{folder.resolve()}{os.sep}"):
-                found |= {process, *process.children(recursive=True)}
-    return [process for process in found if lives(process)]
-
-
-def lives(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-async def until(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the condition lies in other processes
-            await asyncio.sleep(0.05)
 
 
 async def test_bash_works_in_its_own_directory(stage: Stage) -> None:
@@ -273,86 +172,3 @@ async def test_the_model_is_told_a_neutral_place(stage: Stage) -> None:
     assert str(stage.root) not in json.dumps([str(planned) for planned in stage.listener.planned])
     said = await stage.bash("cat /proc/self/environ | tr '\\0' '\\n'; env")
     assert str(stage.folder) not in said
-
-
-async def limited(
-    folder: Path, limits: AgentLimits, script: str, record_property: Callable[[str, object], None]
-) -> str | None:
-    """Why the run of a script failed; None if this machine cannot isolate agents."""
-    async with staged(folder, limits) as stage:
-        if await tested_refusal(stage, record_property):
-            return None
-        result = await stage.run(f"{call('Bash', command=script)} [[say: over]]", "Bash")
-    assert result.status is Status.FAILED and result.failure is not None
-    assert result.failure.reason is FailureReason.AGENT_ERROR
-    return result.failure.message
-
-
-@pytest.mark.parametrize(
-    ("limits", "script", "reason"),
-    [
-        (
-            AgentLimits(memory_bytes=1024**3),
-            "tail -c 3G /dev/zero | sleep 60 & head -c 3G /dev/zero | tail; sleep 60",
-            "the agent used more memory than AGENT_MEMORY_LIMIT (1024 MiB)",
-        ),
-        (
-            AgentLimits(cpu_seconds=8),
-            "while :; do :; done & while :; do :; done",
-            "the agent used more processor time than AGENT_CPU_LIMIT (8 s)",
-        ),
-        (
-            AgentLimits(disk_bytes=64 * 1024**2),
-            "for n in 1 2 3; do head -c 30M /dev/zero > $n; done; sleep 60",
-            "the agent wrote more than AGENT_DISK_LIMIT (64 MiB)",
-        ),
-    ],
-    ids=["memory", "cpu", "disk"],
-)
-async def test_a_run_over_a_limit_is_ended(
-    tmp_path: Path,
-    limits: AgentLimits,
-    script: str,
-    reason: str,
-    record_property: Callable[[str, object], None],
-) -> None:
-    assert await limited(tmp_path, limits, script, record_property) in (reason, None)
-
-
-async def test_a_fork_bomb_is_ended_or_bounded(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """A user's processes are bounded by the kernel; those of root, whom it does not bound, end the run."""
-    most = 150
-    async with staged(tmp_path, AgentLimits(processes=most)) as stage:
-        if await tested_refusal(stage, record_property):
-            return
-        script = "for n in $(seq 400); do sleep 30 & done 2>/dev/null; echo started; exec sleep 3"
-        executor = await stage.executor("Bash")
-        running = asyncio.create_task(
-            executor.execute(f"{call('Bash', command=script)} [[say: over]]", ExecutionOptions(timeout=60_000))
-        )
-        result = await running
-        if os.getuid() == 0:
-            assert result.failure is not None
-            assert result.failure.message == f"the agent started more processes than AGENT_PROCESS_LIMIT ({most})"
-
-
-async def test_nothing_outlives_a_killed_server(stage: Stage) -> None:
-    command = [sys.executable, "-m", "tests.support.isolated_run", str(stage.folder / "other"), stage.model.base_url]
-    (stage.folder / "other").mkdir()
-    script = "setsid sleep 300 & (setsid nohup sleep 300 &) ; sleep 300"
-    server = await asyncio.create_subprocess_exec(*command, call("Bash", command=script), cwd=REPOSITORY)
-    tree: list[psutil.Process] = []
-    try:
-        await until(lambda: sum(is_sleep(process) for process in marked(stage.folder / "other")) >= 3)
-        tree = marked(stage.folder / "other")
-    finally:
-        server.kill()
-        await server.wait()
-    await until(lambda: not any(map(lives, tree)), 5)
-    assert marked(stage.folder / "other") == []
-
-
-def is_sleep(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return process.name() == "sleep"
-    return False

@@ -21,6 +21,7 @@ import pytest
 
 from scripts.demo.rest import Rest
 from scripts.demo.stack import Stack
+from tests.support.processes import Tree, killed, lives
 
 pytestmark = pytest.mark.e2e
 
@@ -30,6 +31,7 @@ PROJECT: Json = {
     "agent": {"name": "a", "systemPrompt": "s", "model": "claude-sonnet-4-5", "enabledTools": ["TodoWrite"]},
 }
 TODO = '[[tool: TodoWrite {"todos": [{"content": "c", "status": "pending", "activeForm": "f"}]}]]'
+NOTHING_LEFT_SECONDS = 5.0
 PROMPT_TOKEN_PRICE, COMPLETION_TOKEN_PRICE = Decimal("0.000003"), Decimal("0.000015")
 
 
@@ -137,6 +139,34 @@ def test_usage_and_receipts_are_the_vendors_bill(stack: Stack, rest: Rest) -> No
     assert not any(receipt["sdkCost"]["differs"] for receipt in receipts)
 
 
+@pytest.mark.parametrize(
+    ("fault", "differs"), [("[[say: half a]] [[fail-once: cut]]", True), ("[[fail-once: 529]]", False)]
+)
+def test_the_sdks_figure_lacks_what_a_cut_call_may_have_used(
+    stack: Stack, rest: Rest, fault: str, differs: bool
+) -> None:
+    project_id, _ = new_project(rest)
+    before = len(httpx.get(f"{stack.model_url}/ledger", trust_env=False).json()["calls"])
+    execution_id = start(rest, project_id, f"{fault} [[say: all of it]]")
+    end = list(rest.events(execution_id))[-1]
+    assert end["kind"] == "completed"
+    asked = httpx.get(f"{stack.model_url}/ledger", trust_env=False).json()["calls"][before:]
+    first, last = (call for call in asked if call["endpoint"] == "messages")
+    price = last["input_tokens"] * PROMPT_TOKEN_PRICE + last["output_tokens"] * COMPLETION_TOKEN_PRICE
+    # What the SDK has of a cut call is what the vendor told before, if the agent still got that.
+    part = (
+        first["input_tokens"] * PROMPT_TOKEN_PRICE + first["output_tokens"] * COMPLETION_TOKEN_PRICE if differs else 0
+    )
+    # Here it counts for all that the model may have gone on to write.
+    cut = first["input_tokens"] * PROMPT_TOKEN_PRICE + first["max_tokens"] * COMPLETION_TOKEN_PRICE if differs else 0
+    told, ours = end["completed"]["sdkCost"], end["completed"]["usage"]
+    assert told["differs"] is differs
+    assert -1e-9 < told["cost"] - float(price) < float(part) + 1e-9
+    assert abs(Decimal(str(ours["totalCost"])) - price - cut) < Decimal("1e-9")
+    assert ours.get("estimated", False) is differs
+    assert rest.call("GET", f"/api/v1/executions/{execution_id}/receipt")["receipt"]["sdkCost"] == told
+
+
 def test_a_late_watcher_gets_exactly_the_rest(rest: Rest) -> None:
     project_id, _ = new_project(rest)
     execution_id = start(rest, project_id, f"[[say: one two three]] {TODO} [[say: four]]")
@@ -182,9 +212,9 @@ def test_keys_and_secrets_are_in_no_file_and_no_process(stack: Stack, rest: Rest
     events = rest.events(execution_id)
     assert any(event["kind"] == "text_delta" for event in events)
 
-    agents = run_processes(stack.log.parent / "runs")
-    assert agents, "the agent runs while its model is silent"
-    for process in agents:
+    tree = Tree(stack.pid)
+    assert "claude" in tree.names, "the agent runs while its model is silent"
+    for process in tree.living():
         shown = " ".join(process.cmdline()) + " ".join(process.environ().values())
         assert secret not in shown
         assert key not in shown
@@ -222,9 +252,11 @@ def test_a_killed_server_leaves_the_truth_and_no_process(tmp_path: Path) -> None
                 usage = event["tokenUsage"]["usage"]
             if event["kind"] == "text_delta":
                 break
-        os.kill(stack.pid, signal.SIGKILL)
+        tree = killed(stack.pid)
         rest.close()
-        assert eventually(lambda: not run_processes(tmp_path / "runs"), 10), "no agent outlives its server"
+        assert {"claude", "envoy"} <= set(tree.names)
+        assert eventually(lambda: not tree.living(), NOTHING_LEFT_SECONDS), f"what outlives its server: {tree.left()}"
+        assert not run_processes(tmp_path / "runs")
 
     with Stack(tmp_path, live=False) as stack:
         rest = Rest(stack.url)
@@ -243,6 +275,9 @@ def test_a_killed_server_leaves_the_truth_and_no_process(tmp_path: Path) -> None
             lambda: rest.call("GET", f"/api/v1/executions/{queued[-1]}")["execution"]["status"] == "running", 20
         )
         rest.close()
+        tree = Tree(stack.pid)
+    assert "claude" in tree.names
+    assert tree.left() == []
     assert not run_processes(tmp_path / "runs")
 
 
@@ -278,8 +313,9 @@ def test_of_two_servers_on_a_folder_the_living_finishes_what_the_killed_one_left
         last = start(first, project_id, slow)
         waiting = start(first, project_id, "[[say: at last]]")
 
-        os.kill(dying.pid, signal.SIGKILL)
+        tree = killed(dying.pid)
         first.close()
+        assert eventually(lambda: not tree.living(), NOTHING_LEFT_SECONDS), f"what outlives its server: {tree.left()}"
         for execution_id in (running[0], running[1], last):
             kinds = [event["kind"] for event in rest.events(execution_id)]
             assert kinds.count("failed") == 1
@@ -322,12 +358,16 @@ def test_a_reader_that_goes_away_ends_its_run_and_the_agent(stack: Stack, rest: 
     ):
         events = map(json.loads, answer.iter_lines())
         execution_id = next(event["executionId"] for event in events if event["kind"] == "text_delta")
+        # That of the run, and those that wait for the next one.
+        agents = [process for process in Tree(stack.pid).living() if process.name() == "claude"]
+        assert agents
 
     def cancelled() -> bool:
         found = rest.call("GET", f"/api/v1/executions/{execution_id}")["execution"]
         return bool(found["status"] == "cancelled" and found["usage"]["modelCalls"] == 1)
 
     assert eventually(cancelled, 20)
+    assert eventually(lambda: not all(map(lives, agents)), 20)
     again = rest.call("POST", f"/api/v1/executions/{execution_id}/cancel", {})["execution"]
     assert again["status"] == "cancelled"
 

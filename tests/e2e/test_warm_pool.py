@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -24,12 +23,14 @@ from cloutagent_server.engine.local_model import LocalModel
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.engine.process import RUN_MARKER, reap_orphans
 from tests.support.messages import RememberingListener
+from tests.support.processes import Tree, killed
 
 pytestmark = pytest.mark.e2e
 
 KEY = "sk-ant-the-real-key"
 PRICES = GenaiPriceList()
 DEADLINE = 60.0
+NOTHING_LEFT_SECONDS = 5.0
 CONFIG = AgentConfig("an-agent", "agent", "You are the agent of a test.", "claude-sonnet-4-5")
 
 
@@ -79,11 +80,14 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     gateway = ModelGateway(model.base_url, KEY, PRICES)
     engine = ClaudeEngine(gateway, PRICES, root, warm_agents=2)
     await engine.start()
+    before = psutil.Process().children(recursive=True)
     try:
         yield Stage(engine, gateway, model, root)
     finally:
+        warm = Tree(os.getpid(), but=before)
         await engine.stop()
         await model.stop()
+    assert warm.left() == []
     assert processes(root) == set()
     assert directories(root) == set()
 
@@ -154,13 +158,13 @@ async def test_kill_9_of_the_server_leaves_no_warm_agent(stage: Stage, tmp_path:
         assert server.stdout is not None
         async with asyncio.timeout(DEADLINE):
             assert await server.stdout.readline() == b"warm\n"
-        left = processes(root)
-        assert left
-        server.send_signal(signal.SIGKILL)
+        tree = killed(server.pid)
+        assert "claude" in tree.names
         await server.wait()
-        async with asyncio.timeout(DEADLINE):
-            while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes(root)):  # noqa: ASYNC110
+        async with asyncio.timeout(NOTHING_LEFT_SECONDS):
+            while tree.living():  # noqa: ASYNC110 - they are other processes
                 await asyncio.sleep(0.05)
+        assert processes(root) == set()
         again = ClaudeEngine(ModelGateway(stage.model.base_url, KEY, PRICES), PRICES, root)
         await again.start()
         assert directories(root) == set()

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.faults.asked import STAGES
 from tests.support.faults.at_once import work_at_once
 from tests.support.faults.refusing import KINDS_OF_REFUSAL
-from tests.support.faults.served import STAGES
 
 KINDS: Final = (
     "kill points",
@@ -30,6 +30,9 @@ KINDS: Final = (
     "race rounds",
     "racing operations",
     "server kills",
+    "server kills while recovering",
+    "processes under a killed server",
+    "starts not answered at a server kill",
     "runs under way at a server kill",
     *(f"runs under way at a server kill: {stage}" for stage in STAGES),
 )

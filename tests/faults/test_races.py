@@ -12,16 +12,20 @@ from typing import Any
 
 import pytest
 
-from cloutagent_server.domain.project import ProjectChanges
+from cloutagent_server.domain import timestamps
+from cloutagent_server.domain.ledger import LedgerTotals
+from cloutagent_server.domain.project import Budget, BudgetLimit, Limits, ProjectChanges
+from cloutagent_server.service.budgets import usage_after_crash
 from cloutagent_server.service.key_rotation import rotate_encryption_key
 from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.faults.conftest import DEADLINE, REPOSITORY, Count
 from tests.support import builders
+from tests.support.fake_prices import FakePriceList
 from tests.support.faults.check import examined
 from tests.support.faults.syscalls import Call, intercepted
-from tests.support.faults.worker import COUNTER, KEYRINGS, KEYS, KEYS_KEPT
+from tests.support.faults.worker import COUNTER, KEYRINGS, KEYS, KEYS_KEPT, SPENT_INPUT
 from tests.support.secret_changes import put_secret, secrets_of
 
 PROMPT = 2.0
@@ -229,6 +233,68 @@ async def test_eight_processes_change_secrets_and_keys_for_long(
 ) -> None:
     count("race rounds", 1)
     count("racing operations", *await race_secrets_and_keys(storage, start, 10.0, root))
+
+
+async def race_for_a_budget(storage: FileSystemStorage, start: Start, tokens: int, seed: int) -> tuple[int, list[str]]:
+    """Let four processes spend one project's budget to its end, and a fifth that is killed. Gives how many calls."""
+    draft = builders.project_draft(limits=Limits(), budget=Budget(total=BudgetLimit(tokens, None)))
+    project = await storage.projects.create(draft, builders.credential())
+    most = max(20, tokens // 40)
+    spenders = [await start("spend", project.id, str(most), str(10 * seed + each)) for each in range(4)]
+    victim = await start("spend", project.id, str(most), str(10 * seed + 4))
+    lost: list[str] = []
+
+    async def totals() -> LedgerTotals:
+        found = await storage.ledger.totals(project.id, timestamps.now())
+        if found.total.all.tokens > tokens:
+            lost.append(f"{found.total.all.tokens} tokens are used or reserved, of {tokens}")
+        return found
+
+    async def until_used(least: int) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while (await totals()).total.settled.tokens < least:  # noqa: ASYNC110 - others use it
+                await asyncio.sleep(0.01)
+
+    victim.go()
+    await until_used(1)
+    for worker in spenders:
+        worker.go()
+    await until_used(tokens // 3)
+    await victim.kill()
+    # As a living server does it: what was under way counts in full, and what waits for that room learns of it.
+    (left,) = await storage.executions.list_abandoned()
+    dead = await storage.executions.claim(left)
+    assert dead is not None
+    used_by_the_dead = (await usage_after_crash(storage.ledger, dead, FakePriceList())).total_tokens
+    spent = [await worker.result() for worker in spenders]
+
+    end = await totals()
+    calls = [call for each in spent for call in each]
+    billed = sum(calls)
+    if end.open or end.total.settled.tokens > tokens:
+        lost.append(f"{end.total} at the end, and {len(end.open)} calls are open")
+    if tokens - end.total.settled.tokens > SPENT_INPUT:
+        lost.append(f"{tokens - end.total.settled.tokens} tokens are left that nobody may use")
+    if billed + used_by_the_dead != end.total.settled.tokens:
+        lost.append(f"{billed} and {used_by_the_dead} tokens were billed, {end.total.settled.tokens} are counted")
+    if sum(map(bool, spent)) < 2 or not used_by_the_dead:
+        lost.append(f"no race: {[len(each) for each in spent]} calls")
+    return len(calls), lost
+
+
+async def test_processes_spend_one_budget(storage: FileSystemStorage, start: Start, count: Count) -> None:
+    count("race rounds", 1)
+    count("racing operations", *await race_for_a_budget(storage, start, 3_000, 1))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(2, 7))
+async def test_processes_spend_one_budget_for_long(
+    storage: FileSystemStorage, start: Start, count: Count, seed: int
+) -> None:
+    count("race rounds", 1)
+    count("racing operations", *await race_for_a_budget(storage, start, 40_000, seed))
 
 
 async def test_readers_wait_for_nobody_and_writers_for_no_dead(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
@@ -16,8 +17,9 @@ from typing import Any
 import genai_prices
 from aiohttp import web
 
-# The gateway lets a header of such a name through.
+# The gateway lets headers of such names through.
 CALL_HEADER = "x-stainless-call"
+NUMBER_HEADER = "x-stainless-number"
 RUN_HEADER = "x-stainless-run"
 MODELS = ("claude-sonnet-4-5", "claude-haiku-5-5")
 
@@ -91,17 +93,22 @@ class Call:
             "output_tokens": output_tokens,
         }
 
-    def price(self, output_tokens: int, *, dearest: bool = False) -> Decimal:
-        """What the call costs; with `dearest`, if all its input went the most expensive way that it allows."""
+    def price(self, output_tokens: int, *, dearest: bool = False, input_tokens: int | None = None) -> Decimal:
+        """What the call costs; with `dearest`, if all its input went the most expensive way that it allows.
+
+        `input_tokens` is how many of them there are then, by default as many as there are.
+        """
         usage = self.usage(output_tokens)
+        if input_tokens is None:
+            input_tokens = self.input_tokens
         written = usage["cache_creation_input_tokens"]
         hour = usage["cache_creation"]["ephemeral_1h_input_tokens"]
         read = usage["cache_read_input_tokens"]
         if dearest:
-            read, written = 0, 0 if self.cache == "none" else self.input_tokens
+            read, written = 0, 0 if self.cache == "none" else input_tokens
             hour = written if self.cache == "1h" else 0
         tokens = genai_prices.Usage(
-            input_tokens=self.input_tokens,
+            input_tokens=input_tokens,
             output_tokens=output_tokens,
             cache_read_tokens=read,
             cache_write_tokens=written,
@@ -112,9 +119,10 @@ class Call:
 
 @dataclass
 class Bill:
-    """A call that the vendor took. `asked` is the `max_tokens` that reached it."""
+    """A call that the vendor took. `asked` is the `max_tokens` that reached it, `number` the agent's for the call."""
 
     run: str
+    number: str
     call: Call
     asked: int
     tokens: int
@@ -128,9 +136,13 @@ class BillingVendor:
     Faults: `error` (529, not billed), `event` (an error event after the start), `early_event` (an error event and
     nothing before it, not billed), `cut` (cut after the start), `gone` (closed without an answer), `hang` (silent after
     the start until the agent leaves), `garbage` (no usage that can be read), `no_final` (ends without the final usage).
+
+    `heard` is set by the agent, by the number of a call, when its start has come: a stream is cut after that alone, so
+    that it is known what was told before.
     """
 
     bills: list[Bill] = field(default_factory=list)
+    heard: defaultdict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     on_call: Callable[[], None] = lambda: None
     url: str = ""
     _runner: web.AppRunner | None = None
@@ -167,10 +179,9 @@ class BillingVendor:
         output = min(call.wants, body["max_tokens"])
         usage = call.usage(output)
         if call.fault != "early_event":
-            bill = Bill(
-                request.headers[RUN_HEADER], call, body["max_tokens"], call.input_tokens + output, call.price(output)
-            )
-            self.bills.append(bill)
+            run, number = request.headers[RUN_HEADER], request.headers[NUMBER_HEADER]
+            tokens, cost = call.input_tokens + output, call.price(output)
+            self.bills.append(Bill(run, number, call, body["max_tokens"], tokens, cost))
         self.on_call()
         if call.fault == "gone":
             request.transport.close()
@@ -190,6 +201,7 @@ class BillingVendor:
             return response
         await response.write(_event({"type": "message_start", "message": {"usage": {**usage, "output_tokens": 1}}}))
         if call.fault == "cut":
+            await self.heard[request.headers[NUMBER_HEADER]].wait()
             request.transport.close()
         elif call.fault == "hang":
             await asyncio.Event().wait()

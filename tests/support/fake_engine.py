@@ -31,6 +31,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from cloutagent_server.domain.cost import TokenUsage, Usage
@@ -47,14 +48,14 @@ Step = Callable[["FakeExecutor"], Awaitable[None]]
 Script = Callable[[str], Iterable[Step]]
 
 
+@dataclass(eq=False)
 class _RunEnds(Exception):
     """A step ends the run."""
 
-    def __init__(self, status: Status, result: str | None = None, failure: Failure | None = None) -> None:
-        super().__init__(status)
-        self.status = status
-        self.result = result
-        self.failure = failure
+    status: Status
+    result: str | None = None
+    failure: Failure | None = None
+    sdk_cost: Decimal | None = None
 
 
 class FakeExecutor:
@@ -110,7 +111,9 @@ class FakeExecutor:
             self._engine.note_end(self.execution_id)
             self.ended.set()
         duration = round((time.monotonic() - started) * 1000)
-        return ExecutionResult(self.execution_id, end.status, Usage(), duration, end.result, end.failure)
+        return ExecutionResult(
+            self.execution_id, end.status, Usage(), duration, end.result, end.failure, sdk_cost=end.sdk_cost
+        )
 
     def estimate_cost(self, prompt_tokens: int, completion_tokens: int = 0) -> Decimal:
         """Nothing costs anything here."""
@@ -217,6 +220,7 @@ class FakeEngine:
         started, stopped: Whether `start` and `stop` were called.
         initialize_gate: When set to an event, `initialize` waits for it.
         initialize_fault: When set, `initialize` raises it.
+        unavailable_tools: Those that it refuses.
     """
 
     def __init__(self, script: Script = default_script, unavailable_tools: Collection[str] = ("Bash",)) -> None:
@@ -230,7 +234,7 @@ class FakeEngine:
         self.stopped = False
         self.initialize_gate: asyncio.Event | None = None
         self.initialize_fault: Exception | None = None
-        self._unavailable_tools = frozenset(unavailable_tools)
+        self.unavailable_tools = frozenset(unavailable_tools)
 
     @property
     def prompts(self) -> list[str | None]:
@@ -254,7 +258,7 @@ class FakeEngine:
 
     def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
         """Those that this engine was told are not available (`Bash` unless told otherwise)."""
-        return {name: "it was told so" for name in names if name in self._unavailable_tools}
+        return {name: "it was told so" for name in names if name in self.unavailable_tools}
 
     def refused_servers(self, servers: Mapping[str, McpServer]) -> Mapping[str, str]:
         """Those whose name says so."""
@@ -359,29 +363,29 @@ def hang() -> Step:
     return step
 
 
-def answer(text: str) -> Step:
-    """The run ends with this result."""
+def answer(text: str, sdk_cost: Decimal | None = None) -> Step:
+    """The run ends with this result. `sdk_cost` is what the agent SDK says that it cost."""
 
     async def step(_: FakeExecutor) -> None:
-        raise _RunEnds(Status.COMPLETED, text)
+        raise _RunEnds(Status.COMPLETED, text, sdk_cost=sdk_cost)
 
     return step
 
 
-def fail(reason: FailureReason, text: str) -> Step:
-    """The run ends as FAILED."""
+def fail(reason: FailureReason, text: str, sdk_cost: Decimal | None = None) -> Step:
+    """The run ends as FAILED. `sdk_cost` is what the agent SDK says that it cost."""
 
     async def step(_: FakeExecutor) -> None:
-        raise _RunEnds(Status.FAILED, failure=Failure(reason, text))
+        raise _RunEnds(Status.FAILED, failure=Failure(reason, text), sdk_cost=sdk_cost)
 
     return step
 
 
-def end_without_result(status: Status) -> Step:
-    """The run ends with this status, and neither a result nor a failure."""
+def end_without_result(status: Status, sdk_cost: Decimal | None = None) -> Step:
+    """The run ends with this status, and neither a result nor a failure. For `sdk_cost` see `answer`."""
 
     async def step(_: FakeExecutor) -> None:
-        raise _RunEnds(status)
+        raise _RunEnds(status, sdk_cost=sdk_cost)
 
     return step
 

@@ -44,6 +44,10 @@ class FakePriceList:
         """Whether it is one of the three."""
         return model in self._models
 
+    def model(self, name: str, at: datetime | None = None) -> Model | None:
+        """One of the three; None for another name."""
+        return self._models.get(name)
+
     def cost(self, usage: TokenUsage, at: datetime | None = None) -> Decimal:
         """What the usage costs in US dollars, at any time."""
         if usage.model not in self._models:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution, ExecutionFilter
+from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.storage.base import ALL_EXECUTIONS, History, Page
 from cloutagent_server.storage.memory import MemoryStorage
 from cloutagent_server.storage.memory.audit import MemoryAuditLog
@@ -105,6 +106,10 @@ class HookedExecutions:
     async def trim(self, execution_id: str) -> bool:
         """See `ExecutionStorage.trim`."""
         return await self._inner.trim(execution_id)
+
+    async def trimmed_digest(self, execution_id: str) -> LogDigest | None:
+        """See `ExecutionStorage.trimmed_digest`."""
+        return await self._inner.trimmed_digest(execution_id)
 
     async def delete(self, execution_id: str) -> None:
         """See `ExecutionStorage.delete`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from functools import lru_cache
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -13,6 +14,7 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+@lru_cache(maxsize=4_096)
 def is_id(text: str) -> bool:
     """Whether `text` is an identifier in its one canonical form: a UUID in lower case with hyphens."""
     return _UUID.fullmatch(text) is not None

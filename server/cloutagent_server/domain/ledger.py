@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from cloutagent_server.domain.cost import ZERO, TokenUsage, Usage
+from cloutagent_server.domain.cost import ZERO, Model, TokenUsage, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ class Settlement:
         cost: What that costs in US dollars.
         price_version: The version of the price list behind `cost`.
         estimated: Whether the vendor did not say, so that this is the most that it can have used.
+        prices: What that version asked for the model when the call was settled, so that this is known when the version
+            is not there any more. None for a call that used nothing, or was settled by an earlier server.
     """
 
     call_id: str
@@ -71,6 +73,7 @@ class Settlement:
     cost: Decimal
     price_version: str
     estimated: bool = False
+    prices: Model | None = None
 
     @property
     def amount(self) -> Amount:
@@ -78,9 +81,11 @@ class Settlement:
         return Amount(self.usage.prompt_tokens + self.usage.completion_tokens, self.cost)
 
     @classmethod
-    def in_full(cls, reservation: Reservation, price_version: str) -> Settlement:
+    def in_full(cls, reservation: Reservation, price_version: str, prices: Model | None = None) -> Settlement:
         """The settlement of a call of which nothing is known but that it may have been billed."""
-        return cls(reservation.call_id, reservation.usage, reservation.cost, price_version, estimated=True)
+        return cls(
+            reservation.call_id, reservation.usage, reservation.cost, price_version, estimated=True, prices=prices
+        )
 
 
 @dataclass(frozen=True, slots=True)

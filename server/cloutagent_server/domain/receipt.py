@@ -13,7 +13,10 @@ from cloutagent_server.domain.ledger import LedgerCall, usage_of
 
 @dataclass(frozen=True, slots=True)
 class ReceiptPrice:
-    """The prices of a model in one version of the price list; `prices` is None if this server has another one now."""
+    """The prices of a model in one version of the price list.
+
+    `prices` is None if they were not kept with the calls, and this server has another version now.
+    """
 
     version: str
     model: str
@@ -21,10 +24,10 @@ class ReceiptPrice:
 
 
 @dataclass(frozen=True, slots=True)
-class ReceiptLog:
-    """The digest of an event log: SHA-256, in hex, over each event as it is stored and a line feed after it.
+class LogDigest:
+    """SHA-256, in hex, over each event of a range of a log as it is stored, with a line feed after each.
 
-    `first_sequence` is above 1 when the log was trimmed; `size` counts the bytes.
+    `size` counts the bytes. The range is the whole log, unless events were removed before a digest of them was kept.
     """
 
     sha256: str
@@ -41,14 +44,16 @@ class Receipt:
         calls: Its calls that used tokens, in the order of their reservations.
         prices: The prices behind their costs, by version and model.
         sdk_cost: What the agent SDK says that the run cost; None if it did not say.
-        log: Its event log.
+        log: The digest of its event log, also of events that were trimmed away.
+        first_kept_sequence: The first event that is still there; above 1 when the log was trimmed.
     """
 
     execution: Execution
     calls: Sequence[LedgerCall]
     prices: Sequence[ReceiptPrice]
     sdk_cost: SdkCost | None
-    log: ReceiptLog
+    log: LogDigest
+    first_kept_sequence: int
 
     @property
     def usage(self) -> Usage:

@@ -32,6 +32,13 @@ class PriceList(Protocol):
         """Whether `model` names a model of the list, or a dated version or alias of one."""
         ...
 
+    def model(self, name: str, at: datetime | None = None) -> Model | None:
+        """The model that `name` names, or is a dated version or alias of, as it costs at that time; by default, now.
+
+        None if it is not listed.
+        """
+        ...
+
     def cost(self, usage: TokenUsage, at: datetime | None = None) -> Decimal:
         """What `usage` costs at list price in US dollars, at the prices of a point in time in UTC; by default, of now.
 

@@ -29,6 +29,7 @@ from cloutagent_server.engine.listening import OrderedListener
 from cloutagent_server.engine.pool import RunStart, WarmPool
 from cloutagent_server.engine.process import kill_run, reap_orphans
 from cloutagent_server.engine.transcript import Transcript
+from cloutagent_server.engine.watchdog import Watchdog
 from cloutagent_server.engine.workspace import remove_root, sweep
 
 LOG = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class ClaudeEngine:
         self._confinement = Confinement(workspace_root, gateway.serve, limits, hidden, programs)
         self._maker = AgentMaker(gateway, self._confinement, client_factory)
         self.pool = WarmPool(self._maker.prepare, warm_agents)
+        self._watchdog = Watchdog(workspace_root)
         self._started = False
 
     async def start(self) -> None:
@@ -91,6 +93,9 @@ class ClaudeEngine:
         await asyncio.to_thread(self._prepare)
         await self._confinement.start()
         await self._gateway.start()
+        if self._confinement.unavailable is not None:
+            # A sandbox ends with the server by itself.
+            self._watchdog.start()
         self._started = True
 
     async def stop(self) -> None:
@@ -98,6 +103,7 @@ class ClaudeEngine:
         await self.pool.stop()
         await self._confinement.stop()
         await self._gateway.stop()
+        await asyncio.to_thread(self._watchdog.stop)
 
     def executor(self, execution_id: str, listener: RunListener) -> ClaudeExecutor:
         """A new executor for one run. The engine must have started."""

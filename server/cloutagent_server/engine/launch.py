@@ -12,8 +12,9 @@ With `--door PATH` before the program, the program is bubblewrap, which ties its
 connection to the server's Unix socket at PATH as descriptor 3, for `isolation.enter`.
 
 Else, on Linux, the kernel sends SIGTERM to the program when the thread that started it ends (PR_SET_PDEATHSIG). Either
-way the server must start it from a thread that lives as long as the server, as an event loop's does. Elsewhere nothing
-ties the two together: a program whose server was killed is ended by `process.reap_orphans` at the server's next start.
+way the server must start it from a thread that lives as long as the server, as an event loop's does. What does not end
+by that signal, and a program elsewhere, which gets none, is killed by `watchdog` some 2 seconds after the server's
+death, and should that be dead as well, by `process.reap_orphans` at the server's next start.
 """
 
 import os

@@ -32,7 +32,10 @@ class GenaiPriceList:
         self._prices: dict[tuple[str, date], ModelPrice] = {}
         for info in provider.models:
             listed = _LISTED.fullmatch(info.id)
-            if listed is not None and (model := _model(listed["name"], info)) is not None:
+            if (
+                listed is not None
+                and (model := _model(listed["name"], info, info.get_prices(datetime.now(UTC)))) is not None
+            ):
                 self._models[model.id] = model
                 self._infos[model.id] = info
 
@@ -48,6 +51,16 @@ class GenaiPriceList:
     def knows(self, model: str) -> bool:
         """Whether `model` is listed, or is a listed name with `-0`, a date (`-20250929`) or `-latest` after it."""
         return self._listed_name(model) is not None
+
+    def model(self, name: str, at: datetime | None = None) -> Model | None:
+        """The listed model that `name` stands for, with the base-tier prices of the time `at`, by default of now.
+
+        None if there is none.
+        """
+        listed = self._listed_name(name)
+        if listed is None:
+            return None
+        return _model(listed, self._infos[listed], self._prices_of(listed, at or datetime.now(UTC)))
 
     def cost(self, usage: TokenUsage, at: datetime | None = None) -> Decimal:
         """What the usage of one model call costs in US dollars, in the price tier that its prompt falls into.
@@ -94,8 +107,7 @@ def undated(model: str) -> str:
     return model if reference is None else reference["name"].removesuffix("-0")
 
 
-def _model(name: str, info: ModelInfo) -> Model | None:
-    prices = info.get_prices(datetime.now(UTC))
+def _model(name: str, info: ModelInfo, prices: ModelPrice) -> Model | None:
     prompt, completion = _token_price(prices.input_mtok), _token_price(prices.output_mtok)
     if prompt is None or completion is None:
         return None

@@ -35,6 +35,9 @@ from cloutagent_server.storage.base import Ledger, Storage
 
 log: Final = logging.getLogger(__name__)
 
+# How often whoever waits for room looks whether a call that takes it was left behind, whatever wakes it.
+LOOK_SECONDS: Final = 1.0
+
 T = TypeVar("T")
 
 
@@ -196,13 +199,14 @@ class RunBudget:
         """Return once a call of this run was settled, or of others after this version of the ledger.
 
         The run's own settlements are in the ledger a moment before they are counted here, so they are waited for apart.
+        What others leave reserved is settled by nobody when they end: so this returns after a while in any case.
         """
         waits = [
             asyncio.ensure_future(self._ledger.wait_for_settlement(self._execution.project_id, version)),
             asyncio.ensure_future(self._settled.wait()),
         ]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
@@ -306,18 +310,20 @@ class RunBudget:
         model, version = reservation.usage.model, self._prices.version
         if end is CallEnd.FREE:
             return Settlement(reservation.call_id, TokenUsage(0, 0, model), ZERO, version)
-        if told is None or not told.possible:
-            return Settlement.in_full(reservation, version)
         # The prices are those that the call was reserved at, so that midnight changes nothing.
         at = reservation.time
+        if told is None or not told.possible:
+            return Settlement.in_full(reservation, version, self._prices.model(model or "", at))
         if end is CallEnd.TOLD:
-            return Settlement(reservation.call_id, told, self._prices.cost(told, at), version)
+            prices = self._prices.model(told.model or "", at)
+            return Settlement(reservation.call_id, told, self._prices.cost(told, at), version, prices=prices)
         # The input is told at the start of an answer; the model may have written all that it was allowed to. Where
         # another model may have answered it is named in what was told, and the dearer of both counts.
         written = max(told.completion_tokens, reservation.usage.completion_tokens)
         usages = [replace(told, completion_tokens=written, model=name) for name in {model, told.model or model}]
         cost, usage = max(((self._prices.cost(usage, at), usage) for usage in usages), key=lambda pair: pair[0])
-        return Settlement(reservation.call_id, usage, cost, version, estimated=True)
+        prices = self._prices.model(usage.model or "", at)
+        return Settlement(reservation.call_id, usage, cost, version, estimated=True, prices=prices)
 
     async def _free_the_dead(self, totals: LedgerTotals) -> None:
         """Settle in full what executions that have ended, or are gone, left reserved when they could not store it."""
@@ -363,7 +369,8 @@ async def settle_in_full(
     """Settle an execution's calls that nobody drives any more: each counts in full, as estimated."""
     for call in totals.open.values():
         if call.execution_id == execution_id:
-            await ledger.settle(project_id, Settlement.in_full(call, prices.version))
+            model = prices.model(call.usage.model or "", call.time)
+            await ledger.settle(project_id, Settlement.in_full(call, prices.version, model))
 
 
 async def usage_after_crash(ledger: Ledger, execution: Execution, prices: PriceList) -> Usage:

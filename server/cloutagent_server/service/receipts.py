@@ -9,8 +9,8 @@ from typing import Final
 from cloutagent_server.domain import event_json
 from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFinished, ExecutionNotFound
 from cloutagent_server.domain.events import Cancelled, Completed, Failed, SdkCost, StoredEvent
-from cloutagent_server.domain.ledger import LedgerCall
-from cloutagent_server.domain.receipt import Receipt, ReceiptLog, ReceiptPrice
+from cloutagent_server.domain.ledger import LedgerCall, Settlement
+from cloutagent_server.domain.receipt import LogDigest, Receipt, ReceiptPrice
 from cloutagent_server.engine.base import PriceList
 from cloutagent_server.storage.base import Storage
 
@@ -36,21 +36,23 @@ class ReceiptService:
             raise ExecutionNotFound(execution_id)
         if not execution.status.terminal:
             raise ExecutionNotFinished(execution_id)
-        log, last = await self._log(execution_id)
+        log, first_kept, last = await self._log(execution_id)
         reserved = await self._storage.ledger.calls(execution.project_id, execution_id, execution.created_at)
         calls = [call for call in reserved if call.settlement is None or call.settlement.amount.tokens]
-        return Receipt(execution, calls, self._used_prices(calls), _sdk_cost(last), log)
+        return Receipt(execution, calls, self._used_prices(calls), _sdk_cost(last), log, first_kept)
 
-    async def _log(self, execution_id: str) -> tuple[ReceiptLog, StoredEvent]:
-        first = 1
-        while True:
-            try:
-                return await self._log_from(execution_id, first)
-            except CursorOutOfRange as trimmed:
-                # It was trimmed before, or just now: what is left of it stays.
-                first = trimmed.first_sequence
+    async def _log(self, execution_id: str) -> tuple[LogDigest, int, StoredEvent]:
+        """The digest of the log, the first event that is there, and the last."""
+        try:
+            digest, last = await self._log_from(execution_id, 1)
+        except CursorOutOfRange as trimmed:
+            # It was trimmed before, or just now: what is left of it stays, and the digest that was taken of all of it.
+            first = trimmed.first_sequence
+            left, last = await self._log_from(execution_id, first)
+            return await self._storage.executions.trimmed_digest(execution_id) or left, first, last
+        return digest, 1, last
 
-    async def _log_from(self, execution_id: str, first: int) -> tuple[ReceiptLog, StoredEvent]:
+    async def _log_from(self, execution_id: str, first: int) -> tuple[LogDigest, StoredEvent]:
         digest, size, last = hashlib.sha256(), 0, None
         cursor = first - 1
         while events := await self._storage.executions.read_events(execution_id, cursor, _BATCH_EVENTS):
@@ -61,16 +63,21 @@ class ReceiptService:
             cursor = last.sequence
         if last is None:
             raise ExecutionNotFound(execution_id)
-        return ReceiptLog(digest.hexdigest(), first, cursor, size), last
+        return LogDigest(digest.hexdigest(), first, cursor, size), last
 
     def _used_prices(self, calls: Iterable[LedgerCall]) -> Sequence[ReceiptPrice]:
         settlements = [call.settlement for call in calls if call.settlement is not None]
-        used = {(settlement.price_version, settlement.usage.model or "") for settlement in settlements}
-        known = {model.id: model for model in self._prices.models()}
-        return [
-            ReceiptPrice(version, model, known.get(model) if version == self._prices.version else None)
-            for version, model in sorted(used)
-        ]
+        # More than one for a model if its price changed during the run, as it may within a version from some day on.
+        used = dict.fromkeys(map(self._price_of, settlements))
+        return sorted(used, key=lambda price: (price.version, price.model))
+
+    def _price_of(self, settlement: Settlement) -> ReceiptPrice:
+        version, model = settlement.price_version, settlement.usage.model or ""
+        prices = settlement.prices
+        if prices is None and version == self._prices.version:
+            # Settled by an earlier version, which did not keep them.
+            prices = self._prices.model(model)
+        return ReceiptPrice(version, model, prices)
 
 
 def _sdk_cost(last: StoredEvent) -> SdkCost | None:

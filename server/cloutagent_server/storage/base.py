@@ -19,6 +19,7 @@ from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution, ExecutionFilter
 from cloutagent_server.domain.ledger import DayUsage, LedgerCall, LedgerTotals, Reservation, Settlement
 from cloutagent_server.domain.project import KeyCredential, Project, ProjectChanges, ProjectDraft
+from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.domain.secret import SealedSecret, SecretRecord, SecretsHead
 
 T = TypeVar("T")
@@ -290,8 +291,15 @@ class ExecutionStorage(Protocol):
     async def trim(self, execution_id: str) -> bool:
         """Remove all events but the last from the log of an ended execution, and give whether there were any.
 
-        What the execution was created with and what its events made of it stay. A crash leaves the old log or the new.
-        Nothing happens to an execution that has not ended or is not there.
+        What the execution was created with and what its events made of it stay, and the digest of the whole log. A
+        crash leaves the old log or the new. Nothing happens to an execution that has not ended or is not there.
+        """
+        ...
+
+    async def trimmed_digest(self, execution_id: str) -> LogDigest | None:
+        """The digest of a trimmed log as it was before; None if it was not trimmed or is not there.
+
+        None as well for one that was trimmed by an earlier version, which kept no digest.
         """
         ...
 

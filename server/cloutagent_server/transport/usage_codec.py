@@ -61,7 +61,11 @@ def receipt_to_proto(receipt: Receipt) -> execution_pb2.Receipt:
         prices=map(_price_to_proto, receipt.prices),
         sdk_cost=sdk_cost_to_proto(receipt.sdk_cost),
         log=execution_pb2.ReceiptLog(
-            sha256=log.sha256, first_sequence=log.first_sequence, last_sequence=log.last_sequence, size=log.size
+            sha256=log.sha256,
+            first_sequence=log.first_sequence,
+            last_sequence=log.last_sequence,
+            size=log.size,
+            first_kept_sequence=receipt.first_kept_sequence,
         ),
     )
 

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,95 +21,28 @@ import psutil
 
 from cloutagent.v1 import execution_pb2 as executions
 from cloutagent.v1 import execution_pb2_grpc, project_pb2, project_pb2_grpc
+from tests.support.faults.asked import ENDLESS, SCRIPTS, TERMINAL, Run
+from tests.support.faults.spawned import spawn
+from tests.support.faults.total_budget import TotalBudget
+from tests.support.processes import Tree, frozen
 
 DEADLINE: Final = 120.0
 NOTHING_LEFT_SECONDS: Final = 5.0
-TERMINAL: Final = ("completed", "failed", "cancelled")
-STAGES: Final = ("queued", "starting", "calling", "in a tool", "ending")
 
-_COMMAND: Final = str(Path(sys.executable).with_name("cloutagent-server"))
 _KEY: Final = "ab" * 32
 _FIRST_MARK: Final = 20
 AT_A_TIME: Final = 4
-_TODOS: Final = json.dumps({"todos": [{"content": "c", "status": "pending", "activeForm": "f"}]})
-
-Script = Callable[[str, str], str]
-
-
-def _streams(mark: str, _: str) -> str:
-    return f"{mark} [[rate: 40/s]] [[tokens: 50]]"
-
-
-def _says(mark: str, _: str) -> str:
-    return f"{mark} [[say: that is all]]"
-
-
-def _thinks(mark: str, _: str) -> str:
-    return f"{mark} [[delay: 700ms]] [[say: after a while]]"
-
-
-def _plans(mark: str, _: str) -> str:
-    return f"{mark} [[tool: TodoWrite {_TODOS}]] {mark} [[tool: TodoWrite {_TODOS}]] {mark} [[say: planned]]"
-
-
-def _sleeps(mark: str, seconds: str) -> str:
-    command = json.dumps({"command": f"setsid sleep {seconds} & sleep {seconds}"})
-    return f"{mark} [[tool: Bash {command}]] {mark} [[say: awake]]"
-
-
-SCRIPTS: Final[dict[str, Script]] = {
-    "streams": _streams,
-    "says": _says,
-    "thinks": _thinks,
-    "plans": _plans,
-    "sleeps": _sleeps,
-}
-
-
-@dataclass(slots=True)
-class Run:
-    """One execution, as its caller knows it.
-
-    Attributes:
-        key: Its idempotency key.
-        mark: The input tokens that the model tells for each of its calls, for it alone.
-        id: None until a server has acknowledged it.
-        seen: Its events as they came over the wire, from the first.
-    """
-
-    script: str
-    prompt: str
-    key: str
-    mark: int
-    id: str | None = None
-    seen: list[bytes] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-
-    @property
-    def ended(self) -> bool:
-        return bool(self.kinds) and self.kinds[-1] in TERMINAL
-
-    @property
-    def called(self) -> bool:
-        """Whether the model has told it anything."""
-        return "token_usage" in self.kinds
-
-    @property
-    def stage(self) -> str:
-        """What it was doing when its last event came. Places of those that wait change, too."""
-        last = self.kinds[-1] if self.kinds else "queued"
-        if last in ("queued", *TERMINAL):
-            return last
-        if last == "tool_use":
-            return "in a tool"
-        if last == "started":
-            return "starting"
-        calls = 1 + self.prompt.count("[[tool:")
-        return "ending" if self.kinds.count("tool_result") == calls - 1 and "message" in self.kinds[-2:] else "calling"
+MOST_RUNS: Final = 40
 
 
 class Stand:
-    """The folder, the model, and the server that works at the moment. Use it as a context manager."""
+    """The folder, the model, and the server that works at the moment. Use it as a context manager.
+
+    Attributes:
+        hit: What acknowledged runs were doing at the kills.
+        unanswered: The runs whose first start was under way at the last kill; `starts` is their number at all kills.
+        processes: The names of what descended from the killed servers.
+    """
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.random = random.Random(seed)
@@ -120,6 +50,9 @@ class Stand:
         self.losses: list[str] = []
         self.kills = 0
         self.hit: Counter[str] = Counter()
+        self.unanswered: list[Run] = []
+        self.starts = 0
+        self.processes: Counter[str] = Counter()
         self._hit_runs: set[str] = set()
         self._folder = folder
         self._nap = f"300.{self.random.randrange(10**8, 10**9)}"
@@ -128,10 +61,11 @@ class Stand:
         self._server: asyncio.subprocess.Process | None = None
         self._channel: grpc.aio.Channel | None = None
         self._project_id = self._api_key = ""
+        self._budget = TotalBudget()
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Stand:
-        self._model = await self._spawn("model", {}, "local-model", "--port", "0")
+        self._model = await spawn(self._folder, "model", {}, "local-model", "--port", "0")
         self._model_url = (await self._said(self._model, "model", " (")).split(" at ")[1].split(" (")[0]
         return self
 
@@ -168,6 +102,7 @@ class Stand:
                         max_tokens=500,
                         enabled_tools=["TodoWrite", "Bash"] if self._isolated() else ["TodoWrite"],
                     ),
+                    budget=self._budget.message,
                 )
             )
             self._project_id, self._api_key = made.project.id, made.api_key
@@ -195,17 +130,18 @@ class Stand:
 
     def repeat(self, run: Run) -> None:
         """Ask for the same run again, and watch it if that is the first answer. Returns at once."""
+        run.asking = True
         self._do(self._begin(run))
 
     def scripts(self) -> list[str]:
-        """What can be run here: tools that run code only where agents are isolated."""
-        return [name for name in SCRIPTS if name != "sleeps" or self._isolated()]
+        """What may be drawn: tools that run code only where agents are isolated."""
+        return [name for name in SCRIPTS if name != "lasts" and (name != "sleeps" or self._isolated())]
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Return when `condition` holds. Raises TimeoutError at the deadline."""
+    async def until(self, condition: Callable[[], bool], pause: float = 0.01) -> None:
+        """Return when `condition` holds, looked at after each `pause`. Raises TimeoutError at the deadline."""
         async with asyncio.timeout(DEADLINE):
             while not condition():  # noqa: ASYNC110 - it lies in other processes
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(pause)
 
     async def pause(self, seconds: float) -> None:
         """Let so much time pass: the moment of a kill is drawn at random."""
@@ -213,27 +149,92 @@ class Stand:
 
     async def until_one_is(self, stage: str, runs: list[Run]) -> None:
         """Return when all of `runs` are acknowledged and one of them has come to this stage."""
-        await self.until(lambda: all(run.id is not None for run in runs) and any(run.stage == stage for run in runs))
+        await self.until_acknowledged(runs)
+        await self.until(lambda: any(run.stage == stage for run in runs))
+
+    async def until_acknowledged(self, runs: list[Run]) -> None:
+        """Return when all of `runs` are acknowledged."""
+        await self.until(lambda: all(run.id is not None for run in runs))
+
+    async def until_called(self, runs: list[Run]) -> None:
+        """Return when the model has told each of `runs` something."""
+        await self.until(lambda: all(run.called for run in runs))
 
     async def kill(self) -> None:
         """Kill the server, and see that no process of a run outlives it for long."""
         assert self._server is not None
+        tree = frozen(self._server.pid)
+        await self._kill(self._server, tree)
+
+    async def kill_while_recovering(self, runs: list[Run]) -> bool:
+        """Start a server, and kill it when it has ended some of the interrupted `runs`; whether that was the moment."""
+        await self._start()
+        assert self._server is not None
+        await self.until(lambda: self._recovered(runs) > 0, 0.001)
+        tree = frozen(self._server.pid)
+        met = self._recovered(runs) < len(runs)
+        await self._kill(self._server, tree)
+        return met
+
+    async def kill_when_stored(self, script: str) -> None:
+        """Ask for runs until one is stored and its caller has no answer yet; kill the server at that moment."""
+        while not await self._killed_when_stored(self.request(script)):
+            assert len(self.runs) < MOST_RUNS
+
+    async def _killed_when_stored(self, run: Run) -> bool:
+        assert self._server is not None
+        known = sum(run.id is not None for run in self.runs)
+        await self.until(lambda: not run.asking or self._on_disk() > known, 0.001)
+        tree = frozen(self._server.pid)
+        # What it had sent by then is read.
+        await asyncio.sleep(0.1)
+        if not run.asking:
+            psutil.Process(self._server.pid).resume()
+            return False
+        await self._kill(self._server, tree)
+        return True
+
+    def programs(self) -> list[str]:
+        """The names of all processes under the server."""
+        assert self._server is not None
+        return Tree(self._server.pid).names
+
+    async def stored(self, run: Run) -> bool:
+        """Whether an execution is there, whoever knows of it."""
+        return run.prompt in {execution.prompt for execution in await self._listed()}
+
+    async def _kill(self, server: asyncio.subprocess.Process, tree: Tree) -> None:
         under_way = [run for run in self.runs if run.id is not None and not run.ended]
-        self._server.kill()
+        asking = [run for run in self.runs if run.asking]
+        server.kill()
         killed = time.monotonic()
-        await self._server.wait()
+        await server.wait()
         await self._part()
         self.kills += 1
-        # What had reached its watcher before the kill counts, also when it ended the run.
+        self.processes.update(tree.names)
+        # What had reached its watcher before the kill counts, also when it ended the run, and so does an answer.
         for run in under_way:
             if not run.ended:
                 self._hit_runs.add(run.key)
                 self.hit[run.stage] += 1
-        while left := self.left_over():
+        self.unanswered = [run for run in asking if run.id is None]
+        self.starts += len(self.unanswered)
+        while left := [*tree.left(), *self.left_over()]:
             if time.monotonic() - killed > NOTHING_LEFT_SECONDS:
                 self.losses.append(f"kill {self.kills}: left over: {left}")
                 break
             await asyncio.sleep(0.05)
+
+    @property
+    def _executions(self) -> Path:
+        return self._folder / "projects" / self._project_id / "executions"
+
+    def _on_disk(self) -> int:
+        """How many executions are stored. A server stores one under its own name when it is whole."""
+        return sum(1 for folder in self._executions.glob("[!.]*/state.json")) if self._executions.is_dir() else 0
+
+    def _recovered(self, runs: list[Run]) -> int:
+        return sum(b'"failed"' in (self._executions / str(run.id) / "events.jsonl").read_bytes() for run in runs)
 
     async def finish(self) -> None:
         """See every run to its end, and compare it with what its watchers saw and what the model told."""
@@ -242,21 +243,28 @@ class Stand:
         await self.until(lambda: all(run.id is not None for run in self.runs))
         self.watch_all()
         for run in self.runs:
-            if run.script == "sleeps":
+            if run.script in ENDLESS:
                 await self._call("CancelExecution", executions.CancelExecutionRequest(execution_id=str(run.id)))
         await self.until(lambda: all(run.ended for run in self.runs) or bool(self.losses))
+        # What was counted through every kill holds: the budget ends one more run before it calls the model.
+        self.losses += await self._budget.tighten(self._channel, self._project_id, self._api_key)
+        last = self.request("says")
+        await self.until(lambda: last.ended)
+        if last.called or not self._budget.ended(last.seen[-1]):
+            self.losses.append(f"the budget is met, and the next run goes on: {last.kinds}")
         await self._part()
         for run in self.runs:
             run_again = Run(run.script, run.prompt, run.key, run.mark, run.id)
             await self._watch(run_again, 0)
             await self._compare(run, run_again)
         await self._billed()
-        listed = await self._call(
-            "ListExecutions", executions.ListExecutionsRequest(project_id=self._project_id, page_size=1000)
-        )
-        ids = [execution.id for execution in listed.executions]
+        ids = [execution.id for execution in await self._listed()]
         if sorted(ids) != sorted(str(run.id) for run in self.runs):
             self.losses.append(f"{len(self.runs)} runs were asked for, {len(ids)} are listed")
+
+    async def _listed(self) -> list[executions.Execution]:
+        request = executions.ListExecutionsRequest(project_id=self._project_id, page_size=1000)
+        return list((await self._call("ListExecutions", request)).executions)
 
     async def _compare(self, run: Run, again: Run) -> None:
         name = f"{run.script} {run.id}"
@@ -273,11 +281,14 @@ class Stand:
 
     async def _billed(self) -> None:
         async with httpx.AsyncClient(trust_env=False) as client:
-            calls: list[dict[str, Any]] = []
+            calls: list[dict[str, Any]] | None = None
             async with asyncio.timeout(DEADLINE):
-                while not calls or any(call["outcome"] == "running" for call in calls):
+                while calls is None or any(call["outcome"] == "running" for call in calls):
                     calls = (await client.get(f"{self._model_url}/ledger")).json()["calls"]
         told = [call for call in calls if call["endpoint"] == "messages" and call["input_tokens"]]
+        most = sum(call["input_tokens"] + call["output_tokens"] for call in told)
+        if most > self._budget.tokens:
+            self.losses.append(f"{most} tokens were billed, of a budget of {self._budget.tokens}")
         for run in self.runs:
             own = [call for call in told if call["input_tokens"] == run.mark]
             usage = (await self._start_call(run)).usage
@@ -290,7 +301,10 @@ class Stand:
             self.losses.append("calls that belong to no run")
 
     async def _begin(self, run: Run) -> None:
-        begun = await self._start_call(run)
+        try:
+            begun = await self._start_call(run)
+        finally:
+            run.asking = False
         if run.id is None:
             run.id = begun.id
             await self._watch(run, 0)
@@ -364,19 +378,7 @@ class Stand:
             "BACKUP_ENABLED": "false",
             "MAX_CONCURRENT_EXECUTIONS": str(AT_A_TIME),
         }
-        self._server = await self._spawn("server", settings, "serve")
-
-    async def _spawn(self, name: str, settings: dict[str, str], *arguments: str) -> asyncio.subprocess.Process:
-        with (self._folder / f"{name}.out").open("wb") as out, (self._folder / f"{name}.log").open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                _COMMAND,
-                *arguments,
-                cwd=self._folder,
-                env={"PATH": os.environ["PATH"], **settings},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=log,
-            )
+        self._server = await spawn(self._folder, "server", settings, "serve")
 
     async def _said(self, process: asyncio.subprocess.Process, name: str, wanted: str) -> str:
         out = self._folder / f"{name}.out"

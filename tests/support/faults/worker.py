@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import json
 import os
+import random
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -18,18 +20,25 @@ from typing import Final
 
 from cloutagent_server.domain import api_key
 from cloutagent_server.domain.api_key import ApiKeys
+from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.errors import RevisionConflict, SecretVersionConflict
 from cloutagent_server.domain.project import KeyCredential, ProjectChanges
+from cloutagent_server.engine.base import CallEnd, CallRefused
+from cloutagent_server.service.budgets import RunBudget, Turns
+from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.service.key_rotation import rotate_encryption_key
 from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage, locks
 from tests.support import builders
+from tests.support.fake_engine import planned
+from tests.support.fake_prices import MODEL, FakePriceList
 from tests.support.secret_changes import put_secret
 
 Task = Callable[..., Awaitable[object]]
 
 COUNTER: Final = "COUNTER"
+SPENT_INPUT: Final = 10
 KEYS_KEPT: Final = 3
 KEYS: Final = ("01" * 32, "02" * 32)
 KEYRINGS: Final = (Keyring(KEYS[0], KEYS[1:]), Keyring(KEYS[1], KEYS[:1]))
@@ -181,7 +190,42 @@ async def _works(storage: FileSystemStorage, credential: KeyCredential) -> bool:
     return await storage.projects.find_key(credential.digest) is not None
 
 
+async def _spend(storage: FileSystemStorage, project_id: str, tokens: str, seed: str) -> object:
+    """Make calls of one execution under a budget until nothing is left of it. Gives what each of them used.
+
+    It is a server's part of a run: some calls are under way at a time, and each is settled with less than it might use.
+    """
+    project = await storage.projects.read(project_id)
+    assert project is not None
+    execution = await storage.executions.create(
+        builders.execution(project_id, agent=project.agent, limits=project.limits)
+    )
+    budget = RunBudget(execution, storage, FakePriceList(), CostTracker(FakePriceList()), Turns())
+    chance = random.Random(int(seed))
+    used: list[int] = []
+
+    async def call_on(name: str) -> None:
+        for number in itertools.count():
+            call_id = f"{execution.id}/{name}/{number}"
+            wanted = chance.randint(1, int(tokens))
+            try:
+                allowed = await budget.reserve(planned(MODEL, wanted, input_tokens=SPENT_INPUT, call_id=call_id))
+            except CallRefused:
+                await budget.settle(call_id, CallEnd.FREE, None)
+                return
+            await asyncio.sleep(chance.choice((0.0, 0.001, 0.01)))
+            end = chance.choice((CallEnd.TOLD, CallEnd.TOLD, CallEnd.CUT, CallEnd.FREE))
+            told = TokenUsage(SPENT_INPUT, chance.randint(1, allowed), MODEL)
+            await budget.settle(call_id, end, told)
+            written = {CallEnd.TOLD: told.completion_tokens, CallEnd.CUT: allowed}
+            used.append(SPENT_INPUT + written[end] if end in written else 0)
+
+    await asyncio.gather(*(call_on(name) for name in "abc"))
+    return used
+
+
 TASKS: dict[str, Task] = {
+    "spend": _spend,
     "count secret": _count_secret,
     "read secret": _read_secret,
     "rotate encryption": _rotate_encryption,

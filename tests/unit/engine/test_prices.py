@@ -56,6 +56,17 @@ def test_knows_dated_versions_and_aliases(name: str) -> None:
     assert PRICES.cost(TokenUsage(1_000, 0, name)) > 0
 
 
+def test_the_model_behind_a_name_and_what_it_costs() -> None:
+    for listed in PRICES.models():
+        assert PRICES.model(listed.id) == listed
+    sonnet = PRICES.model("claude-sonnet-4-5")
+    assert sonnet is not None
+    for name in ("claude-sonnet-4-5-20250929", "claude-sonnet-4-5-latest"):
+        assert PRICES.model(name) == sonnet
+    for name in ("", "gpt-5", "claude-2"):
+        assert PRICES.model(name) is None
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -114,6 +125,8 @@ def test_a_call_is_priced_as_of_its_time() -> None:
     before, after = datetime(2026, 5, 31, 23, 59, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
     assert [prices.cost(usage, at) for at in (before, after, before)] == [1, 2, 1]
     assert prices.cost(usage) == prices.cost(usage, datetime.now(UTC))
+    models = [prices.model("claude-sonnet-4-5", at) for at in (before, after)]
+    assert [model.prompt_token_price * 1_000_000 for model in models if model is not None] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ def test_the_environment_holds_no_more_than_is_listed(workspace: Workspace, monk
     assert environment["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:1"
     assert environment["PATH"] == "/somewhere/bin"
     assert environment["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] == "1"
+    assert environment["CLAUDE_CODE_NO_MODEL_FALLBACK"] == "1"
+    assert environment["CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK"] == "1"
     assert environment["CLAUDE_CODE_MAX_RETRIES"] == "5"
     assert environment["X"] == "y"
     assert environment[RUN_MARKER] == str(workspace.path)

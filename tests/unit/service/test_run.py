@@ -27,6 +27,7 @@ from cloutagent_server.domain.events import (
     LimitWarning,
     Message,
     Payload,
+    SdkCost,
     TextDelta,
     TokenUsed,
     ToolResult,
@@ -45,7 +46,7 @@ from cloutagent_server.service import runner
 from cloutagent_server.service.budgets import Turns
 from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.service.prompts import FilledPrompts
-from cloutagent_server.service.runner import MOST_WAITING_TEXTS, Run
+from cloutagent_server.service.runner import MOST_WAITING_TEXTS, SDK_COST_TOLERANCE, Run
 from tests.support import builders
 from tests.support import fake_engine as fake
 from tests.support.fake_engine import FakeEngine, FakeExecutor, Step
@@ -367,6 +368,48 @@ async def test_a_completion_without_text_has_an_empty_result() -> None:
 async def test_a_failure_of_the_model_is_passed_on() -> None:
     made = await driven(fake.report(10, 1), fake.fail(FailureReason.MODEL_ERROR, "overloaded"))
     assert await made.failure() == (FailureReason.MODEL_ERROR, "overloaded", None)
+
+
+# The SDK's own figure of the cost.
+
+EXACT = Decimal(100 * 3 + 20 * 15) / 1_000_000
+FIGURES = {
+    "equal": (EXACT, False),
+    "as much more as is tolerated": (EXACT + SDK_COST_TOLERANCE, False),
+    "as much less as is tolerated": (EXACT - SDK_COST_TOLERANCE, False),
+    "more": (EXACT + SDK_COST_TOLERANCE + Decimal("1e-9"), True),
+    "less": (EXACT - SDK_COST_TOLERANCE - Decimal("1e-9"), True),
+    "nothing": (Decimal(0), True),
+    "none": (None, None),
+}
+
+
+@pytest.mark.parametrize(("said", "differs"), FIGURES.values(), ids=FIGURES)
+@pytest.mark.parametrize("kind", ["completed", "failed", "limit_exceeded", "cancelled", "interrupted"])
+async def test_the_sdks_figure_stands_beside_ours_in_every_end(
+    kind: str, said: Decimal | None, differs: bool | None
+) -> None:
+    ends = {
+        "completed": fake.answer("done", said),
+        "failed": fake.fail(FailureReason.MODEL_ERROR, "overloaded", said),
+        "limit_exceeded": fake.answer("done", said),
+    }
+
+    async def whole_run(executor: FakeExecutor) -> None:
+        # One step, so that the agent ends with its figure before a stop reaches it.
+        await fake.report(100, 20)(executor)
+        if kind == "cancelled":
+            made.run.cancel()
+        if kind == "interrupted":
+            made.run.interrupt()
+        await ends.get(kind, fake.end_without_result(Status.CANCELLED, said))(executor)
+
+    made = await driven(whole_run, limits=Limits(max_tokens=119) if kind == "limit_exceeded" else Limits())
+    last = (await made.drive())[-1]
+    assert isinstance(last, Completed | Failed | Cancelled)
+    assert last.kind == {"limit_exceeded": "failed", "interrupted": "failed"}.get(kind, kind)
+    assert last.usage.total_cost == EXACT
+    assert last.sdk_cost == (None if said is None or differs is None else SdkCost(said, differs))
 
 
 # Cancelling and interrupting, in every phase.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
-from cloutagent_server.domain.cost import TokenUsage
+from cloutagent_server.domain.cost import Model, TokenUsage
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.ledger import Amount, Reservation, Settlement, Window
@@ -20,6 +22,8 @@ from tests.support import builders
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
 LATER = NOW + timedelta(days=3)
 MODEL = "claude-sonnet-4-5"
+SETTLED = Settlement("", TokenUsage(30, 10, MODEL), Decimal("0.1"), "prices 1")
+PRICES = Model(MODEL, "Sonnet 4.5", Decimal("0.000003"), Decimal("0.000015"), None, Decimal("0.00000375"), 200_000)
 
 
 @pytest.fixture
@@ -42,8 +46,7 @@ async def reserve(storage: FileSystemStorage, project: Project, at: datetime = N
 
 
 async def settle(storage: FileSystemStorage, project: Project, call: Reservation) -> None:
-    end = Settlement(call.call_id, TokenUsage(30, 10, MODEL), Decimal("0.1"), "prices 1")
-    assert await storage.ledger.settle(project.id, end)
+    assert await storage.ledger.settle(project.id, replace(SETTLED, call_id=call.call_id))
 
 
 def month(tmp_path: Path, project: Project, name: str = "2026-03.jsonl") -> Path:
@@ -64,6 +67,28 @@ async def test_another_process_sees_and_settles_what_this_one_reserved(
     assert await total(storage, project) == Window(Amount(40, Decimal("0.1")))
     again = await reserve(storage, project)
     assert (await total(other, project)).reserved == again.amount
+
+
+async def test_a_line_of_the_first_version_is_read_and_followed_by_newer_ones(
+    storage: FileSystemStorage, project: Project, tmp_path: Path
+) -> None:
+    old, new = await reserve(storage, project), await reserve(storage, project)
+    path = month(tmp_path, project)
+    first = path.read_bytes().replace(b'"schemaVersion":2', b'"schemaVersion":1').split(b"\n")
+    settled = (
+        b'{"schemaVersion":1,"kind":"settled","callId":"%b","model":"%b","promptTokens":30,"completionTokens":10,'
+        b'"cost":"0.1","priceVersion":"prices 1","estimated":false' % (old.call_id.encode(), MODEL.encode())
+    )
+    bodies = [*(line.rpartition(b',"checksum"')[0] for line in first[:2]), settled]
+    path.write_bytes(b"".join(b'%b,"checksum":"%08x"}\n' % (body, crc32(body)) for body in bodies))
+    other = FileSystemStorage(tmp_path)
+    assert await other.ledger.settle(project.id, replace(SETTLED, call_id=new.call_id, prices=PRICES))
+    calls = await other.ledger.calls(project.id, "e", NOW)
+    assert [call.settlement for call in calls] == [
+        replace(SETTLED, call_id=old.call_id),
+        replace(SETTLED, call_id=new.call_id, prices=PRICES),
+    ]
+    assert await total(storage, project) == Window(Amount(80, Decimal("0.2")))
 
 
 @pytest.mark.parametrize("left", [b'{"schemaVersion":1,"kind":"reser', b"\0" * 40, b"\0" * 40 + b"\n", b"{}\n"])

@@ -245,7 +245,6 @@ async def test_a_state_that_cannot_be_read_does_not_fail_the_append(
     storage: FileSystemStorage, execution: Execution, log_path: Path
 ) -> None:
     state = log_path.parent / "state.json"
-    state.unlink()
     state.mkdir()
     running = await storage.executions.append(builders.events(execution.id, [builders.started()]))
     assert await storage.executions.read(execution.id) == running

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import pytest
 
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.execution import Status
+from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.cipher import Cipher
 from cloutagent_server.service.keyring import Keyring
@@ -28,7 +30,7 @@ ENDED = "0a000000-0000-4000-8000-0000000000e1"
 QUEUED = "0a000000-0000-4000-8000-0000000000e2"
 API_KEY = "cla_0a000000-0000-4000-8000-00000000000f"
 VERSIONS: Sequence[int] = (1,)
-NEWEST = {"metadata.json": 2, "version.json": 2, "events.jsonl": 2}
+NEWEST = {"metadata.json": 2, "version.json": 2, "events.jsonl": 3}
 
 
 @pytest.fixture(params=VERSIONS)
@@ -87,6 +89,23 @@ async def test_the_doctor_finds_nothing_to_complain_of(old_root: Path) -> None:
     await storage.stop()
     cipher = Cipher("ab" * 32)
     assert examine(Folder(old_root, lambda sealed: None if cipher.open(sealed) else "empty")) == []
+
+
+async def test_an_old_log_can_be_trimmed_and_keeps_its_digest(old_root: Path) -> None:
+    storage = FileSystemStorage(old_root)
+    await storage.start()
+    events = await storage.executions.read_events(ENDED, 0, 100)
+    data = b"".join(event.data + b"\n" for event in events)
+    before = await storage.executions.read(ENDED)
+    assert await storage.executions.trim(ENDED)
+    assert await storage.executions.trimmed_digest(ENDED) == LogDigest(
+        hashlib.sha256(data).hexdigest(), 1, len(events), len(data)
+    )
+    assert await storage.executions.read(ENDED) == before
+    assert list(await storage.executions.read_events(ENDED, len(events) - 1, 100)) == list(events[-1:])
+    await storage.stop()
+    first = (old_root / PROJECT / "executions" / ENDED / "events.jsonl").read_bytes().splitlines()[0]
+    assert json.loads(first)["schemaVersion"] == NEWEST["events.jsonl"]
 
 
 NEWER = 99

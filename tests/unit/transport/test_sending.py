@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,10 +14,14 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from cloutagent.v1 import execution_pb2, execution_pb2_grpc
-from cloutagent_server.domain.events import Payload
+from cloutagent_server.domain.events import Payload, StoredEvent
+from cloutagent_server.domain.execution import Status
 from cloutagent_server.domain.project import Project
+from cloutagent_server.service.watch import WatchService
+from cloutagent_server.storage.base import ExecutionStorage
 from cloutagent_server.transport.server import GrpcServer
 from tests.support import builders
+from tests.support import fake_engine as fake
 from tests.support.service_world import DEADLINE_SECONDS, World, make_world
 
 ADMIN_KEY = "an-admin-key-of-some-length"
@@ -27,17 +33,41 @@ def world() -> World:
     return make_world(admin_key=ADMIN_KEY)
 
 
-@pytest.fixture
-async def stub(world: World) -> AsyncIterator[Any]:
-    server = GrpcServer(world.services, stall_seconds=0.5)
+@asynccontextmanager
+async def serving(world: World, stall_seconds: float) -> AsyncIterator[Any]:
+    server = GrpcServer(world.services, stall_seconds=stall_seconds)
     port = await server.start("127.0.0.1", 0)
     # What one caller may have under way is bounded, as it is by Envoy.
     options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536))
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-        yield execution_pb2_grpc.ExecutionServiceStub(channel)
-    await world.executions.stop(grace=0)
-    await server.stop(grace=0)
-    world.authenticator.close()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+            yield execution_pb2_grpc.ExecutionServiceStub(channel)
+    finally:
+        await world.executions.stop(grace=0)
+        await server.stop(grace=0)
+        world.authenticator.close()
+
+
+@pytest.fixture
+async def stub(world: World) -> AsyncIterator[Any]:
+    async with serving(world, stall_seconds=0.5) as stub:
+        yield stub
+
+
+class NotedWatches(WatchService):
+    """Notes after which event each watcher was last given more."""
+
+    def __init__(self, storage: ExecutionStorage) -> None:
+        super().__init__(storage)
+        self.given: list[list[int]] = []
+
+    async def watch(self, execution_id: str, after_sequence: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
+        last = [after_sequence]
+        self.given.append(last)
+        async with aclosing(super().watch(execution_id, after_sequence)) as batches:
+            async for batch in batches:
+                last[:] = [event.sequence for event in batch[-1:]] or last
+                yield batch
 
 
 async def long_log(world: World, project: Project) -> str:
@@ -83,15 +113,35 @@ async def test_a_stalled_watcher_is_dropped_and_resumes_where_it_was(stub: Any, 
     assert rest == list(range(last + 1, EVENTS + 4))
 
 
-async def test_a_stalled_watcher_delays_nobody(stub: Any, world: World) -> None:
+async def test_a_stalled_watcher_delays_nobody(world: World) -> None:
+    """It is not dropped here: the run, and who watches it too, go on beside it as long as it does not read."""
+    watches = NotedWatches(world.storage.executions)
+    go_on = asyncio.Event()
+    texts = [fake.write("x" * 50_000)] * EVENTS
+    world.engine.script = lambda _: [fake.report(100, 20), fake.wait_for(go_on), *texts, fake.answer("done")]
     project = await world.project()
-    execution_id = await long_log(world, project)
-    options = {"metadata": (("x-api-key", ADMIN_KEY),)}
-    stalled = stub.WatchExecution(execution_pb2.WatchExecutionRequest(execution_id=execution_id), **options)
-    await stalled.read()
-    request = execution_pb2.WatchExecutionRequest(execution_id=execution_id, after_sequence=EVENTS)
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        for _ in range(10):
-            seen = [event.sequence async for one in stub.WatchExecution(request, **options) for event in one.events]
-            assert seen == [EVENTS + 1, EVENTS + 2, EVENTS + 3]
-    stalled.cancel()
+    async with serving(replace(world, watches=watches), stall_seconds=10 * DEADLINE_SECONDS) as stub:
+        execution = await world.start(project)
+        request = execution_pb2.WatchExecutionRequest(execution_id=execution.id)
+        options = {"metadata": (("x-api-key", ADMIN_KEY),)}
+        stalled = stub.WatchExecution(request, **options)
+        first = await stalled.read()
+        reader = asyncio.create_task(sequences(stub.WatchExecution(request, **options)))
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while len(watches.given) < 2:  # noqa: ASYNC110 - the other one comes over the wire
+                await asyncio.sleep(0.01)
+            go_on.set()
+            ended = await world.executions.finished(execution.id)
+            seen = await reader
+        assert (ended.status, ended.result) == (Status.COMPLETED, "done")
+        assert seen == list(range(1, ended.last_sequence + 1))
+        assert watches.given[0][0] < ended.last_sequence == watches.given[1][0], "the first one is stalled"
+        assert [event.sequence for event in first.events] + await sequences(stalled) == seen
+
+
+async def sequences(call: Any) -> list[int]:
+    """What comes until the end of the call."""
+    found: list[int] = []
+    while (answer := await call.read()) is not grpc.aio.EOF:
+        found += [event.sequence for event in answer.events]
+    return found

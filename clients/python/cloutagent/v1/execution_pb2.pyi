@@ -1949,7 +1949,7 @@ class Receipt(_message.Message):
 
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReceiptPrice]:
-        """The prices behind the calls' costs, by version and model."""
+        """The prices behind the calls' costs, by version and model; more than one for a model whose price changed meanwhile."""
 
     @_builtins.property
     def sdk_cost(self) -> Global___SdkCost:
@@ -2066,7 +2066,9 @@ class ReceiptPrice(_message.Message):
     """The model."""
     @_builtins.property
     def prices(self) -> _cost_pb2.Model:
-        """Its prices. Absent when the server has another version of the price list now, or no such model."""
+        """Its prices, as they were kept with the calls. Absent for calls that an early version of the server settled, which
+        kept none, when the server has another version of the price list now.
+        """
 
     def __init__(
         self,
@@ -2097,14 +2099,21 @@ class ReceiptLog(_message.Message):
     FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    FIRST_KEPT_SEQUENCE_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """SHA-256 of these bytes, in lower-case hex."""
     first_sequence: _builtins.int
-    """Number of the first event in it. Above 1 when the log was trimmed: the events before are gone, and not in the digest."""
+    """Number of the first event in it: 1, also when the log was trimmed since. Above 1 only for a log that an early version
+    of the server trimmed, which kept no digest of the events that it removed.
+    """
     last_sequence: _builtins.int
     """Number of the last event in it, which is the execution's last."""
     size: _builtins.float
     """How many bytes they are."""
+    first_kept_sequence: _builtins.int
+    """Number of the first event that can still be read. Above 1 when the log was trimmed: the events before are gone, and
+    the digest is the one that was taken when they were removed.
+    """
     def __init__(
         self,
         *,
@@ -2112,10 +2121,11 @@ class ReceiptLog(_message.Message):
         first_sequence: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
         size: _builtins.float = ...,
+        first_kept_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_kept_sequence", b"first_kept_sequence", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,7 @@ from cloutagent_server.domain.errors import (
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution, ExecutionFilter
 from cloutagent_server.domain.identifiers import is_id
+from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.base import ALL_EXECUTIONS, History, Page
 from cloutagent_server.storage.filesystem import files
@@ -32,7 +33,7 @@ from cloutagent_server.storage.filesystem.open_logs import OpenLogs
 from cloutagent_server.storage.filesystem.ownership import Ownership
 from cloutagent_server.storage.filesystem.pages import executions_at, readable
 from cloutagent_server.storage.filesystem.removal import Removal
-from cloutagent_server.storage.filesystem.trimming import history_in, trim
+from cloutagent_server.storage.filesystem.trimming import digest_in, history_in, trim
 from cloutagent_server.storage.filesystem.watch import LogWatch
 from cloutagent_server.storage.selection import select
 
@@ -164,6 +165,11 @@ class FileSystemExecutions:
             self._logs.drop(execution_id)
         return trimmed
 
+    async def trimmed_digest(self, execution_id: str) -> LogDigest | None:
+        """See `ExecutionStorage.trimmed_digest`."""
+        directory = await off_loop(partial(self._locate, execution_id)) if is_id(execution_id) else None
+        return None if directory is None else await off_loop(partial(digest_in, directory))
+
     async def delete(self, execution_id: str) -> None:
         """See `ExecutionStorage.delete`."""
         entry = await off_loop(partial(self._index.find_execution, execution_id)) if is_id(execution_id) else None
@@ -212,7 +218,9 @@ class FileSystemExecutions:
         try:
             key = execution.idempotency.key if execution.idempotency else None
             self._index.put_execution(project_id, execution.id, execution.created_at, key)
-            files.make_directory(unborn)
+            if not home.parent.is_dir():
+                files.make_directory(home.parent)
+            unborn.mkdir(files.DIRECTORY_MODE, exist_ok=True)
             write_new(unborn, execution)
             self._ownership.own(unborn)
             unborn.rename(home)

@@ -9,12 +9,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from cloutagent_server.domain import timestamps
-from cloutagent_server.domain.cost import TokenUsage
+from cloutagent_server.domain.cost import Model, TokenUsage
 from cloutagent_server.domain.ledger import DayUsage, Reservation, Settlement
 from cloutagent_server.storage.filesystem.schema import Fields, Schema, parse
 from cloutagent_server.storage.ledger_book import MonthBook
 
-LINE: Final = Schema(1)
+LINE: Final = Schema(2, {1: dict})
+"""A record. Settlements of version 1 have no prices."""
 TOTALS: Final = Schema(1)
 
 _MARK: Final = b',"checksum":"'
@@ -44,6 +45,7 @@ def settled_line(settlement: Settlement) -> bytes:
             "cost": f"{settlement.cost:f}",
             "priceVersion": settlement.price_version,
             "estimated": settlement.estimated,
+            **({} if settlement.prices is None else {"prices": _prices_to_json(settlement.prices)}),
         }
     )
 
@@ -149,7 +151,40 @@ def _settlement(fields: Fields) -> Settlement:
         cost=_money(fields, "cost"),
         price_version=fields.text("priceVersion"),
         estimated=fields.truth("estimated"),
+        prices=fields.optional(lambda name: _prices(fields.fields(name)), "prices"),
     )
+
+
+def _prices_to_json(model: Model) -> dict[str, Any]:
+    prices = {
+        "promptTokenPrice": model.prompt_token_price,
+        "completionTokenPrice": model.completion_token_price,
+        "cacheReadTokenPrice": model.cache_read_token_price,
+        "cacheWriteTokenPrice": model.cache_write_token_price,
+    }
+    return {
+        "id": model.id,
+        "displayName": model.display_name,
+        **{name: f"{price:f}" for name, price in prices.items() if price is not None},
+        **({} if model.context_window is None else {"contextWindow": model.context_window}),
+    }
+
+
+def _prices(fields: Fields) -> Model:
+    def price(name: str) -> Decimal:
+        return _money(fields, name)
+
+    model = Model(
+        fields.text("id"),
+        fields.text("displayName"),
+        price("promptTokenPrice"),
+        price("completionTokenPrice"),
+        fields.optional(price, "cacheReadTokenPrice"),
+        fields.optional(price, "cacheWriteTokenPrice"),
+        fields.optional(fields.whole, "contextWindow"),
+    )
+    fields.end()
+    return model
 
 
 def _day_usage(fields: Fields) -> DayUsage:

@@ -47,10 +47,8 @@ _log = structlog.get_logger(__name__)
 
 
 def write_new(directory: Path, execution: Execution) -> None:
-    """Write the files of an execution without events."""
-    header = header_line(execution)
-    files.write(directory / layout.LOG, header)
-    files.write(directory / layout.STATE, dump(snapshot_to_json(Snapshot(len(header), execution))))
+    """Write the log of an execution without events, in a directory that nobody else knows of yet."""
+    files.write_parts(directory / layout.LOG, [header_line(execution)])
 
 
 def read_execution(directory: Path) -> Execution | None:
@@ -109,7 +107,8 @@ class ExecutionLog:
             self._size = self._header.size
             self._lines = LineIndex(self._size)
             self._execution = self._header.execution
-            if self._resume(committed_size(self._reader)) is not self._execution.status:
+            known = self._resume(committed_size(self._reader))
+            if known is not self._execution.status and self._size > self._header.size:
                 self._refresh_snapshot()
         except BaseException:
             os.close(self._reader)

@@ -7,6 +7,7 @@ that field. Lines of a log of version 1 have none, and it goes on without.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,8 @@ from zlib import crc32
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.receipt import LogDigest
+from cloutagent_server.storage.filesystem.digest_records import digest_from_fields, digest_to_json
 from cloutagent_server.storage.filesystem.lines import lines_between
 from cloutagent_server.storage.filesystem.records import (
     EXECUTION,
@@ -33,7 +36,8 @@ _MARK: Final = b',"crc32":"'
 _TAIL: Final = len(_MARK) + len('01234567"}')
 _TAILS: Final = _MARK + b'%08x"}'
 _CHECKED_SINCE: Final = 2
-_TRIMMED_START: Final = b'{"schemaVersion":%d,"trimmed":' % EXECUTION.version
+_TRIMMED_START: Final = re.compile(rb'{"schemaVersion":\d+,"trimmed":')
+_START_SIZE: Final = 64
 
 # What StoredEvent(*pair) does, without a step in Python for each.
 _stored: Final[Callable[[tuple[int, bytes]], StoredEvent]] = partial(tuple.__new__, StoredEvent)
@@ -62,11 +66,13 @@ class LogHeader:
         execution: The execution before the first event that follows. That is event 1, unless the log was trimmed.
         size: Where the events begin, in bytes.
         checked: Whether the lines have checksums.
+        whole: The digest of the log as it was before it was trimmed; None if it was not, or none was kept.
     """
 
     execution: Execution
     size: int
     checked: bool
+    whole: LogDigest | None = None
 
     @property
     def first_sequence(self) -> int:
@@ -121,9 +127,14 @@ class LogHeader:
         return f"line {sequence - self.first_sequence + 2}, event {sequence}"
 
 
-def header_line(created: Execution, before_first: Execution | None = None) -> bytes:
-    """The first line of a log. With `before_first`, of one that begins behind the state that this tells."""
+def header_line(created: Execution, before_first: Execution | None = None, whole: LogDigest | None = None) -> bytes:
+    """The first line of a log. With `before_first`, of one that begins behind the state that this tells.
+
+    `whole` is what the log was before that.
+    """
     trimmed = {} if before_first is None else {"trimmed": outcome_to_json(before_first)}
+    if whole is not None:
+        trimmed["whole"] = digest_to_json(whole)
     document = EXECUTION.stamp({**trimmed, "execution": execution_fields_to_json(created)})
     return sealed(dump_line(document)[:-1])
 
@@ -136,12 +147,16 @@ def header_of(line: bytes) -> LogHeader:
         document = parse(unsealed(line))
     outer = EXECUTION.open(document)
     execution = execution_from_fields(outer.fields("execution"))
+    whole = None
     if outer.has("trimmed"):
         fields = outer.fields("trimmed")
         execution = outcome_from_fields(fields, execution)
         fields.end()
+        whole = outer.optional(lambda name: digest_from_fields(outer.fields(name)), "whole")
+        if whole is not None and whole.last_sequence != execution.last_sequence + 1:
+            raise ValueError("whole.lastSequence is not the event that is left")
     outer.end()
-    return LogHeader(execution, len(line) + 1, checked)
+    return LogHeader(execution, len(line) + 1, checked, whole)
 
 
 def read_header(descriptor: int, path: Path, execution_id: str) -> LogHeader:
@@ -164,7 +179,7 @@ def read_header(descriptor: int, path: Path, execution_id: str) -> LogHeader:
 
 def is_trimmed(descriptor: int) -> bool:
     """Whether an open log was trimmed already, by how it begins."""
-    return os.pread(descriptor, len(_TRIMMED_START), 0) == _TRIMMED_START
+    return _TRIMMED_START.match(os.pread(descriptor, _START_SIZE, 0)) is not None
 
 
 def _version(document: Any) -> int:

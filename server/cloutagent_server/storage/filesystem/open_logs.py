@@ -32,9 +32,8 @@ class OpenLogs:
 
     def peek(self, execution_id: str) -> ExecutionLog | None:
         """The log if it is open, only for what does not block: it may be closed by the next blocking call."""
-        with self._guard:
-            lease = self._leases.get(execution_id)
-            return None if lease is None else lease.log
+        lease = self._leases.get(execution_id)
+        return None if lease is None else lease.log
 
     @contextmanager
     def borrow(self, execution_id: str) -> Iterator[ExecutionLog | None]:

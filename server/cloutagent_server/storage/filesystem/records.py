@@ -51,8 +51,9 @@ def _with_named_keys(document: dict[str, Any]) -> dict[str, Any]:
 
 PROJECT: Final = Schema(2, {1: _with_named_keys})
 KEY_USES: Final = Schema(1)
-EXECUTION: Final = Schema(2, {1: dict})
-"""The first line of a log. Version 1 had no checksums, which concerns its lines and not what it tells."""
+EXECUTION: Final = Schema(3, {1: dict, 2: dict})
+"""The first line of a log. Version 1 had no checksums, which concerns its lines and not what it tells. In version 2 a
+trimmed log had no digest of what it was before."""
 STATE: Final = Schema(1)
 KEY_CHECK: Final = Schema(1)
 MANIFEST: Final = Schema(1)

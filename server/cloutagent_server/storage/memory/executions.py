@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from operator import itemgetter
 
@@ -15,6 +16,7 @@ from cloutagent_server.domain.errors import (
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution, ExecutionFilter
 from cloutagent_server.domain.identifiers import is_id
+from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.base import ALL_EXECUTIONS, History, Page
 from cloutagent_server.storage.changes import appended
@@ -154,9 +156,16 @@ class MemoryExecutions:
         record = self._records.executions.get(execution_id)
         if record is None or not record.execution.status.terminal or len(record.events) < 2:
             return False
+        data = b"".join(event.data + b"\n" for event in record.events)
+        record.digest = LogDigest(hashlib.sha256(data).hexdigest(), 1, record.execution.last_sequence, len(data))
         record.trimmed += len(record.events) - 1
         del record.events[:-1]
         return True
+
+    async def trimmed_digest(self, execution_id: str) -> LogDigest | None:
+        """See `ExecutionStorage.trimmed_digest`."""
+        record = self._records.executions.get(execution_id)
+        return None if record is None else record.digest
 
     async def delete(self, execution_id: str) -> None:
         """See `ExecutionStorage.delete`."""

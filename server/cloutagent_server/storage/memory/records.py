@@ -11,6 +11,7 @@ from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.ledger import LedgerCall
 from cloutagent_server.domain.project import Project
+from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.domain.secret import SealedSecret, SecretRecord
 from cloutagent_server.storage.ledger_book import MonthBook
 from cloutagent_server.storage.watchers import Watchers
@@ -32,11 +33,15 @@ class ProjectRecord:
 
 @dataclass(slots=True)
 class ExecutionRecord:
-    """An execution as its events have made it, and these events but for the first `trimmed`."""
+    """An execution as its events have made it, and these events but for the first `trimmed`.
+
+    `digest` is that of all events, kept when some were trimmed.
+    """
 
     execution: Execution
     events: list[StoredEvent] = field(default_factory=list)
     trimmed: int = 0
+    digest: LogDigest | None = None
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cloutagent_server.domain import event_json
 from cloutagent_server.domain.errors import StoredDataDamaged
-from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.doctor.findings import BY_REPAIR, FROM_BACKUP, Finding, Folder, Severity
@@ -142,7 +142,7 @@ def _torn(folder: Folder, directory: Path, log: _Log) -> Iterator[Finding]:
             Severity.WARNING,
             folder.relative(directory / LOG),
             "ends with an incomplete line: a server was stopped while it wrote",
-            "start the server: it cuts the line and ends the execution",
+            "start the server: the next event of the execution takes its place",
             still=partial(_ends_in_mid_line, directory / LOG),
         )
 
@@ -159,8 +159,8 @@ def _ends_in_mid_line(path: Path) -> bool:
 
 def _state(folder: Folder, directory: Path, log: _Log) -> Iterator[Finding]:
     fault, still = log.snapshot_fault, None
-    if fault is None and log.snapshot is None:
-        # An execution that has just ended gets its state a moment after its last event.
+    if fault is None and log.snapshot is None and log.execution.status is not Status.QUEUED:
+        # An execution gets its state when it starts, and a moment after its last event.
         fault, still = "is missing", partial(_has_no_state, directory)
     elif fault is None and log.snapshot is not None and log.at_snapshot != log.snapshot.execution:
         fault = f"does not agree with {LOG}"

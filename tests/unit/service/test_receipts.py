@@ -1,0 +1,33 @@
+"""Receipts of executions whose calls were settled by servers of several versions."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from cloutagent_server.domain.cost import Model, TokenUsage
+from cloutagent_server.domain.ledger import Reservation, Settlement
+from cloutagent_server.domain.receipt import ReceiptPrice
+from cloutagent_server.service.receipts import ReceiptService
+from cloutagent_server.storage.memory import MemoryStorage
+from tests.support import builders
+from tests.support.fake_prices import MODEL, FakePriceList
+
+
+async def test_prices_that_were_not_kept_with_a_call_are_those_of_its_version_or_none() -> None:
+    """So it is with calls that an earlier server settled."""
+    storage, prices = MemoryStorage(), FakePriceList()
+    project = await storage.projects.create(builders.project_draft(), builders.credential())
+    execution = await storage.executions.create(builders.execution(project.id))
+    await storage.executions.append(builders.events(execution.id, builders.payloads_of_a_run()))
+    kept = Model(MODEL, "As it was", Decimal(1), Decimal(2))
+    for number, (version, model) in enumerate([(prices.version, None), ("old", None), ("old", kept), ("old", kept)]):
+        usage, time = TokenUsage(10, 1, MODEL), execution.created_at
+        call = Reservation(execution.id, f"call {number}", usage, Decimal(1), time)
+        await storage.ledger.reserve(project.id, time, lambda _, call=call: call)  # type: ignore[misc]
+        await storage.ledger.settle(project.id, Settlement(call.call_id, usage, Decimal(1), version, prices=model))
+    receipt = await ReceiptService(storage, prices).receipt(execution.id)
+    assert list(receipt.prices) == [
+        ReceiptPrice(prices.version, MODEL, prices.model(MODEL)),
+        ReceiptPrice("old", MODEL, None),
+        ReceiptPrice("old", MODEL, kept),
+    ]
