@@ -1,7 +1,7 @@
 """A vendor that keeps its own bill: what it charges for each call, whatever it told about it.
 
-A request says in its header `x-call`, as JSON, how the vendor is to treat it; see `Call`. Prices come straight from
-genai-prices, and token counts from the call's own fields, so that nothing here shares code with what is tested.
+A request says in its header `CALL_HEADER`, as JSON, how the vendor is to treat it; see `Call`. Prices come straight
+from genai-prices, and token counts from the call's own fields, so that nothing here shares code with what is tested.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 import genai_prices
 from aiohttp import web
 
-CALL_HEADER = "x-call"
-NUMBER_HEADER = "x-number"
-RUN_HEADER = "x-run"
+# The gateway lets headers of such names through.
+CALL_HEADER = "x-stainless-call"
+NUMBER_HEADER = "x-stainless-number"
+RUN_HEADER = "x-stainless-run"
 MODELS = ("claude-sonnet-4-5", "claude-haiku-5-5")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 
 from cloutagent_server.domain.cost import Model, TokenUsage
@@ -43,12 +44,12 @@ class FakePriceList:
         """Whether it is one of the three."""
         return model in self._models
 
-    def model(self, name: str) -> Model | None:
+    def model(self, name: str, at: datetime | None = None) -> Model | None:
         """One of the three; None for another name."""
         return self._models.get(name)
 
-    def cost(self, usage: TokenUsage) -> Decimal:
-        """What the usage costs in US dollars."""
+    def cost(self, usage: TokenUsage, at: datetime | None = None) -> Decimal:
+        """What the usage costs in US dollars, at any time."""
         if usage.model not in self._models:
             raise LookupError(f"the price list does not know the model {usage.model}")
         model = self._models[usage.model]

@@ -22,6 +22,7 @@ from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.base import PlannedCall, PriceList, RunListener
 from cloutagent_server.engine.gateway import GatewaySession, ModelGateway
 from cloutagent_server.engine.listening import OrderedListener
+from cloutagent_server.engine.request_body import RequestBody
 from tests.support.billing_vendor import CALL_HEADER, NUMBER_HEADER, RUN_HEADER, Call
 
 Rounds = Sequence[Sequence[Call]]
@@ -51,11 +52,9 @@ class NumberedGateway(ModelGateway):
         super().__init__(upstream_base_url, api_key, prices)
         self.numbers: dict[str, str] = {}
 
-    def _planned(
-        self, request: web.Request, call_id: str, model: str, max_tokens: int, body: dict[str, object]
-    ) -> PlannedCall:
+    def _planned(self, request: web.Request, call_id: str, max_tokens: int, body: RequestBody) -> PlannedCall:
         self.numbers[call_id] = request.headers[NUMBER_HEADER]
-        return super()._planned(request, call_id, model, max_tokens, body)
+        return super()._planned(request, call_id, max_tokens, body)
 
 
 class WireAgent:

@@ -9,6 +9,8 @@ from typing import Final
 
 WARNING_PERCENT: Final = 80.0
 ZERO: Final = Decimal(0)
+MOST_TOKENS: Final = 2**31 - 1
+"""The largest number of tokens that the API can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,16 @@ class TokenUsage:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
+
+    @property
+    def possible(self) -> bool:
+        """Whether these are numbers of tokens that a call can have used."""
+        return (
+            0 <= self.cache_write_1h_tokens <= self.cache_write_tokens
+            and self.cache_read_tokens >= 0
+            and self.cache_read_tokens + self.cache_write_tokens <= self.prompt_tokens <= MOST_TOKENS
+            and 0 <= self.completion_tokens <= MOST_TOKENS
+        )
 
 
 @dataclass(frozen=True, slots=True)

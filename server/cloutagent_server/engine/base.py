@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Protocol
@@ -31,12 +32,17 @@ class PriceList(Protocol):
         """Whether `model` names a model of the list, or a dated version or alias of one."""
         ...
 
-    def model(self, name: str) -> Model | None:
-        """The model that `name` names, or is a dated version or alias of, as it costs now; None if it is not listed."""
+    def model(self, name: str, at: datetime | None = None) -> Model | None:
+        """The model that `name` names, or is a dated version or alias of, as it costs at that time; by default, now.
+
+        None if it is not listed.
+        """
         ...
 
-    def cost(self, usage: TokenUsage) -> Decimal:
-        """What `usage` costs at list price in US dollars. `usage.model` must be set.
+    def cost(self, usage: TokenUsage, at: datetime | None = None) -> Decimal:
+        """What `usage` costs at list price in US dollars, at the prices of a point in time in UTC; by default, of now.
+
+        `usage.model` must be set.
 
         Raises:
             LookupError: The list does not know the model.

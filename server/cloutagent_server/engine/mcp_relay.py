@@ -6,6 +6,7 @@ configured, with the headers that it configured: the agent sees neither the head
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import re
 import socket
@@ -82,8 +83,8 @@ class McpRelay:
             await self._client.close()
             self._client = None
 
-    async def forward(self, request: web.Request, server: HttpServer) -> web.StreamResponse:
-        """Answer the agent's request with what the server answers, as it comes."""
+    async def forward(self, request: web.Request, server: HttpServer, data: bytearray) -> web.StreamResponse:
+        """Answer the agent's request, whose body is `data`, with what the server answers, as it comes."""
         assert self._client is not None
         if request.method not in _METHODS:
             return web.Response(status=405)
@@ -92,12 +93,10 @@ class McpRelay:
         headers = {name: request.headers[name] for name in _FROM_AGENT if name in request.headers}
         headers |= {**server.headers, "accept-encoding": "identity"}
         try:
-            body = await request.read() if request.method == "POST" else None
+            body = io.BytesIO(data) if request.method == "POST" else None
             answer = await self._client.request(
                 request.method, URL(server.url), data=body, headers=headers, allow_redirects=False
             )
-        except web.HTTPRequestEntityTooLarge:
-            return web.Response(status=413)
         except (aiohttp.ClientError, OSError, ValueError):
             return web.Response(status=502, text="the MCP server cannot be reached")
         try:

@@ -1,4 +1,8 @@
-"""The shape of Anthropic's Messages API: what the gateway sets in a request, drops from headers, and answers itself."""
+"""The shape of Anthropic's Messages API: what of a request goes to the vendor, and what the gateway answers itself.
+
+What goes through is listed here, body field by field and header by header. Whatever is not may be a way to a bill that
+no price list knows, today or after the vendor's next change.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,60 @@ from cloutagent_server.domain.project import AgentConfig
 MESSAGES_PATH: Final = "/v1/messages"
 COUNT_TOKENS_PATH: Final = "/v1/messages/count_tokens"
 
+INPUT_FIELDS: Final[tuple[str, ...]] = (
+    "system",
+    "tools",
+    "tool_choice",
+    "cache_control",
+    "output_config",
+    "output_format",
+    "context_management",
+    "messages",
+)
+"""The fields of a body, beside the model and `SET_FIELDS`, that its input tokens are counted of."""
+OTHER_FIELDS: Final[tuple[str, ...]] = ("metadata", "stop_sequences", "stream")
+"""Fields that go to the vendor and are no input."""
+SET_FIELDS: Final[tuple[str, ...]] = ("model", "max_tokens", "temperature", "top_p", "top_k", "thinking")
+"""Fields that `configure` has a say in."""
+
+WITHIN: Final[Mapping[str, frozenset[str]]] = {
+    "metadata": frozenset({"user_id"}),
+    "output_config": frozenset({"effort", "format", "task_budget"}),
+}
+"""What goes to the vendor of fields that are made of others."""
+
+BETAS: Final = frozenset(
+    {
+        # What the agent's command line sends.
+        "claude-code-20250219",
+        "context-management-2025-06-27",
+        "effort-2025-11-24",
+        "interleaved-thinking-2025-05-14",
+        "mid-conversation-system-2026-04-07",
+        "mid-conversation-tool-changes-2026-07-01",
+        "per-turn-control-2026-07-01",
+        "thinking-display-updates-2026-08-18",
+        "thinking-token-count-2026-05-13",
+        # What others send that speak the plain API, priced as the list says.
+        "extended-cache-ttl-2025-04-11",
+        "fine-grained-tool-streaming-2025-05-14",
+        "prompt-caching-2024-07-31",
+        "prompt-caching-scope-2026-01-05",
+        "redact-thinking-2026-02-12",
+        "structured-outputs-2025-11-13",
+        "structured-outputs-2025-12-15",
+        "token-counting-2024-11-01",
+        "token-efficient-tools-2025-02-19",
+    }
+)
+"""Values of `anthropic-beta` that go to the vendor. None of them has a price, runs a tool at the vendor or asks another
+model."""
+
+_API_VERSION: Final = "2023-06-01"
 _VERSION: Final = re.compile(r"claude-[a-z]+-(?P<major>\d+)(?:-(?P<minor>\d{1,2}))?(?!\d)")
 _FIRST_WITHOUT_SAMPLING: Final = (4, 7)
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
-_PRICED_APART: Final = ("service_tier", "speed", "inference_geo")
+_TO_VENDOR: Final = re.compile(r"accept|user-agent|x-app|x-stainless-[a-z-]+|x-claude-code-[a-z-]+")
 _HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -28,9 +82,6 @@ _HOP_BY_HOP: Final = frozenset(
         "transfer-encoding",
         "upgrade",
     }
-)
-_ONLY_TO_GATEWAY: Final = frozenset(
-    {"host", "content-length", "accept-encoding", "expect", "cookie", "authorization", "x-api-key"}
 )
 _ONLY_FROM_VENDOR: Final = frozenset({"content-length", "content-encoding", "set-cookie", "location"})
 
@@ -45,11 +96,10 @@ def configure(body: MutableMapping[str, Any], config: AgentConfig, max_tokens: i
     """Make the body of a messages request follow the agent's configuration and an allowance of output tokens.
 
     The configured temperature is the only sampling parameter that goes out, and none does for a model that takes none.
-    Thinking is dropped where the API refuses it beside the temperature or the allowance, and what would be billed at
-    another price than the list's is dropped always.
+    Thinking is dropped where the API refuses it beside the temperature or the allowance.
     """
     sampled = takes_temperature(body["model"])
-    for name in (*_SAMPLING, *_PRICED_APART):
+    for name in _SAMPLING:
         body.pop(name, None)
     if sampled:
         body["temperature"] = config.temperature
@@ -63,13 +113,31 @@ def configure(body: MutableMapping[str, Any], config: AgentConfig, max_tokens: i
             del body["thinking"]
 
 
+def betas(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """The values of `anthropic-beta` that go to the vendor, in order, each once."""
+    asked = (
+        value.strip() for name, line in headers.items() if name.lower() == "anthropic-beta" for value in line.split(",")
+    )
+    return tuple(dict.fromkeys(value for value in asked if value in BETAS))
+
+
 def request_headers(headers: Mapping[str, str], api_key: str | None) -> dict[str, str]:
-    """The agent's headers as they go to the vendor: the agent's own credential replaced by `api_key`, if any."""
-    forwarded = _end_to_end(headers, _ONLY_TO_GATEWAY)
+    """The headers of a request to the vendor: those of the agent's that are listed, and its credential `api_key`.
+
+    The version is the one whose answers are metered, whatever the agent asks for.
+    """
+    forwarded = {
+        lower: value for name, value in headers.items() if _TO_VENDOR.fullmatch(lower := name.lower()) is not None
+    }
+    if asked := betas(headers):
+        forwarded["anthropic-beta"] = ",".join(asked)
     if api_key:
         forwarded["x-api-key"] = api_key
-    forwarded["accept-encoding"] = "identity"
-    return forwarded
+    return forwarded | {
+        "anthropic-version": _API_VERSION,
+        "content-type": "application/json",
+        "accept-encoding": "identity",
+    }
 
 
 def response_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -52,13 +52,20 @@ class GenaiPriceList:
         """Whether `model` is listed, or is a listed name with `-0`, a date (`-20250929`) or `-latest` after it."""
         return self._listed_name(model) is not None
 
-    def model(self, name: str) -> Model | None:
-        """The listed model that `name` stands for, with the base-tier prices that hold today; None if there is none."""
-        listed = self._listed_name(name)
-        return None if listed is None else _model(listed, self._infos[listed], self._prices_of(listed))
+    def model(self, name: str, at: datetime | None = None) -> Model | None:
+        """The listed model that `name` stands for, with the base-tier prices of the time `at`, by default of now.
 
-    def cost(self, usage: TokenUsage) -> Decimal:
+        None if there is none.
+        """
+        listed = self._listed_name(name)
+        if listed is None:
+            return None
+        return _model(listed, self._infos[listed], self._prices_of(listed, at or datetime.now(UTC)))
+
+    def cost(self, usage: TokenUsage, at: datetime | None = None) -> Decimal:
         """What the usage of one model call costs in US dollars, in the price tier that its prompt falls into.
+
+        The prices are those of the time `at`, by default those of now.
 
         Raises:
             LookupError: The list does not know the model, or none is given.
@@ -70,7 +77,7 @@ class GenaiPriceList:
         plain = usage.prompt_tokens - usage.cache_read_tokens - usage.cache_write_tokens
         if plain < 0 or usage.cache_write_1h_tokens > usage.cache_write_tokens:
             raise ValueError("a part of the prompt is larger than the whole")
-        prices = self._prices_of(name)
+        prices = self._prices_of(name, at or datetime.now(UTC))
         write_price = prices.cache_write_mtok or prices.input_mtok
         counts = (
             (prices.input_mtok, plain),
@@ -82,20 +89,22 @@ class GenaiPriceList:
         millionths = sum((_at(price, usage.prompt_tokens) * count for price, count in counts), Decimal(0))
         return millionths / _TOKENS_PER_PRICE
 
-    def _prices_of(self, name: str) -> ModelPrice:
-        """The prices that hold today. They are looked up once a day, since that takes longer than to use them."""
-        now = datetime.now(UTC)
-        prices = self._prices.get((name, now.date()))
+    def _prices_of(self, name: str, at: datetime) -> ModelPrice:
+        """The prices of a day. They are looked up once for each, since that takes longer than to use them."""
+        prices = self._prices.get((name, at.date()))
         if prices is None:
-            prices = self._prices[name, now.date()] = self._infos[name].get_prices(now)
+            prices = self._prices[name, at.date()] = self._infos[name].get_prices(at)
         return prices
 
     def _listed_name(self, model: str) -> str | None:
-        reference = _REFERENCE.fullmatch(model)
-        if reference is None:
-            return None
-        name = reference["name"].removesuffix("-0")
+        name = undated(model)
         return name if name in self._models else None
+
+
+def undated(model: str) -> str:
+    """The name that a dated version or an alias of a model stands for; what is no such name is left as it is."""
+    reference = _REFERENCE.fullmatch(model)
+    return model if reference is None else reference["name"].removesuffix("-0")
 
 
 def _model(name: str, info: ModelInfo, prices: ModelPrice) -> Model | None:

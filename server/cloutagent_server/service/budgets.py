@@ -234,11 +234,11 @@ class RunBudget:
 
         def decide(totals: LedgerTotals) -> Reservation | None:
             lines = (own, *_project_lines(budget, totals))
-            alone = self._allowed(call, input_tokens, lines, [line.window.settled for line in lines])
+            alone = self._allowed(call, input_tokens, lines, [line.window.settled for line in lines], now)
             if alone.tokens < (call.max_tokens if whole else 1):
                 refused.append(BudgetRefusal(alone.line.exceeded(alone.kind)))
                 return None
-            beside = self._allowed(call, input_tokens, lines, [line.window.all for line in lines])
+            beside = self._allowed(call, input_tokens, lines, [line.window.all for line in lines], now)
             if beside.tokens < alone.tokens:
                 return None
             reserved.append(self._reservation(call, input_tokens, alone.tokens, now))
@@ -266,7 +266,7 @@ class RunBudget:
         return Window(settled, reserved)
 
     def _allowed(
-        self, call: PlannedCall, input_tokens: int, lines: Sequence[_Line], used: Sequence[Amount]
+        self, call: PlannedCall, input_tokens: int, lines: Sequence[_Line], used: Sequence[Amount], now: datetime
     ) -> _Allowed:
         """The most output tokens that all limits allow beside what is used; tokens are reported before cost."""
         found = _Allowed(call.max_tokens, lines[0], ExceededLimit.TOKENS)
@@ -279,53 +279,52 @@ class RunBudget:
             return found
         for line, amount in zip(lines, used, strict=True):
             if line.limit.max_cost is not None:
-                tokens = self._affordable(call, input_tokens, found.tokens, line.limit.max_cost - amount.cost)
+                tokens = self._affordable(call, input_tokens, found.tokens, line.limit.max_cost - amount.cost, now)
                 if tokens < found.tokens:
                     found = _Allowed(tokens, line, ExceededLimit.COST)
         return found
 
-    def _affordable(self, call: PlannedCall, input_tokens: int, wanted: int, left: Decimal) -> int:
+    def _affordable(self, call: PlannedCall, input_tokens: int, wanted: int, left: Decimal, now: datetime) -> int:
         """How many of the wanted output tokens `left` US dollars pay for beside the input, at its dearest."""
-        whole = self._cost(call, input_tokens, wanted)
+        whole = self._cost(call, input_tokens, wanted, now)
         if whole <= left:
             return wanted
-        bare = self._cost(call, input_tokens, 0)
+        bare = self._cost(call, input_tokens, 0, now)
         if bare >= left:
             return 0
         tokens = min(wanted, int((left - bare) * wanted / (whole - bare)))
-        while tokens > 0 and self._cost(call, input_tokens, tokens) > left:
+        while tokens > 0 and self._cost(call, input_tokens, tokens, now) > left:
             tokens -= 1
         return tokens
 
-    def _cost(self, call: PlannedCall, input_tokens: int, output_tokens: int) -> Decimal:
+    def _cost(self, call: PlannedCall, input_tokens: int, output_tokens: int, now: datetime) -> Decimal:
         return max(
-            self._prices.cost(call.at_most(input_tokens, output_tokens)),
-            self._prices.cost(TokenUsage(input_tokens, output_tokens, call.model)),
+            self._prices.cost(call.at_most(input_tokens, output_tokens), now),
+            self._prices.cost(TokenUsage(input_tokens, output_tokens, call.model), now),
         )
 
     def _reservation(self, call: PlannedCall, input_tokens: int, output_tokens: int, now: datetime) -> Reservation:
         usage = call.at_most(input_tokens, output_tokens)
-        return Reservation(self._execution.id, call.id, usage, self._cost(call, input_tokens, output_tokens), now)
+        return Reservation(self._execution.id, call.id, usage, self._cost(call, input_tokens, output_tokens, now), now)
 
     def _settlement(self, reservation: Reservation, end: CallEnd, told: TokenUsage | None) -> Settlement:
         model, version = reservation.usage.model, self._prices.version
-        prices = self._prices.model(model or "")
         if end is CallEnd.FREE:
             return Settlement(reservation.call_id, TokenUsage(0, 0, model), ZERO, version)
-        if told is None:
-            return Settlement.in_full(reservation, version, prices)
+        # The prices are those that the call was reserved at, so that midnight changes nothing.
+        at = reservation.time
+        if told is None or not told.possible:
+            return Settlement.in_full(reservation, version, self._prices.model(model or "", at))
         if end is CallEnd.TOLD:
-            return Settlement(reservation.call_id, told, self._prices.cost(told), version, prices=prices)
-        # The input is told at the start of an answer; the model may have written all that it was allowed to.
-        usage = TokenUsage(
-            told.prompt_tokens,
-            max(told.completion_tokens, reservation.usage.completion_tokens),
-            model,
-            told.cache_read_tokens,
-            told.cache_write_tokens,
-            told.cache_write_1h_tokens,
-        )
-        return Settlement(reservation.call_id, usage, self._prices.cost(usage), version, estimated=True, prices=prices)
+            prices = self._prices.model(told.model or "", at)
+            return Settlement(reservation.call_id, told, self._prices.cost(told, at), version, prices=prices)
+        # The input is told at the start of an answer; the model may have written all that it was allowed to. Where
+        # another model may have answered it is named in what was told, and the dearer of both counts.
+        written = max(told.completion_tokens, reservation.usage.completion_tokens)
+        usages = [replace(told, completion_tokens=written, model=name) for name in {model, told.model or model}]
+        cost, usage = max(((self._prices.cost(usage, at), usage) for usage in usages), key=lambda pair: pair[0])
+        prices = self._prices.model(usage.model or "", at)
+        return Settlement(reservation.call_id, usage, cost, version, estimated=True, prices=prices)
 
     async def _free_the_dead(self, totals: LedgerTotals) -> None:
         """Settle in full what executions that have ended, or are gone, left reserved when they could not store it."""
@@ -376,7 +375,7 @@ async def settle_in_full(
     """Settle an execution's calls that nobody drives any more: each counts in full, as estimated."""
     for call in totals.open.values():
         if call.execution_id == execution_id:
-            model = prices.model(call.usage.model or "")
+            model = prices.model(call.usage.model or "", call.time)
             await ledger.settle(project_id, Settlement.in_full(call, prices.version, model))
 
 

@@ -187,7 +187,9 @@ class Run:
         return not self._full
 
     async def on_usage(self, call_id: str, usage: TokenUsage) -> None:
-        """Count what a model call has used so far and hold the run to its limits."""
+        """Count what a model call has used so far and hold the run to its limits. What none can use is ignored."""
+        if not usage.possible:
+            return
         await self._count(self._tracker.track_tokens(self._execution.id, usage, call_id), usage.model)
 
     async def before_call(self, call: PlannedCall) -> int:

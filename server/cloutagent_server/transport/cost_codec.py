@@ -7,6 +7,7 @@ from typing import Final
 
 from cloutagent.v1 import cost_pb2
 from cloutagent_server.domain.cost import (
+    MOST_TOKENS,
     BudgetExceeded,
     BudgetScope,
     CostLimits,
@@ -30,14 +31,19 @@ SCOPE: Final = {
 def usage_to_proto(usage: Usage) -> cost_pb2.Usage:
     """The protobuf form of a usage."""
     return cost_pb2.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
+        prompt_tokens=tokens_to_proto(usage.prompt_tokens),
+        completion_tokens=tokens_to_proto(usage.completion_tokens),
+        cache_read_tokens=tokens_to_proto(usage.cache_read_tokens),
+        cache_write_tokens=tokens_to_proto(usage.cache_write_tokens),
         total_cost=float(usage.total_cost),
         model_calls=usage.model_calls,
         estimated=usage.estimated or None,
     )
+
+
+def tokens_to_proto(tokens: int) -> int:
+    """A number of tokens as far as the API can tell it: what is stored can be read, whatever it is."""
+    return min(tokens, MOST_TOKENS)
 
 
 def budget_to_proto(budget: BudgetExceeded) -> cost_pb2.BudgetExceeded:

@@ -13,7 +13,13 @@ from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.domain.events import Failure, FailureReason, SdkCost
 from cloutagent_server.domain.execution import Execution, ExecutionFilter, ExecutionOptions, Status
 from cloutagent_server.service.requests import Estimate, ExecutionRequest
-from cloutagent_server.transport.cost_codec import EXCEEDED, budget_to_proto, check_to_proto, usage_to_proto
+from cloutagent_server.transport.cost_codec import (
+    EXCEEDED,
+    budget_to_proto,
+    check_to_proto,
+    tokens_to_proto,
+    usage_to_proto,
+)
 from cloutagent_server.transport.project_codec import agent_to_proto, limits_to_proto, timestamp
 
 RunRequest = (
@@ -122,8 +128,8 @@ def to_result(execution: Execution) -> execution_pb2.ExecutionResult:
         status=STATUS[execution.status],
         result=execution.result,
         cost=execution_pb2.ExecutionCost(
-            prompt_tokens=execution.usage.prompt_tokens,
-            completion_tokens=execution.usage.completion_tokens,
+            prompt_tokens=tokens_to_proto(execution.usage.prompt_tokens),
+            completion_tokens=tokens_to_proto(execution.usage.completion_tokens),
             total_cost=float(execution.usage.total_cost),
         ),
         duration=execution.duration or 0,

@@ -9,7 +9,7 @@ from cloutagent.v1 import cost_pb2, execution_pb2
 from cloutagent_server.domain.ledger import LedgerCall, Settlement
 from cloutagent_server.domain.receipt import Receipt, ReceiptPrice
 from cloutagent_server.domain.usage import BudgetState, UsageReport, UsageSum
-from cloutagent_server.transport.cost_codec import EXCEEDED, SCOPE, model_to_proto, usage_to_proto
+from cloutagent_server.transport.cost_codec import EXCEEDED, SCOPE, model_to_proto, tokens_to_proto, usage_to_proto
 from cloutagent_server.transport.execution_codec import STATUS, sdk_cost_to_proto
 from cloutagent_server.transport.project_codec import timestamp
 
@@ -100,10 +100,10 @@ def _calls_to_proto(calls: Iterable[LedgerCall]) -> Iterable[execution_pb2.Recei
             call_id=end.call_id,
             time=timestamp(call.reservation.time),
             model=end.usage.model or "",
-            prompt_tokens=end.usage.prompt_tokens,
-            completion_tokens=end.usage.completion_tokens,
-            cache_read_tokens=end.usage.cache_read_tokens,
-            cache_write_tokens=end.usage.cache_write_tokens,
+            prompt_tokens=tokens_to_proto(end.usage.prompt_tokens),
+            completion_tokens=tokens_to_proto(end.usage.completion_tokens),
+            cache_read_tokens=tokens_to_proto(end.usage.cache_read_tokens),
+            cache_write_tokens=tokens_to_proto(end.usage.cache_write_tokens),
             cost=float(end.cost),
             estimated=end.estimated,
             price_version=end.price_version or None,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -15,70 +13,21 @@ import pytest
 from aiohttp import web
 
 from cloutagent_server.domain.cost import TokenUsage
-from cloutagent_server.domain.project import AgentConfig
-from cloutagent_server.engine import gateway as gateway_module
+from cloutagent_server.engine import session as session_module
 from cloutagent_server.engine.base import CallEnd, CallRefused, PlannedCall
-from cloutagent_server.engine.gateway import SILENCE_SECONDS, GatewaySession, ModelGateway, VendorError
+from cloutagent_server.engine.gateway import ModelGateway, VendorError
 from cloutagent_server.engine.listening import OrderedListener
-from cloutagent_server.engine.prices import GenaiPriceList
+from tests.support.gateway_stage import CONFIG, KEY, MODEL, PRICES, error_of, running
 from tests.support.messages import (
     RememberingListener,
     Reply,
-    Upstream,
     answering,
     failing,
-    running_upstream,
     stream_events,
     streaming,
 )
 
-KEY = "sk-ant-the-real-key"
-MODEL = "claude-sonnet-4-5"
-CONFIG = AgentConfig("", "agent", "system", MODEL, temperature=0.3, max_tokens=1000)
-PRICES = GenaiPriceList()
 WAIT = 5.0
-
-
-@dataclass
-class Run:
-    """A gateway with one open session, its upstream, and an HTTP client in the agent's place."""
-
-    gateway: ModelGateway
-    session: GatewaySession
-    upstream: Upstream
-    listener: RememberingListener
-    http: aiohttp.ClientSession
-
-    def post(
-        self, body: object = None, path: str = "/v1/messages?beta=true", headers: dict[str, str] | None = None
-    ) -> aiohttp.client._RequestContextManager:
-        document = {"model": MODEL, "max_tokens": 32_000, "stream": True, "messages": []} if body is None else body
-        return self.http.post(
-            self.session.base_url + path,
-            json=document,
-            headers={"x-api-key": self.session.token} if headers is None else headers,
-        )
-
-
-@asynccontextmanager
-async def running(
-    reply: Reply, listener: RememberingListener | None = None, silence_seconds: float = SILENCE_SECONDS
-) -> AsyncIterator[Run]:
-    told = listener or RememberingListener()
-    async with running_upstream(reply) as upstream, aiohttp.ClientSession() as http:
-        gateway = ModelGateway(upstream.url, KEY, PRICES, silence_seconds=silence_seconds)
-        await gateway.start()
-        try:
-            yield Run(gateway, gateway.open(CONFIG, OrderedListener(told)), upstream, told, http)
-        finally:
-            await gateway.stop()
-
-
-async def error_of(answer: aiohttp.ClientResponse) -> dict[str, Any]:
-    document = await answer.json()
-    assert document["type"] == "error"
-    error: dict[str, Any] = document["error"]
-    return error
 
 
 async def test_a_stream_goes_through_unchanged_and_is_metered() -> None:
@@ -455,7 +404,7 @@ async def test_an_agent_that_leaves_ends_the_call_upstream() -> None:
 
 
 async def test_the_calls_that_a_run_makes_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_module, "CALLS_AT_ONCE", 2)
+    monkeypatch.setattr(session_module, "CALLS_AT_ONCE", 2)
     async with running(_start_then_wait) as run:
         async with run.post() as first, run.post() as second:
             for answer in (first, second):
@@ -743,6 +692,11 @@ async def test_what_bytes_do_not_bound(extra: dict[str, Any], bounded: bool, unb
         ({"type": "ephemeral"}, True, False),
         ({"type": "ephemeral", "ttl": "5m"}, True, False),
         ({"type": "ephemeral", "ttl": "1h"}, True, True),
+        ({"type": "ephemeral", "ttl": 3600}, True, True),
+        ({"type": "ephemeral", "ttl": None}, True, True),
+        ({"type": "ephemeral", "ttl": "5min"}, True, True),
+        ({"type": "ephemeral", "ttl": ["5m"]}, True, True),
+        ("1h", True, True),
     ],
 )
 @pytest.mark.parametrize("place", ["top", "block"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine import messages_api
@@ -58,6 +59,12 @@ def test_thinking_goes_where_the_vendor_would_refuse_it(
     assert ("thinking" in configured({"thinking": thinking}, temperature)) is kept
 
 
+def test_betas_of_several_headers_are_one_list() -> None:
+    headers = CIMultiDict([("Anthropic-Beta", "effort-2025-11-24, other"), ("anthropic-beta", "effort-2025-11-24,")])
+    headers.add("anthropic-beta", "claude-code-20250219")
+    assert messages_api.betas(headers) == ("effort-2025-11-24", "claude-code-20250219")
+
+
 def test_headers_for_one_hop_stay_behind() -> None:
     headers = {
         "connection": "keep-alive, X-Local",
@@ -71,6 +78,7 @@ def test_headers_for_one_hop_stay_behind() -> None:
     }
     assert messages_api.request_headers(headers, "key") == {
         "anthropic-version": "2023-06-01",
+        "content-type": "application/json",
         "accept-encoding": "identity",
         "x-api-key": "key",
     }

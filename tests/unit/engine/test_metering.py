@@ -107,8 +107,8 @@ def test_a_stream_cut_inside_an_event_counts_what_came_before() -> None:
 def test_data_over_several_lines_is_one_event() -> None:
     call = CallMeter(MODEL)
     stream = StreamMeter(call)
-    stream.feed(b'data: {"type": "message_delta",\ndata: "usage": {"output_tokens": 4}}\n\n')
-    assert call.usage == TokenUsage(0, 4, MODEL)
+    stream.feed(b'data: {"type": "message_delta",\ndata: "usage": {"input_tokens": 3, "output_tokens": 4}}\n\n')
+    assert call.usage == TokenUsage(3, 4, MODEL)
 
 
 def test_later_totals_replace_earlier_ones_and_never_take_away() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
+from genai_prices.types import ConditionalPrice, ModelPrice, StartDateConstraint
 
 from cloutagent_server.domain.cost import TokenUsage
-from cloutagent_server.engine.prices import GenaiPriceList
+from cloutagent_server.engine.prices import GenaiPriceList, undated
 
 PRICES = GenaiPriceList()
 
@@ -105,3 +108,36 @@ def test_a_long_prompt_is_priced_in_its_tier_as_a_whole() -> None:
     at_the_edge, beyond = (PRICES.cost(TokenUsage(tokens, 100, "claude-sonnet-4-5")) for tokens in (200_000, 200_001))
     assert at_the_edge == 200_000 * Decimal("0.000003") + 100 * Decimal("0.000015")
     assert beyond == 200_001 * Decimal("0.000006") + 100 * Decimal("0.0000225")
+
+
+def test_a_call_is_priced_as_of_its_time() -> None:
+    prices = GenaiPriceList()
+    cheap, dear = (ModelPrice(input_mtok=Decimal(price), output_mtok=Decimal(1)) for price in (1, 2))
+    changed = date(2026, 6, 1)
+    prices._infos["claude-sonnet-4-5"] = dataclasses.replace(
+        prices._infos["claude-sonnet-4-5"],
+        prices=[
+            ConditionalPrice(prices=cheap),
+            ConditionalPrice(constraint=StartDateConstraint(start_date=changed), prices=dear),
+        ],
+    )
+    usage = TokenUsage(1_000_000, 0, "claude-sonnet-4-5")
+    before, after = datetime(2026, 5, 31, 23, 59, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
+    assert [prices.cost(usage, at) for at in (before, after, before)] == [1, 2, 1]
+    assert prices.cost(usage) == prices.cost(usage, datetime.now(UTC))
+    models = [prices.model("claude-sonnet-4-5", at) for at in (before, after)]
+    assert [model.prompt_token_price * 1_000_000 for model in models if model is not None] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("claude-haiku-4-5-20251001", "claude-haiku-4-5"),
+        ("claude-haiku-4-5@20251001", "claude-haiku-4-5"),
+        ("claude-opus-4-0", "claude-opus-4"),
+        ("claude-opus-4", "claude-opus-4"),
+        ("somebody's model", "somebody's model"),
+    ],
+)
+def test_the_name_behind_a_version(name: str, plain: str) -> None:
+    assert undated(name) == plain

@@ -80,6 +80,7 @@ def test_faults_name_the_field_by_its_path() -> None:
         ("whole", True),
         ("whole", 1.0),
         ("whole", -1),
+        ("whole", 10**30),
         ("number", "1"),
         ("number", False),
         ("time", "2026-01-31"),

@@ -16,6 +16,7 @@ T = TypeVar("T")
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 _VERSION: Final = "schemaVersion"
+_MOST_WHOLE: Final = 2**63 - 1
 _HEX: Final = re.compile(r"([0-9A-Fa-f]{2})*")
 
 
@@ -79,10 +80,12 @@ class Fields:
         return self._typed(name, str, "text")
 
     def whole(self, name: str, least: int = 0) -> int:
-        """A whole number, at least `least`."""
+        """A whole number, at least `least`, that fits into 64 bits: a larger one was never written."""
         value = self._typed(name, int, "a whole number")
         if value < least:
             self._fail(name, f"is less than {least}")
+        if value > _MOST_WHOLE:
+            self._fail(name, f"is more than {_MOST_WHOLE}")
         return value
 
     def number(self, name: str) -> float:
