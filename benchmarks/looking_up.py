@@ -58,7 +58,7 @@ async def _flat(name: str, works: Mapping[int, Work], rounds: int) -> Row:
 async def _find(store: Store) -> None:
     for known in _some(store):
         owner = await store.storage.projects.find_key(digest_of(known.api_key))
-        assert owner is not None and owner.project_id == known.project_id
+        assert owner is not None and owner.project.id == known.project_id
 
 
 async def _authenticate(authenticator: Authenticator, store: Store) -> None:

@@ -214,7 +214,7 @@ async def _everything(world: World, ids: Sequence[str]) -> dict[str, Any]:
         seen[f"project {number}"] = (
             world.shown(await storage.projects.read(project_id)),
             await storage.projects.exists(project_id),
-            None if owner is None else (owner.project_id == project_id, owner.key.name, owner.key.credential),
+            None if owner is None else (owner.project.id == project_id, owner.key.name, owner.key.credential),
             await _keys_of(storage, project_id),
             await secrets_of(storage, project_id),
             world.shown(executions),
@@ -232,7 +232,9 @@ async def _keys_of(storage: Storage, project_id: str) -> object:
     keys = await storage.projects.read_keys(project_id)
     uses = await storage.projects.read_key_uses(project_id)
     owners = [await storage.projects.find_key(key.credential.digest) for key in keys]
-    assert owners == [KeyOwner(project_id, key) for key in keys]
+    project = await storage.projects.read(project_id)
+    assert project is not None
+    assert owners == [KeyOwner(project, key) for key in keys]
     assert set(uses) <= {key.id for key in keys}
     return [(key.name, key.credential, key.expires_at, uses.get(key.id)) for key in keys]
 

@@ -26,7 +26,7 @@ async def test_a_project_is_created_with_one_key_named_default(storage: Storage)
         project.created_at,
         None,
     )
-    assert await storage.projects.find_key(credential.digest) == KeyOwner(project.id, key)
+    assert await storage.projects.find_key(credential.digest) == KeyOwner(project, key)
 
 
 async def test_keys_change_in_one_step(storage: Storage, project: Project) -> None:
@@ -38,17 +38,18 @@ async def test_keys_change_in_one_step(storage: Storage, project: Project) -> No
     await storage.projects.change_keys(project.id, lambda _: (retiring,))
     assert await storage.projects.find_key(first.credential.digest) is None
     assert await storage.projects.find_key(third.credential.digest) is None
-    assert await storage.projects.find_key(second.credential.digest) == KeyOwner(project.id, retiring)
+    assert await storage.projects.find_key(second.credential.digest) == KeyOwner(project, retiring)
     assert await storage.projects.read(project.id) == project
 
 
 async def test_a_project_may_be_without_keys(storage: Storage, project: Project) -> None:
     assert await storage.projects.change_keys(project.id, lambda _: ()) == ()
     assert await storage.projects.read_keys(project.id) == ()
-    assert (await storage.projects.update(project.id, ProjectChanges(name="new"))).name == "new"
+    renamed = await storage.projects.update(project.id, ProjectChanges(name="new"))
+    assert renamed.name == "new"
     key = builders.api_key()
     await storage.projects.change_keys(project.id, lambda _: (key,))
-    assert await storage.projects.find_key(key.credential.digest) == KeyOwner(project.id, key)
+    assert await storage.projects.find_key(key.credential.digest) == KeyOwner(renamed, key)
 
 
 async def test_a_change_that_raises_changes_nothing(storage: Storage, project: Project) -> None:

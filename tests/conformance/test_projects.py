@@ -222,7 +222,7 @@ async def test_concurrent_creates_are_all_kept(storage: Storage) -> None:
     projects = await asyncio.gather(*(storage.projects.create(builders.project_draft(), one) for one in credentials))
     assert len({project.id for project in projects}) == 12
     owners = await asyncio.gather(*(storage.projects.find_key(one.digest) for one in credentials))
-    assert [owner.project_id for owner in owners if owner] == [project.id for project in projects]
+    assert [owner.project.id for owner in owners if owner] == [project.id for project in projects]
 
 
 async def test_an_empty_list(storage: Storage) -> None:

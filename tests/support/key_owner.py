@@ -12,4 +12,4 @@ async def owner_of(storage: Storage, credential: KeyCredential) -> str | None:
     if owner is None:
         return None
     assert owner.key.credential == credential
-    return owner.project_id
+    return owner.project.id

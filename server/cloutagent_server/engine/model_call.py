@@ -132,7 +132,8 @@ class Relay:
                 if stream.overlong:
                     session.last_error = VendorError(None, _TOO_LONG)
                     break
-                if not await session.report(call.id, call.usage) or not await _written(response, passed):
+                # What is told of is reserved already, so that the agent need not wait for it to be stored.
+                if not await _written(response, passed) or not await session.report(call.id, call.usage):
                     break
             else:
                 rest = redactor.end()

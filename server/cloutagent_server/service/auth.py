@@ -130,11 +130,8 @@ class Authenticator:
             return None
         if not owner.key.works_at(self._clock()) or not await self._confirms(api_key, owner.key.credential):
             return None
-        project = await self._projects.read(owner.project_id)
-        if project is None:
-            return None
-        self.uses.note(project.id, owner.key.id, self._clock())
-        return project, owner.key
+        self.uses.note(owner.project.id, owner.key.id, self._clock())
+        return owner.project, owner.key
 
     async def _confirms(self, api_key: str, credential: KeyCredential) -> bool:
         known = self._confirmed.get(credential.digest)

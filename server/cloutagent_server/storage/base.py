@@ -55,7 +55,7 @@ class History:
 class KeyOwner:
     """Whose key a digest stands for, with what to check the key against."""
 
-    project_id: str
+    project: Project
     key: ApiKey
 
 

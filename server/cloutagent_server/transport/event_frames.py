@@ -6,7 +6,8 @@ Both answers are lists of events in the same field, so that an answer is its eve
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
@@ -14,7 +15,6 @@ from typing import Final
 from cloutagent.v1.execution_pb2 import ExecutionEvent, TextDeltaEvent, WatchExecutionResponse
 from cloutagent_server.domain.events import StoredEvent, TextDelta
 from cloutagent_server.transport.event_codec import to_proto
-from cloutagent_server.transport.shared_answers import Kept
 
 ANSWER_EVENTS: Final = 256
 
@@ -77,24 +77,65 @@ def framed(encoded: bytes) -> bytes:
 
 
 class EventFrames:
-    """Makes answers of events. Events that were sent last are kept, since other watchers get them in other batches."""
+    """Makes answers of events. Those at the end of a log are kept: other watchers get them in other batches."""
 
-    def __init__(self, max_bytes: int = 4 << 20) -> None:
-        """`max_bytes` bounds what is kept."""
-        self._frames = Kept[bytes, bytes](max_bytes)
+    def __init__(self, most_bytes: int = 1 << 19, most_logs: int = 32) -> None:
+        """How much is kept of the end of a log, and of how many logs, those used last."""
+        self._most_bytes = most_bytes
+        self._most_logs = most_logs
+        self._ends: OrderedDict[bytes, _End] = OrderedDict()
 
     def answer(self, events: Sequence[StoredEvent]) -> bytes:
         """The answer that holds these events of one execution."""
-        # Who catches up gets answers of the same events as others do.
-        return b"".join(self._shared(events) if len(events) < ANSWER_EVENTS else frames(events))
+        # Who catches up gets whole answers, the same as others do.
+        if len(events) >= ANSWER_EVENTS:
+            return b"".join(frames(events))
+        execution_id = events[0].data[_ID]
+        end = self._ends.get(execution_id)
+        if end is None or not end.reaches(events):
+            end = self._ends[execution_id] = _End(events[0].sequence)
+            while len(self._ends) > self._most_logs:
+                self._ends.popitem(last=False)
+        self._ends.move_to_end(execution_id)
+        return end.answer(events, self._most_bytes)
 
-    def _shared(self, events: Sequence[StoredEvent]) -> Iterable[bytes]:
-        found = {data: self._frames.get(data) for _, data in events}
-        new = [event for event in events if found[event.data] is None]
-        for (_, data), frame in zip(new, frames(new) if new else (), strict=True):
-            self._frames.keep(data, frame, len(data) + len(frame))
-            found[data] = frame
-        return filter(None, found.values())
+
+class _End:
+    """The last events of a log that were sent, without gaps, each with its frame."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._data: list[bytes] = []
+        self._frames: list[bytes] = []
+        self._bytes = 0
+
+    def reaches(self, events: Sequence[StoredEvent]) -> bool:
+        """Whether these events lie within what is kept, or go on from there. One that is another one does not."""
+        start = events[0].sequence - self._first
+        if not 0 <= start <= len(self._data):
+            return False
+        known = min(len(self._data) - start, len(events))
+        return known == 0 or (
+            self._data[start] == events[0].data and self._data[start + known - 1] == events[known - 1].data
+        )
+
+    def answer(self, events: Sequence[StoredEvent], most_bytes: int) -> bytes:
+        """The answer; at most so many bytes of frames are kept after it."""
+        start = events[0].sequence - self._first
+        new = events[len(self._data) - start :]
+        if new:
+            made = list(frames(new))
+            self._data += [data for _, data in new]
+            self._frames += made
+            self._bytes += sum(map(len, made))
+        answer = b"".join(self._frames[start : start + len(events)])
+        surplus = 0
+        while self._bytes > most_bytes:
+            self._bytes -= len(self._frames[surplus])
+            surplus += 1
+        del self._data[:surplus], self._frames[:surplus]
+        self._first += surplus
+        return answer
 
 
 @lru_cache(maxsize=256)

@@ -75,7 +75,7 @@ def new_execution(execution_id: str, project_id: str, idempotency_key: str | Non
 async def project_id(storage: Storage, label: str) -> str | None:
     """The identifier of the project with this label, None if there is none."""
     owner = await storage.projects.find_key(credential(label).digest)
-    return None if owner is None else owner.project_id
+    return None if owner is None else owner.project.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +97,24 @@ async def shown(storage: Storage) -> State:
     records["audit log"] = [record.entry for record in await storage.audit.read(0, 1000)]
     for key in MORE_KEYS:
         owner = await storage.projects.find_key(credential(key).digest)
-        records[f"owner of {key}"] = None if owner is None else names.get(owner.project_id, owner.project_id)
+        records[f"owner of {key}"] = None if owner is None else names.get(owner.project.id, owner.project.id)
     for label in LABELS:
         owner = await storage.projects.find_key(credential(label).digest)
         if owner is None:
             continue
-        secrets = await storage.secrets.read(owner.project_id)
-        listed = (await storage.executions.list(owner.project_id, 10)).items
+        secrets = await storage.secrets.read(owner.project.id)
+        listed = (await storage.executions.list(owner.project.id, 10)).items
         records[label] = (
-            _without_chance(await storage.projects.read(owner.project_id)),
-            await storage.projects.exists(owner.project_id),
+            _without_chance(await storage.projects.read(owner.project.id)),
+            await storage.projects.exists(owner.project.id),
             owner.key.credential,
-            await _keys(storage, owner.project_id),
+            await _keys(storage, owner.project.id),
             dict(secrets.values),
             secrets.revision,
             dict(secrets.entries),
             sorted(execution.id for execution in listed),
-            await _calls(storage, owner.project_id),
-            (await storage.ledger.totals(owner.project_id, builders.at(0))).total,
+            await _calls(storage, owner.project.id),
+            (await storage.ledger.totals(owner.project.id, builders.at(0))).total,
         )
     for execution_id in EXECUTIONS:
         execution = await storage.executions.read(execution_id)

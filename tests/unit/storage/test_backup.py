@@ -232,7 +232,7 @@ async def test_replacing_brings_record_key_and_secrets_back_and_keeps_executions
     assert await secrets_of(storage, project.id) == {"OLD": sealed}
     assert not (root / project.id / ".secrets" / "notes").exists()
     owner = await storage.projects.find_key(credential.digest)
-    assert owner is not None and owner.project_id == project.id
+    assert owner is not None and owner.project.id == project.id
     again = await open_storage()
     assert {one.id for one in (await again.executions.list(project.id, 10)).items} == {lost.id, later.id}
     assert await again.executions.read(ended.id) == ended

@@ -109,3 +109,33 @@ def test_a_live_event_is_encoded_once_whatever_batches_hold_it(monkeypatch: pyte
         answer = WatchExecutionResponse.FromString(live.answer(lines[first:last]))
         assert list(answer.events) == [to_proto(line) for line in lines[first:last]]
     assert encoded == list(range(1, 41))
+
+
+def test_an_event_in_the_place_of_another_is_not_answered_with_that_one() -> None:
+    # A log that was put back from a backup goes on from where that one ended.
+    live, lines = EventFrames(), stored(6)
+    live.answer(lines)
+    other = [*lines[:3], *(event_json.encode(event) for event in builders.texts(execution_of(lines), 3, after=3))]
+    other = [*other[:3], *(replaced(line) for line in other[3:])]
+    for first, last in ((2, 4), (3, 6), (0, 6)):
+        answer = WatchExecutionResponse.FromString(live.answer(other[first:last]))
+        assert list(answer.events) == [to_proto(line) for line in other[first:last]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 59), st.integers(1, 20)), max_size=12))
+def test_any_batches_in_any_order_are_answered_with_their_events(batches: list[tuple[int, int]]) -> None:
+    live, lines = EventFrames(most_bytes=2_000, most_logs=1), LINES
+    for first, count in batches:
+        batch = lines[first : first + count]
+        assert list(WatchExecutionResponse.FromString(live.answer(batch)).events) == [to_proto(line) for line in batch]
+
+
+def execution_of(lines: Sequence[StoredEvent]) -> str:
+    return event_json.decode(lines[0].data).execution_id
+
+
+def replaced(line: StoredEvent) -> StoredEvent:
+    return StoredEvent(line.sequence, line.data.replace(b'"text":"', b'"text":"other '))
+
+
+LINES = stored(60)

@@ -40,7 +40,7 @@ from cloutagent_server.storage.filesystem.records import (
 _RECENT_EVENTS: Final = 2_048
 _RECENT_BYTES: Final = 1 << 19
 _BATCH_BYTES: Final = 1 << 20
-_AT_HAND: Final = 256
+_AT_HAND: Final = 512
 _AT_HAND_BYTES: Final = 1 << 17
 
 _log = structlog.get_logger(__name__)
@@ -130,7 +130,7 @@ class ExecutionLog:
     def at_hand(self, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
         """Up to `limit` known events after `after_sequence`; none if that would have to wait.
 
-        For the event loop, so few at a time: no further than the next number that 256 divides, and about 128 KiB. Those
+        For the event loop, so few at a time: no further than the next number that 512 divides, and about 128 KiB. Those
         who catch up thus get the same batches, and a log that was written or read lately needs no thread.
 
         Raises:

@@ -165,7 +165,7 @@ class FileSystemProjects:
         record = None if project_id is None else self._load(project_id)
         if record is None:
             return None
-        found = (KeyOwner(record.project.id, key) for key in record.keys if key.credential.digest == digest)
+        found = (KeyOwner(record.project, key) for key in record.keys if key.credential.digest == digest)
         return next(found, None)
 
     def _change_keys(self, project_id: str, change: Callable[[ApiKeys], ApiKeys]) -> ApiKeys:

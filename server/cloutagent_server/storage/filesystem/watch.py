@@ -15,6 +15,7 @@ from cloutagent_server.storage.filesystem.open_logs import OpenLogs
 from cloutagent_server.storage.watchers import Watchers
 
 _INTERVAL: Final = 0.2
+_MOST_EVENTS: Final = 1_024
 
 
 class LogWatch:
@@ -40,13 +41,12 @@ class LogWatch:
             StoredDataDamaged: The log cannot be read.
         """
         while True:
+            log = self._logs.peek(execution_id)
+            if log is not None and _has_news(log, after_sequence):
+                return log.recent(after_sequence, _MOST_EVENTS)
             with self._watchers.waiting(execution_id, after_sequence, seconds) as news:
-                log = self._logs.peek(execution_id)
-                if log is not None:
-                    arrived = _has_news(log, after_sequence)
-                else:
-                    arrived = await off_loop(partial(self._look, execution_id, after_sequence))
-                if arrived:
+                # Nobody wakes this one between the look at an open log and here.
+                if log is None and await off_loop(partial(self._look, execution_id, after_sequence)):
                     return ()
                 if self._look_out is None or self._look_out.done():
                     self._look_out = asyncio.create_task(self._look_out_for_others())

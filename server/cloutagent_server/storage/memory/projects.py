@@ -71,8 +71,8 @@ class MemoryProjects:
         project_id = self._records.keys.get(digest)
         if project_id is None:
             return None
-        keys = self._records.projects[project_id].keys
-        return KeyOwner(project_id, next(key for key in keys if key.credential.digest == digest))
+        record = self._records.projects[project_id]
+        return KeyOwner(record.project, next(key for key in record.keys if key.credential.digest == digest))
 
     async def read_keys(self, project_id: str) -> ApiKeys:
         """See `ProjectStorage.read_keys`."""
