@@ -111,3 +111,8 @@ class LineIndex:
         """A line not after `line`, and at most 63 in front of it, and its offset. `line` has been noted."""
         step = (line - 1) // _STRIDE
         return step * _STRIDE + 1, self._offsets[step]
+
+    def behind(self, line: int) -> int:
+        """An offset at which a line ends: that of `line`, which has been noted, or of one at most 63 lines further."""
+        step = (line - 1) // _STRIDE + 1
+        return self._offsets[step] if step < len(self._offsets) else self._end

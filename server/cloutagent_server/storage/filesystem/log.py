@@ -143,10 +143,7 @@ class ExecutionLog:
         try:
             if self._lines.end < self._size:
                 return ()
-            line, offset = self._lines.before(after_sequence + 1 - before)
-            return self._collect(
-                before + line, offset, self._lines.end, after_sequence, count, _AT_HAND_BYTES, in_memory
-            )
+            return self._collect(after_sequence, count, _AT_HAND_BYTES, in_memory)
         except BlockingIOError:
             return ()
         finally:
@@ -254,8 +251,7 @@ class ExecutionLog:
             found = before + self._lines.extend(self._reader, size)
             if found < execution.last_sequence:
                 raise self._damaged(f"ends at event {found}, not {execution.last_sequence}")
-            line, offset = self._lines.before(after_sequence + 1 - before)
-            return self._collect(before + line, offset, size, after_sequence, count, _BATCH_BYTES, os.pread)
+            return self._collect(after_sequence, count, _BATCH_BYTES, os.pread)
 
     def close(self) -> None:
         """Give the file back. Nobody may use this log any more."""
@@ -264,18 +260,13 @@ class ExecutionLog:
             os.close(self._writer)
 
     def _collect(
-        self,
-        first: int,
-        offset: int,
-        size: int,
-        after_sequence: int,
-        count: int,
-        most_bytes: int,
-        read_at: Callable[[int, int, int], bytes],
+        self, after_sequence: int, count: int, most_bytes: int, read_at: Callable[[int, int, int], bytes]
     ) -> Sequence[StoredEvent]:
-        """Up to `count` events after `after_sequence`, read from `offset` on, where the event `first` begins."""
-        skip = after_sequence + 1 - first
-        lines = lines_after(self._reader, offset, size, skip, count, most_bytes, read_at)
+        """Up to `count` events after `after_sequence`, whose lines have been noted."""
+        first = after_sequence + 1 - self._header.execution.last_sequence
+        line, start = self._lines.before(first)
+        end = self._lines.behind(first + count - 1)
+        lines = lines_after(self._reader, start, end, first - line, count, most_bytes, read_at)
         try:
             return self._header.events_of(after_sequence + 1, lines)
         except ValueError as fault:
