@@ -17,18 +17,22 @@ async def test_the_quick_form_measures_everything(capsys: pytest.CaptureFixture[
     printed = capsys.readouterr().out
     assert "load of the machine" in printed
     for name in (
-        "replay of 2,000 events, gRPC",
-        "replay of 2,000 events, NDJSON",
-        "replay of 2,000 events, NDJSON through Envoy",
-        "event to watcher, 10 watchers, 10 events/s, p99",
-        "fan-out to 1 watchers, of the bare stream",
-        "fan-out to 10 watchers, of the bare stream",
         "memory per watcher",
+        "replay of 2,000 events, gRPC",
+        "replay of 2,000 events, NDJSON before Envoy",
+        "replay of 2,000 events, REST (NDJSON)",
+        "event to watcher, 10 watchers, 10 events/s, p50",
+        "event to watcher, 10 watchers, 10 events/s, p99",
+        "fan-out to 1 watchers, of a bare stream of what is stored",
+        "fan-out to 10 watchers, of a bare stream of what is stored",
+        "fan-out to 10 watchers, of a bare stream of what was made before",
         "one stalled watcher",
-        "first event, cold",
-        "first model request, cold",
-        "first model request, warm",
-        "added to a run of the SDK alone, cold",
+        "first event, cold, p50",
+        "first event, warm, p50",
+        "first model request, cold, p50",
+        "first model request, warm, p50",
+        "added to a run of the SDK alone, cold, p50",
+        "added to a run of the SDK alone, warm, p50",
         "gateway, added to the first byte",
     ):
         assert f"\n{name}" in printed
