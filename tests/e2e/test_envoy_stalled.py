@@ -93,7 +93,7 @@ async def test_a_reader_that_stalls_is_dropped_and_resumes_without_loss(world: W
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         raw.setblocking(False)
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(2 * DEADLINE_SECONDS):
             await loop.sock_connect(raw, ("127.0.0.1", port))
             reader = RawReader(raw)
             await reader.ask(path)

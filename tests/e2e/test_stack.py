@@ -74,7 +74,11 @@ def run_processes(run_root: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if any(str(run_root) in value for value in process.environ().values()) and process.pid != os.getpid():
+            if (
+                any(str(run_root) in value for value in process.environ().values())
+                and process.pid != os.getpid()
+                and lives(process)
+            ):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue

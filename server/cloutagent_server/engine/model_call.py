@@ -132,6 +132,9 @@ class Relay:
                 if stream.overlong:
                     session.last_error = VendorError(None, _TOO_LONG)
                     break
+                if stream.error is not None:
+                    # Told before the agent can end because of it.
+                    session.last_error = VendorError(None, stream.error.message)
                 # What is told of is reserved already, so that the agent need not wait for it to be stored.
                 if not await _written(response, passed) or not await session.report(call.id, call.usage):
                     break

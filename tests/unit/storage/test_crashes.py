@@ -47,7 +47,7 @@ async def seen(
     return {
         "projects": len((await storage.projects.list(10)).items),
         "name": updated and updated.name,
-        "key": await storage.projects.find_key(key.digest),
+        "key": await owner_of(storage, key),
         "new key": await owner_of(storage, NEW_CREDENTIAL),
         "keys": () if updated is None else await storage.projects.read_keys(project.id),
         "key uses": await storage.projects.read_key_uses(project.id),
