@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import h11
 import httpx
 import pytest
-from structlog.testing import capture_logs
 
-from cloutagent_server.domain.events import Payload
+from cloutagent_server.domain.events import Payload, StoredEvent
+from cloutagent_server.service.watch import WatchService
+from cloutagent_server.storage.base import ExecutionStorage
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.transport.server import GrpcServer
 from tests.support import builders
@@ -26,7 +29,22 @@ ADMIN_KEY = "an-admin-key-of-some-length"
 TEXTS = 600
 EVENTS = TEXTS + 3
 HEADERS = {"host": "localhost", "accept": "text/event-stream", "x-api-key": ADMIN_KEY}
-STREAM = "/cloutagent.v1.ExecutionService/StreamExecutionEvents"
+
+
+class NotedWatches(WatchService):
+    """Watches of which it is known that one has ended."""
+
+    def __init__(self, storage: ExecutionStorage) -> None:
+        super().__init__(storage)
+        self.ended = asyncio.Event()
+
+    async def watch(self, execution_id: str, after_sequence: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
+        try:
+            async with aclosing(super().watch(execution_id, after_sequence)) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            self.ended.set()
 
 
 @pytest.fixture
@@ -34,6 +52,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     storage = FileSystemStorage(tmp_path / "projects")
     await storage.start()
     world = make_world(storage=storage, admin_key=ADMIN_KEY)
+    world = replace(world, watches=NotedWatches(storage.executions))
     yield world
     world.authenticator.close()
     await storage.stop()
@@ -89,7 +108,8 @@ class RawReader:
 async def test_a_reader_that_stalls_is_dropped_and_resumes_without_loss(world: World, port: int) -> None:
     execution_id = await long_log(world)
     path = f"/api/v1/executions/{execution_id}/stream"
-    with socket.socket() as raw, capture_logs() as lines:
+    assert isinstance(world.watches, NotedWatches)
+    with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         raw.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -97,8 +117,7 @@ async def test_a_reader_that_stalls_is_dropped_and_resumes_without_loss(world: W
             await loop.sock_connect(raw, ("127.0.0.1", port))
             reader = RawReader(raw)
             await reader.ask(path)
-            while not any(line.get("method") == STREAM for line in lines):  # noqa: ASYNC110 - it is the server's turn
-                await asyncio.sleep(0.01)
+            await world.watches.ended.wait()
             # What was on its way is whole, and then the stream ends.
             seen = [frame async for frame in sse_frames(reader.chunks())]
     assert 0 < len(seen) < EVENTS
