@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, assert_never
 
 from cloutagent_server.domain.event_json import text_bytes
 from cloutagent_server.domain.events import AgentOutput, Message, TextDelta, ToolResult, ToolUse
@@ -38,6 +38,8 @@ def parts_of(output: AgentOutput) -> Iterator[AgentOutput]:
         case ToolResult(tool_use_id, content, is_error):
             shown_content = content if _fits(content) else _beginning(content, _MAX_TEXT_CHARACTERS)
             yield ToolResult(_name(tool_use_id), shown_content, is_error)
+        case _:
+            assert_never(output)
 
 
 def size_of(output: AgentOutput) -> int:
@@ -47,6 +49,8 @@ def size_of(output: AgentOutput) -> int:
             return text_bytes(text) + _ALL_BUT_TEXT_BYTES
         case ToolUse(input=arguments):
             return len(_written(arguments).encode("utf-8", "replace")) + _ALL_BUT_TEXT_BYTES
+        case _:
+            assert_never(output)
 
 
 def cut(text: str, characters: int) -> str:
