@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -44,9 +43,6 @@ log: Final = logging.getLogger(__name__)
 
 # What the vendor's key is replaced by when the model is local and asks for none.
 LOCAL_MODEL_KEY: Final = "local-model"
-
-# How long a thread of the storage may keep the event loop waiting for the interpreter (Python's own: 5 ms).
-_SWITCH_SECONDS: Final = 0.0005
 
 
 class App:
@@ -128,7 +124,6 @@ class App:
 
     async def start(self) -> int:
         """Start storage, engine and server, and recover what a dead server left; returns the gRPC port."""
-        sys.setswitchinterval(_SWITCH_SECONDS)
         await self._storage.start()
         await self._secrets.check_key()
         await self._engine.start()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cloutagent_server import interpreter
 from cloutagent_server.app import App
 from cloutagent_server.engine.claude import clear_away
 from cloutagent_server.engine.local_model import LocalModel
@@ -82,7 +83,9 @@ async def _server(settings: Settings) -> AsyncIterator[tuple[App, int, Path]]:
     with run_directory(settings.run_root, clear_away) as directory:
         app = App.from_settings(settings.model_copy(update={"run_root": directory}))
         try:
-            yield app, await app.start(), directory
+            port = await app.start()
+            interpreter.settle()
+            yield app, port, directory
         finally:
             await app.stop()
 
