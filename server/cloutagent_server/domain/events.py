@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple, overload
 
 from cloutagent_server.domain.cost import BudgetExceeded, ExceededLimit, Usage
 
@@ -167,6 +167,7 @@ class Event:
 
 
 _KIND_MARK: Final = b'"kind":"'
+_TERMINAL_KINDS: Final = tuple(f'{each.kind}"'.encode() for each in (Completed, Failed, Cancelled))
 
 
 class StoredEvent(NamedTuple):
@@ -180,3 +181,50 @@ class StoredEvent(NamedTuple):
         """The event's kind, from its JSON. Raises ValueError where there is none."""
         start = self.data.index(_KIND_MARK) + len(_KIND_MARK)
         return self.data[start : self.data.index(b'"', start)].decode()
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it is the last event of its execution. Raises ValueError where it has no kind."""
+        return self.data.startswith(_TERMINAL_KINDS, self.data.index(_KIND_MARK) + len(_KIND_MARK))
+
+
+class StoredEvents(Sequence[StoredEvent]):
+    """Events of one execution, one after the other without gaps. An event is an object only when it is asked for.
+
+    Attributes:
+        first: The sequence number of the first.
+        data: The lines of all, as in `StoredEvent.data`.
+    """
+
+    __slots__ = ("data", "first")
+
+    def __init__(self, first: int, data: Sequence[bytes]) -> None:
+        self.first = first
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @overload
+    def __getitem__(self, place: int) -> StoredEvent: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> StoredEvents: ...
+
+    def __getitem__(self, place: int | slice) -> StoredEvent | StoredEvents:
+        numbers = range(self.first, self.first + len(self.data))
+        if isinstance(place, int):
+            return StoredEvent(numbers[place], self.data[place])
+        if place.step not in (None, 1):
+            raise ValueError("a part of events has no gaps either")
+        return StoredEvents(self.first + place.indices(len(self.data))[0], self.data[place])
+
+
+def data_of(events: Sequence[StoredEvent]) -> Sequence[bytes]:
+    """The lines of events."""
+    return events.data if isinstance(events, StoredEvents) else [data for _, data in events]

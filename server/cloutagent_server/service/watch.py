@@ -7,12 +7,11 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFound
-from cloutagent_server.domain.events import Cancelled, Completed, Failed, StoredEvent
+from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.storage.base import ExecutionStorage
 
 BATCH_EVENTS: Final = 1_024
 HEARTBEAT_SECONDS: Final = 15.0
-_LAST_KINDS: Final = frozenset({Completed.kind, Failed.kind, Cancelled.kind})
 
 
 class WatchService:
@@ -55,8 +54,8 @@ class WatchService:
                 events = news or await (self._read(execution_id, cursor) if ahead is None else ahead)
                 news, ahead = (), None
                 if events:
-                    cursor = events[-1].sequence
-                    last = events[-1].kind in _LAST_KINDS
+                    newest = events[-1]
+                    cursor, last = newest.sequence, newest.terminal
                     if len(events) == BATCH_EVENTS and not last:
                         # Who catches up has the next batch read while this one is sent.
                         ahead = asyncio.create_task(self._read(execution_id, cursor))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -106,7 +106,7 @@ class TextStream(Protocol):
         """What is sent at once, so that the caller sees the stream open."""
         ...
 
-    def events(self, batch: Iterable[events.StoredEvent]) -> bytes:
+    def events(self, batch: Sequence[events.StoredEvent]) -> bytes:
         """Some events."""
         ...
 
@@ -132,7 +132,7 @@ class ServerSentEvents:
         """A comment, and how long to wait before reconnecting, in milliseconds."""
         return b": open\nretry: 1000\n\n"
 
-    def events(self, batch: Iterable[events.StoredEvent]) -> bytes:
+    def events(self, batch: Sequence[events.StoredEvent]) -> bytes:
         """One frame an event."""
         return b"".join(
             [b"id: %d\nevent: %b\ndata: %b\n\n" % (event[0], event.kind.encode(), event[1]) for event in batch]
@@ -160,9 +160,9 @@ class JsonLines:
         """Nothing but the headers."""
         return b""
 
-    def events(self, batch: Iterable[events.StoredEvent]) -> bytes:
+    def events(self, batch: Sequence[events.StoredEvent]) -> bytes:
         """One line an event."""
-        return b"\n".join([*[data for _, data in batch], b""])
+        return b"\n".join([*events.data_of(batch), b""])
 
     def message(self, kind: str, message: Message) -> bytes:
         """One line."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from cloutagent.v1.execution_pb2 import ExecutionEvent, TextDeltaEvent, WatchExecutionResponse
-from cloutagent_server.domain.events import StoredEvent, TextDelta
+from cloutagent_server.domain.events import StoredEvent, TextDelta, data_of
 from cloutagent_server.transport.event_codec import to_proto
 
 ANSWER_EVENTS: Final = 256
@@ -53,22 +53,24 @@ _TEXT: Final = _tag(TextDeltaEvent, "text")
 
 
 def frames(events: Sequence[StoredEvent]) -> Iterator[bytes]:
-    """Events of one execution, each as one of an answer's events.
+    """Events of one execution without gaps, each as one of an answer's events.
 
     A replay over gRPC is about as fast as this.
     """
     execution_id = events[0].data[_ID]
     head, line = _head(execution_id), _line(execution_id)
-    found = line.findall(b"\n".join([data for _, data in events]))
-    for event, (second, milliseconds, text) in zip(events, found, strict=True):
+    data = data_of(events)
+    found = line.findall(b"\n".join(data))
+    pairs = zip(data, found, strict=True)
+    for sequence, (one, (second, milliseconds, text)) in enumerate(pairs, events[0].sequence):
         if text:
             seconds, nanos = _seconds(second), _NANOS[milliseconds]
             time = _TIMES[len(seconds) + len(nanos)]
             yield framed(
-                b"%b%b%b%b%b%b%b" % (head, _varint(event[0]), time, seconds, nanos, _text_head(len(text)), text)
+                b"%b%b%b%b%b%b%b" % (head, _varint(sequence), time, seconds, nanos, _text_head(len(text)), text)
             )
         else:
-            yield framed(to_proto(event).SerializeToString())
+            yield framed(to_proto(StoredEvent(sequence, one)).SerializeToString())
 
 
 def framed(encoded: bytes) -> bytes:
@@ -125,7 +127,7 @@ class _End:
         new = events[len(self._data) - start :]
         if new:
             made = list(frames(new))
-            self._data += [data for _, data in new]
+            self._data += data_of(new)
             self._frames += made
             self._bytes += sum(map(len, made))
         answer = b"".join(self._frames[start : start + len(events)])

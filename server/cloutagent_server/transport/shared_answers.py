@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, Generic, TypeVar
 
-from cloutagent_server.domain.events import StoredEvent
+from cloutagent_server.domain.events import StoredEvent, data_of
 from cloutagent_server.service.watch import BATCH_EVENTS
 
 MAX_PART_BYTES: Final = 131_072
@@ -47,16 +47,19 @@ class SharedAnswers:
 
 
 def parts(batch: Sequence[StoredEvent], most: int) -> Iterator[Sequence[StoredEvent]]:
-    """Cuts a batch behind every sequence number that `most` divides, and where its bytes would pass 128 KiB.
+    """Cuts a batch of more than `most` events behind every sequence number that `most` divides.
 
-    So whoever catches up gets the same parts as others do, wherever they began. Every part has an event at least.
+    So whoever catches up gets the same parts as others do, wherever they began. Any batch is cut where its bytes would
+    pass 128 KiB. Every part has an event at least.
     """
     start = 0
     while start < len(batch):
-        part = batch[start : start + most - (batch[start].sequence - 1) % most]
-        sizes = [len(data) for _, data in part]
-        if sum(sizes) > MAX_PART_BYTES:
-            part = part[: max(1, bisect_right(list(accumulate(sizes)), MAX_PART_BYTES))]
+        part = batch[start:]
+        if len(batch) > most:
+            part = part[: most - (part[0].sequence - 1) % most]
+        ends = list(accumulate(map(len, data_of(part))))
+        if ends[-1] > MAX_PART_BYTES:
+            part = part[: max(1, bisect_right(ends, MAX_PART_BYTES))]
         yield part
         start += len(part)
 
