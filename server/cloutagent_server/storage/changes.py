@@ -81,10 +81,12 @@ def folded(execution: Execution, events: Iterable[Event]) -> Execution:
         ValueError: An event cannot follow the state it meets.
     """
     last = execution.last_sequence
+    ended = execution.status.terminal
     for event in events:
-        follows = event.execution_id == execution.id and event.sequence == last + 1
-        if not (isinstance(event.payload, AgentOutput) and follows and not execution.status.terminal):
+        follows = not ended and event.sequence == last + 1 and event.execution_id == execution.id
+        if not (follows and isinstance(event.payload, AgentOutput)):
             execution = replace(execution, last_sequence=last).after(event)
+            ended = execution.status.terminal
         last = event.sequence
     return replace(execution, last_sequence=last)
 
