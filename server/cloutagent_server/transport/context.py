@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -15,6 +16,20 @@ from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.service.auth import Principal
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a stream has come.
+
+    Attributes:
+        cursor: The last event that was sent to the watcher; 0 if none was.
+        stalled: Whether the call ends because its caller reads too slowly.
+    """
+
+    cursor: int = 0
+    stalled: bool = False
+
 
 API_KEY_METADATA: Final = "x-api-key"
 REQUEST_ID_METADATA: Final = "x-request-id"
@@ -26,8 +41,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _principal: ContextVar[Principal] = ContextVar("principal")
 _request_id: ContextVar[str] = ContextVar("request_id")
 _learned: ContextVar[dict[str, str]] = ContextVar("learned")
-_cursor: ContextVar[int] = ContextVar("cursor", default=0)
-_stalls: ContextVar[Callable[[], bool]] = ContextVar("stalls", default=lambda: False)
+_progress: ContextVar[Progress] = ContextVar("progress")
 
 
 def metadata_of(context: Context, name: str) -> str | None:
@@ -78,24 +92,16 @@ def request_id() -> str:
     return _request_id.get()
 
 
-def note_cursor(sequence: int) -> None:
-    """Note the last event that was sent to a watcher."""
-    _cursor.set(sequence)
+def begin_stream() -> Progress:
+    """Note that the call is a stream, of which nothing was sent yet."""
+    progress = Progress()
+    _progress.set(progress)
+    return progress
 
 
-def cursor() -> int:
-    """The last event that was sent to the watcher; 0 if none was."""
-    return _cursor.get()
-
-
-def watch_pace(stalls: Callable[[], bool]) -> None:
-    """Let `stalls` tell whether the call ends because its caller reads too slowly."""
-    _stalls.set(stalls)
-
-
-def too_slow() -> bool:
-    """Whether the call ends because its caller reads too slowly."""
-    return _stalls.get()()
+def progress() -> Progress:
+    """How far the stream has come. A call that is none stays at its beginning."""
+    return _progress.get(None) or Progress()
 
 
 def identify(principal: Principal) -> None:

@@ -17,7 +17,7 @@ from cloutagent_server.service.receipts import ReceiptService
 from cloutagent_server.service.usage import UsageService
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.transport import event_codec
-from cloutagent_server.transport.context import Context, answer_with, learn, note_cursor, too_slow
+from cloutagent_server.transport.context import Context, answer_with, learn, progress
 from cloutagent_server.transport.cost_codec import check_to_proto, limits_from_proto, model_to_proto, usage_to_proto
 from cloutagent_server.transport.event_frames import ANSWER_EVENTS, EventFrames, framed
 from cloutagent_server.transport.execution_codec import (
@@ -69,7 +69,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
             await answer_with(context, 201)
         return execution_pb2.StartExecutionResponse(execution=to_proto(execution))
 
-    async def ExecuteStream(  # type: ignore[override]  # StreamSending sends encoded answers
+    async def ExecuteStream(  # type: ignore[override]  # `sending` sends encoded answers
         self, request: execution_pb2.ExecuteStreamRequest, context: Context
     ) -> AsyncIterator[bytes]:
         """Queue a run and stream its events, encoded."""
@@ -77,7 +77,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
             async for answer in answers:
                 yield answer
 
-    def WatchExecution(  # type: ignore[override]  # StreamSending sends encoded answers
+    def WatchExecution(  # type: ignore[override]  # `sending` sends encoded answers
         self, request: execution_pb2.WatchExecutionRequest, context: Context
     ) -> AsyncGenerator[bytes, None]:
         """Stream the events after a sequence number, encoded."""
@@ -203,21 +203,21 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
 
         def cancels() -> bool:
             # Whoever reads too slowly was sent away, and has not gone: it resumes.
-            return cancels_when_gone(request) and not too_slow()
+            return cancels_when_gone(request) and not progress().stalled
 
         async with self._executions.attached(asked, cancel_when_gone=cancels) as (execution, _):
             learn(execution_id=execution.id)
             yield execution
 
     async def _watched(self, execution_id: str, after_sequence: int) -> AsyncGenerator[bytes, None]:
-        cursor = after_sequence
-        note_cursor(cursor)
+        sent = progress()
+        sent.cursor = after_sequence
         async with aclosing(self._watches.watch(execution_id, after_sequence)) as batches:
             async for batch in batches:
                 if batch:
                     for answer, cursor in self._answers.of(batch):
                         yield answer
-                        note_cursor(cursor)
+                        sent.cursor = cursor
                 else:
-                    beat = event_codec.heartbeat(execution_id, cursor, timestamps.now())
+                    beat = event_codec.heartbeat(execution_id, sent.cursor, timestamps.now())
                     yield framed(beat.SerializeToString())

@@ -8,10 +8,12 @@ what it records as begun is what would be done, by a caller who may; what access
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -25,6 +27,9 @@ from cloutagent_server.transport import validation
 from cloutagent_server.transport.access import FOREIGN_RULES, AccessControl, Rules
 from cloutagent_server.transport.context import Context
 from cloutagent_server.transport.errors import entry_for, retry_seconds, to_status
+from cloutagent_server.transport.sending import STALL_SECONDS, sending
+
+_STATUS_SECONDS: Final = 0.5
 
 log: Final = structlog.get_logger("cloutagent.rpc")
 
@@ -40,13 +45,12 @@ class Around(ABC):
 
 
 class Nested(grpc.aio.ServerInterceptor):
-    """Puts several around each call, the first outermost.
+    """Puts several around each call, the first outermost, and sends the messages of streams."""
 
-    They share one interceptor, since every message of a stream passes through each interceptor there is.
-    """
-
-    def __init__(self, *arounds: Around) -> None:
+    def __init__(self, *arounds: Around, stall_seconds: float = STALL_SECONDS) -> None:
+        """A caller that takes no message of a stream for `stall_seconds` is dropped."""
         self._arounds = arounds
+        self._stall_seconds = stall_seconds
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -68,21 +72,11 @@ class Nested(grpc.aio.ServerInterceptor):
                 answer: Message = await handler.unary_unary(request, context)
                 return answer
 
-        async def stream(request: Message, context: Context) -> AsyncIterator[Message]:
-            async with (
-                self._entered(method, request, context),
-                aclosing(handler.unary_stream(request, context)) as answers,
-            ):
-                async for answer in answers:
-                    yield answer
-
-        codec = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(stream, **codec)
-        return grpc.unary_unary_rpc_method_handler(unary, **codec)
+            return sending(handler, partial(self._entered, method), self._stall_seconds)
+        return grpc.unary_unary_rpc_method_handler(
+            unary, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
 
     @asynccontextmanager
     async def _entered(self, method: str, request: Message, context: Context) -> AsyncIterator[None]:
@@ -108,7 +102,12 @@ class ErrorAnswering(Around):
             _explain(error, method, request_id, code)
             status: Any = rpc_status.to_status(to_status(error, request_id))
             retry = call.retry_metadata(context, retry_seconds(error))
-            await context.abort_with_status(status._replace(trailing_metadata=(*status.trailing_metadata, *retry)))
+            # A status waits behind the messages that the caller does not read.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STATUS_SECONDS):
+                    await context.abort_with_status(
+                        status._replace(trailing_metadata=(*status.trailing_metadata, *retry))
+                    )
         except BaseException:
             code = grpc.StatusCode.CANCELLED
             raise

@@ -7,82 +7,68 @@ error tells after which event to go on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
-from grpc_status import rpc_status
 
 from cloutagent_server.domain.errors import WatcherTooSlow
 from cloutagent_server.transport import context as call
-from cloutagent_server.transport.access import FOREIGN_RULES
 from cloutagent_server.transport.context import Context
-from cloutagent_server.transport.errors import entry_for, retry_seconds, to_status
 
 STALL_SECONDS: Final = 20.0
-# A status waits behind the messages that the caller does not read.
-_STATUS_SECONDS: Final = 0.5
 
 Handler = Any  # grpc.RpcMethodHandler, whose type parameters differ between stubs and run time
 
 
-class StreamSending(grpc.aio.ServerInterceptor):
-    """Sends the messages of the API's streams; a caller that takes none for `stall_seconds` is dropped.
+def sending(
+    handler: Handler, around: Callable[[Message, Context], AbstractAsyncContextManager[None]], stall_seconds: float
+) -> Handler:
+    """Sends what the handler of a stream yields, with `around` around it.
 
-    It goes around all other interceptors.
+    What runs inside `around` raises WatcherTooSlow when the caller takes no message for `stall_seconds`.
     """
 
-    def __init__(self, stall_seconds: float) -> None:
-        self._stall_seconds = stall_seconds
-        self._wrapped: dict[str, Handler] = {}
-
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Handler]], handler_call_details: Any
-    ) -> Handler:
-        """The handler of the method, wrapped once if it answers with a stream."""
-        method: str = handler_call_details.method
-        if method in self._wrapped:
-            return self._wrapped[method]
-        handler = await continuation(handler_call_details)
-        if handler is None or method in FOREIGN_RULES or handler.unary_stream is None:
-            return handler
-        self._wrapped[method] = self._wrap(handler)
-        return self._wrapped[method]
-
-    def _wrap(self, handler: Handler) -> Handler:
-        async def stream(request: Message, context: Context) -> None:
-            guard = _Stall(self._stall_seconds)
-            call.watch_pace(lambda: guard.noticed)
+    async def stream(request: Message, context: Context) -> None:
+        async with around(request, context):
+            guard = _Stall(stall_seconds, call.begin_stream())
             try:
                 async with guard, aclosing(handler.unary_stream(request, context)) as answers:
                     async for answer in answers:
                         guard.sending()
                         await context.write(answer)
-                        guard.sent()
+                        guard.since = None
             except TimeoutError:
                 if not guard.noticed:
                     raise
-                await _drop(context)
+                raise WatcherTooSlow(call.progress().cursor) from None
 
-        def serialize(answer: Message | bytes) -> bytes:
-            encoded: bytes = answer if isinstance(answer, bytes) else handler.response_serializer(answer)
-            return encoded
+    def serialize(answer: Message | bytes) -> bytes:
+        encoded: bytes = answer if isinstance(answer, bytes) else handler.response_serializer(answer)
+        return encoded
 
-        return grpc.unary_stream_rpc_method_handler(
-            stream, request_deserializer=handler.request_deserializer, response_serializer=serialize
-        )
+    return grpc.unary_stream_rpc_method_handler(
+        stream, request_deserializer=handler.request_deserializer, response_serializer=serialize
+    )
 
 
 class _Stall:
-    """Ends the block with TimeoutError when one message takes too long. One timer a stream, whatever it sends."""
+    """Ends the block with TimeoutError when one message takes too long. One timer a stream, whatever it sends.
 
-    def __init__(self, seconds: float) -> None:
+    Attributes:
+        since: When the message that is under way was handed over; None while there is none.
+    """
+
+    __slots__ = ("_limit", "_now", "_progress", "_seconds", "_timer", "since")
+
+    def __init__(self, seconds: float, progress: call.Progress) -> None:
         self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
+        self._progress = progress
+        self._now = asyncio.get_running_loop().time
         self._limit = asyncio.timeout(None)
-        self._since: float | None = None
+        self.since: float | None = None
 
     @property
     def noticed(self) -> bool:
@@ -91,14 +77,10 @@ class _Stall:
 
     def sending(self) -> None:
         """A message is handed over."""
-        self._since = self._loop.time()
-
-    def sent(self) -> None:
-        """It was taken."""
-        self._since = None
+        self.since = self._now()
 
     async def __aenter__(self) -> None:
-        self._timer = self._loop.call_later(self._seconds, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
         await self._limit.__aenter__()
 
     async def __aexit__(self, *raised: Any) -> None:
@@ -106,20 +88,10 @@ class _Stall:
         await self._limit.__aexit__(*raised)
 
     def _look(self) -> None:
-        now = self._loop.time()
-        since = now if self._since is None else self._since
+        now = self._now()
+        since = now if self.since is None else self.since
         if now - since >= self._seconds:
+            self._progress.stalled = True
             self._limit.reschedule(now)
         else:
-            self._timer = self._loop.call_later(since + self._seconds - now, self._look)
-
-
-async def _drop(context: Context) -> None:
-    error = WatcherTooSlow(call.cursor())
-    status: Any = rpc_status.to_status(to_status(error, call.request_id()))
-    retry = call.retry_metadata(context, retry_seconds(error))
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_STATUS_SECONDS):
-            await context.abort(
-                entry_for(error).code, str(error), trailing_metadata=(*status.trailing_metadata, *retry)
-            )
+            self._timer = asyncio.get_running_loop().call_later(since + self._seconds - now, self._look)

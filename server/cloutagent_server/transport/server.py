@@ -38,7 +38,7 @@ from cloutagent_server.transport.execution_servicer import ExecutionServicer
 from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard, Nested
 from cloutagent_server.transport.project_servicer import ProjectServicer
 from cloutagent_server.transport.secret_servicer import SecretServicer
-from cloutagent_server.transport.sending import STALL_SECONDS, StreamSending
+from cloutagent_server.transport.sending import STALL_SECONDS
 from cloutagent_server.transport.system_servicer import SystemServicer
 
 FILES: Final = (project_pb2.DESCRIPTOR, secret_pb2.DESCRIPTOR, execution_pb2.DESCRIPTOR, system_pb2.DESCRIPTOR)
@@ -92,7 +92,7 @@ class GrpcServer:
     def __init__(self, services: Services, stall_seconds: float = STALL_SECONDS) -> None:
         """Watchers that take nothing for `stall_seconds` are dropped."""
         self._server = grpc.aio.server(
-            interceptors=(StreamSending(stall_seconds), Nested(*arounds_for(services))), options=_OPTIONS
+            interceptors=(Nested(*arounds_for(services), stall_seconds=stall_seconds),), options=_OPTIONS
         )
         add_servicers(services, self._server)
         self._health = health.aio.HealthServicer()

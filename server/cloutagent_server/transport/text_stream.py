@@ -13,7 +13,7 @@ from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.service.usage import UsageService
 from cloutagent_server.service.watch import WatchService
-from cloutagent_server.transport.context import Context, metadata_of, note_cursor, request_id
+from cloutagent_server.transport.context import Context, metadata_of, progress, request_id
 from cloutagent_server.transport.errors import to_status
 from cloutagent_server.transport.event_codec import TEXT_STREAMS, TextStream, heartbeat, text_stream_for
 from cloutagent_server.transport.shared_answers import SharedAnswers
@@ -53,17 +53,17 @@ class TextEvents:
         stream = text_stream_for(metadata_of(context, "accept"))
         shared = self._shared[stream.content_type]
         yield HttpBody(content_type=stream.content_type, data=stream.opening())
-        cursor = sequence
-        note_cursor(cursor)
+        sent = progress()
+        sent.cursor = sequence
         try:
             async with aclosing(self._watches.watch(execution_id, sequence)) as batches:
                 async for batch in batches:
                     if batch:
                         for answer, cursor in shared.of(batch):
                             yield answer
-                            note_cursor(cursor)
+                            sent.cursor = cursor
                     else:
-                        beat = heartbeat(execution_id, cursor, timestamps.now())
+                        beat = heartbeat(execution_id, sent.cursor, timestamps.now())
                         yield HttpBody(data=stream.heartbeat(beat))
         except Exception as fault:
             yield HttpBody(data=stream.error(to_status(fault, request_id())))

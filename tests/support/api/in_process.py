@@ -31,6 +31,7 @@ class _Context:
         self._metadata = tuple((name, value) for name, value in given.items() if value is not None)
         self.initial: dict[str, str] = {}
         self.failure: ApiFailure | None = None
+        self.written: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         """What the caller sent."""
@@ -44,6 +45,10 @@ class _Context:
         """Keep what the servicer sends."""
         assert not self.initial, "initial metadata was sent twice"
         self.initial = dict(metadata)
+
+    async def write(self, answer: Any) -> None:
+        """Hand a message of a stream over."""
+        await self.written.put(answer)
 
     async def abort_with_status(self, status: Any) -> NoReturn:
         """End the call."""
@@ -147,30 +152,20 @@ class InProcessApi:
         return to_json(type(answer).FromString(handler.response_serializer(answer)))
 
     async def _stream(self, rpc: str, body: Mapping[str, Any], context: _Context) -> AsyncGenerator[Any, None]:
-        """Answers of a stream. A task pumps it, which is cancelled when the caller goes away, as gRPC does it."""
+        """Answers of a stream. They come from a task, which is cancelled when the caller goes away, as gRPC does it."""
         method = METHODS[rpc]
         handler = await self._handler(method.path)
         request = handler.request_deserializer(method.request(body).SerializeToString())
-        passed: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
-
-        async def pump() -> None:
-            async with aclosing(handler.unary_stream(request, context)) as answers:
-                async for answer in answers:
-                    encoded = answer if isinstance(answer, bytes) else handler.response_serializer(answer)
-                    await passed.put(GetMessageClass(method.descriptor.output_type).FromString(encoded))
-
-        task = asyncio.create_task(pump())
+        answer_type = GetMessageClass(method.descriptor.output_type)
+        task = asyncio.create_task(handler.unary_stream(request, context))
         try:
-            while True:
-                news = asyncio.ensure_future(passed.get())
+            while not (task.done() and context.written.empty()):
+                news = asyncio.ensure_future(context.written.get())
                 await asyncio.wait([news, task], return_when=asyncio.FIRST_COMPLETED)
                 if news.done():
-                    yield news.result()
-                    continue
-                news.cancel()
-                while not passed.empty():
-                    yield passed.get_nowait()
-                break
+                    yield answer_type.FromString(handler.response_serializer(news.result()))
+                else:
+                    news.cancel()
             try:
                 await task
             except _Aborted:

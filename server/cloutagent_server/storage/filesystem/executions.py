@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -96,11 +96,11 @@ class FileSystemExecutions:
                     return found
         return await self._with_log(execution_id, lambda log: log.read(start, limit))
 
-    async def wait_for_events(
+    def wait_for_events(
         self, execution_id: str, after_sequence: int, seconds: float | None = None
-    ) -> Sequence[StoredEvent] | None:
+    ) -> Coroutine[Any, Any, Sequence[StoredEvent] | None]:
         """See `ExecutionStorage.wait_for_events`. What other processes append is noticed within 0.2 seconds."""
-        return await self._watch.wait(execution_id, after_sequence, seconds) if is_id(execution_id) else ()
+        return self._watch.wait(execution_id, after_sequence, seconds)
 
     async def find_idempotent(self, project_id: str, key: str) -> Execution | None:
         """See `ExecutionStorage.find_idempotent`."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from cloutagent_server.domain.errors import CloutAgentError
 from cloutagent_server.domain.events import StoredEvent
+from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage.filesystem.log import ExecutionLog
 from cloutagent_server.storage.filesystem.offload import off_loop
 from cloutagent_server.storage.filesystem.open_logs import OpenLogs
@@ -42,7 +43,10 @@ class LogWatch:
         """
         while True:
             log = self._logs.peek(execution_id)
-            if log is not None and _has_news(log, after_sequence):
+            if log is None:
+                if not is_id(execution_id):
+                    return ()
+            elif _has_news(log, after_sequence):
                 return log.recent(after_sequence, _MOST_EVENTS)
             with self._watchers.waiting(execution_id, after_sequence, seconds) as news:
                 # Nobody wakes this one between the look at an open log and here.
@@ -82,4 +86,5 @@ class LogWatch:
 
 
 def _has_news(log: ExecutionLog, after_sequence: int) -> bool:
-    return log.execution.last_sequence > after_sequence or log.execution.status.terminal
+    execution = log.execution
+    return execution.last_sequence > after_sequence or execution.status.terminal
