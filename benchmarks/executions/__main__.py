@@ -27,7 +27,7 @@ class Sizes:
         watchers: To how many watchers events are spread.
         spread: Events times watchers of one such measurement.
         latency_watchers: How many watch while the latency is measured.
-        latency_events: Events in that time, 10 a second.
+        latency_events: Events of a round of that, 10 a second.
         stalled: Events that are sent while one watcher reads nothing.
         runs: Runs of the real agent, each against the SDK alone.
         calls: Model calls, each direct and through the gateway.
@@ -62,7 +62,7 @@ async def measure(sizes: Sizes, wanted: Sequence[str] = ()) -> Sequence[Figure]:
             if not wanted or "replay" in wanted:
                 figures += await watching.replay(remote, sizes.replayed, sizes.rounds)
             if not wanted or "latency" in wanted:
-                figures += await watching.latency(remote, sizes.latency_watchers, sizes.latency_events)
+                figures += await watching.latency(remote, sizes.latency_watchers, sizes.latency_events, sizes.rounds)
             for watchers in sizes.watchers if not wanted or "fan-out" in wanted else ():
                 figures += await watching.fan_out(remote, watchers, max(64, sizes.spread // watchers), sizes.rounds)
             if not wanted or "stalled" in wanted:

@@ -6,14 +6,14 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
-from benchmarks.executions.sockets import WatcherSockets, watching_sockets
+from benchmarks.executions.sockets import watching_socket
 from cloutagent.v1.execution_pb2 import ExecuteStreamRequest, StreamExecutionEventsRequest, WatchExecutionRequest
 from cloutagent_server.envoy_process import EnvoyProcess
 
@@ -31,6 +31,7 @@ WINDOW: Final = 65_535
 NO_LARGER_WINDOW: Final = (("grpc.http2.bdp_probe", 0),)
 
 Stream = grpc.aio.UnaryStreamCall[bytes, bytes]
+Arrivals = AbstractAsyncContextManager[Awaitable[Sequence[float]]]
 
 
 class Remote:
@@ -91,14 +92,14 @@ class Remote:
         """The bare server's stream of messages that are made while it goes on."""
         return _stream(channel, BARE_LIVE_METHOD)(b"")
 
-    def watching(self, execution_id: str, streams: int, events: int) -> AbstractAsyncContextManager[WatcherSockets]:
-        """WatchExecution by so many, as their sockets see it."""
+    def watching(self, execution_id: str, streams: int, events: int) -> Arrivals:
+        """WatchExecution by so many, as their socket sees it."""
         request = WatchExecutionRequest(execution_id=execution_id).SerializeToString()
-        return watching_sockets(self.port, WATCH_METHOD, self.metadata, request, streams, events)
+        return watching_socket(self.port, WATCH_METHOD, self.metadata, request, streams, events)
 
-    def watching_bare(self, streams: int, events: int) -> AbstractAsyncContextManager[WatcherSockets]:
-        """The bare server's streams of messages that are made while they go on, as the sockets see them."""
-        return watching_sockets(self.bare_port, BARE_LIVE_METHOD, (), b"", streams, events)
+    def watching_bare(self, streams: int, events: int) -> Arrivals:
+        """The bare server's streams of messages that are made while they go on, as their socket sees them."""
+        return watching_socket(self.bare_port, BARE_LIVE_METHOD, (), b"", streams, events)
 
     @asynccontextmanager
     async def channels(

@@ -22,7 +22,7 @@ import psutil
 import uvloop
 
 from benchmarks.executions.remote import BARE_LIVE_METHOD, BARE_METHOD
-from cloutagent_server import app, logs
+from cloutagent_server import app, interpreter, logs
 from cloutagent_server.domain import event_json, timestamps
 from cloutagent_server.domain.cost import Usage
 from cloutagent_server.domain.events import Completed, Event, Payload, Started, StoredEvent, TextDelta
@@ -73,6 +73,7 @@ class Bench:
         # The executions that are made by hand here belong to no run: the server would end them as abandoned.
         with mock.patch.object(Takeover, "start", return_value=None):
             port = await self._app.start()
+        interpreter.settle()
         bare_port = self._bare.add_insecure_port("127.0.0.1:0")
         await self._bare.start()
         agent = AgentConfig(new_id(), "Helper", "You help.", MODEL)
