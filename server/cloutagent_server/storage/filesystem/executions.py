@@ -65,8 +65,12 @@ class FileSystemExecutions:
         return await self._locks.run_for_project(execution.project_id, partial(self._create, execution))
 
     async def read(self, execution_id: str) -> Execution | None:
-        """See `ExecutionStorage.read`."""
-        return await off_loop(partial(self._read, execution_id)) if is_id(execution_id) else None
+        """See `ExecutionStorage.read`. What is known already needs no thread."""
+        log = self._logs.peek(execution_id)
+        execution = None if log is None else log.current()
+        if execution is None and is_id(execution_id):
+            execution = await off_loop(partial(self._read, execution_id))
+        return execution
 
     async def append(self, events: Sequence[Event]) -> Execution:
         """See `ExecutionStorage.append`."""
@@ -92,7 +96,8 @@ class FileSystemExecutions:
         with self._logs.borrow(execution_id) as log:
             if log is not None:
                 found = log.recent(start, limit) or log.at_hand(start, limit)
-                if found or log.ends_at(start):
+                current = None if found else log.current()
+                if found or (current is not None and current.last_sequence <= start):
                     return found
         return await self._with_log(execution_id, lambda log: log.read(start, limit))
 

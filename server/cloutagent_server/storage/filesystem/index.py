@@ -25,6 +25,8 @@ from cloutagent_server.storage.filesystem.schema import Schema
 
 _ENTRY: Final = Schema(1)
 # Version 1 had the markers of projects side by side.
+# Directories whose names this process has made durable.
+_MOST_KNOWN: Final = 4_096
 _INDEX: Final = Schema(2, {1: lambda fields: {**fields, "outdated": True}})
 _KEY_CHANGE: Final = Schema(1)
 
@@ -45,6 +47,7 @@ class Index:
         """The entries in `directory`; `.staging` beside it is where they are prepared, which every start clears."""
         self._directory = directory
         self._staging = directory.with_name(".staging")
+        self._made: set[Path] = set()
         self._version = directory / "version.json"
         self._keys = directory / "keys"
         self._projects = directory / "projects"
@@ -162,7 +165,7 @@ class Index:
             entry["idempotencyHash"] = hash_of(idempotency_key)
         files.create_marker(self._unfinished / execution_id)
         self._put(self._execution(execution_id), entry)
-        files.make_directory(self._places / project_id)
+        self._make(self._places / project_id)
         files.create_marker(self._places / project_id / place)
         if idempotency_key is not None:
             self._put(self._idempotency / project_id / hash_of(idempotency_key), {"executionId": execution_id})
@@ -268,8 +271,17 @@ class Index:
         return self._executions / execution_id[:2] / execution_id
 
     def _put(self, path: Path, document: dict[str, str]) -> None:
-        files.make_directory(path.parent)
+        self._make(path.parent)
         files.write(path, dump(_ENTRY.stamp(document)), self._staging)
+
+    def _make(self, directory: Path) -> None:
+        """Make a directory durably, if this process has not done so already."""
+        if directory in self._made and directory.is_dir():
+            return
+        files.make_directory(directory)
+        if len(self._made) >= _MOST_KNOWN:
+            self._made.clear()
+        self._made.add(directory)
 
 
 def _current(document: object) -> bool:

@@ -149,20 +149,18 @@ class ExecutionLog:
         finally:
             self._reading.release()
 
-    def ends_at(self, sequence: int) -> bool:
-        """Whether the log has no event after `sequence`, by what is known and the size of the file.
+    def current(self) -> Execution | None:
+        """The execution after all events, if nothing was appended to the file that is not known; None otherwise.
 
         Asks the kernel for what it has in memory, and nothing else, so that it may be called on the event loop.
         """
-        if self._execution.last_sequence > sequence:
-            return False
-        if self._writing:
-            # The file is longer already by what this process appends, and tells of when that is done.
-            return True
+        # The file is longer already by what this process appends, and tells of when that is done.
+        writing, execution, size = self._writing, self._execution, self._size
         try:
-            return self._path.stat().st_size == self._size
+            status = self._path.stat()
         except OSError:
-            return False
+            return None
+        return execution if status.st_ino == self._inode and (writing or status.st_size == size) else None
 
     def refresh(self) -> bool:
         """Take in what other processes wrote. False if the log was removed.
