@@ -30,6 +30,7 @@ from cloutagent_server.storage.filesystem.records import (
     project_to_json,
 )
 from cloutagent_server.storage.filesystem.removal import Removal
+from cloutagent_server.storage.filesystem.unchanged import Unchanged
 
 
 class FileSystemProjects:
@@ -50,6 +51,7 @@ class FileSystemProjects:
         self._removal = removal
         self._keys = keys
         self._forget = forget
+        self._records = Unchanged[ProjectRecord]()
 
     async def create(self, draft: ProjectDraft, credential: KeyCredential) -> Project:
         """See `ProjectStorage.create`."""
@@ -60,8 +62,13 @@ class FileSystemProjects:
         return project
 
     async def read(self, project_id: str) -> Project | None:
-        """See `ProjectStorage.read`."""
-        record = await off_loop(partial(self._load, project_id))
+        """See `ProjectStorage.read`. A file that is as it was needs no thread."""
+        if not is_id(project_id):
+            return None
+        path = self._layout.metadata(project_id)
+        record = self._records.get(path)
+        if record is None:
+            record = await off_loop(lambda: self._records.read(path, partial(load_project, path, project_id)))
         return None if record is None else record.project
 
     async def update(self, project_id: str, changes: ProjectChanges, expected_revision: int | None = None) -> Project:
