@@ -26,6 +26,7 @@ class Sizes:
         replayed: Events of the log that is replayed.
         watchers: To how many watchers events are spread.
         spread: Events times watchers of one such measurement.
+        spread_events: The most events of it.
         latency_watchers: How many watch while the latency is measured.
         latency_events: Events of a round of that, 10 a second.
         stalled: Events that are sent while one watcher reads nothing.
@@ -36,7 +37,8 @@ class Sizes:
 
     replayed: int = 50_000
     watchers: Sequence[int] = (1, 100, 1_000)
-    spread: int = 100_000
+    spread: int = 500_000
+    spread_events: int = 50_000
     latency_watchers: int = 100
     latency_events: int = 100
     stalled: int = 4_000
@@ -45,7 +47,7 @@ class Sizes:
     rounds: int = 5
 
 
-QUICK = Sizes(2_000, (1, 10), 2_000, 10, 5, 2_500, 1, 5, 1)
+QUICK = Sizes(2_000, (1, 10), 2_000, 2_000, 10, 5, 2_500, 1, 5, 1)
 
 
 async def measure(sizes: Sizes, wanted: Sequence[str] = ()) -> Sequence[Figure]:
@@ -64,7 +66,9 @@ async def measure(sizes: Sizes, wanted: Sequence[str] = ()) -> Sequence[Figure]:
             if not wanted or "latency" in wanted:
                 figures += await watching.latency(remote, sizes.latency_watchers, sizes.latency_events, sizes.rounds)
             for watchers in sizes.watchers if not wanted or "fan-out" in wanted else ():
-                figures += await watching.fan_out(remote, watchers, max(64, sizes.spread // watchers), sizes.rounds)
+                figures += await watching.fan_out(
+                    remote, watchers, min(sizes.spread_events, max(64, sizes.spread // watchers)), sizes.rounds
+                )
             if not wanted or "stalled" in wanted:
                 count = sizes.latency_watchers - 1
                 figures += await watching.stalled(remote, count, sizes.stalled, sizes.rounds)

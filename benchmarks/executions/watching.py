@@ -15,6 +15,7 @@ from google.api.httpbody_pb2 import HttpBody
 from benchmarks.executions.figures import Figure, percentile
 from benchmarks.executions.remote import NO_LARGER_WINDOW, STREAMS_PER_CHANNEL, WINDOW, Remote, Stream
 from cloutagent.v1.execution_pb2 import WatchExecutionResponse
+from cloutagent_server.service.runner import MOST_WAITING_TEXTS
 
 # The issue's.
 REPLAY_GRPC: Final = 100_000
@@ -24,8 +25,8 @@ FAN_OUT: Final = 0.8
 LATENCY_WATCHERS: Final = 100
 PAUSE: Final = 0.1
 
-# Texts of a run that writes fast are stored together: it is the spreading that is measured, not the storing.
-GROUP: Final = 256
+# Texts of a run that writes fast are stored together, so many at most.
+GROUP: Final = MOST_WAITING_TEXTS
 # One that reads nothing must be sent more than its window holds.
 _STALLING_BYTES: Final = 4 * WINDOW
 EVENT_BYTES: Final = 120
