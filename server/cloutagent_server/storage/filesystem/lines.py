@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 _BLOCK: Final = 1 << 18
@@ -101,6 +101,16 @@ class LineIndex:
                 found = block.find(b"\n", found + 1)
             self._end += len(block)
         return self._lines
+
+    def add(self, start: int, lengths: Iterable[int]) -> None:
+        """Note lines of these lengths, line ends included, that begin at `start`; nothing if others come before."""
+        if self._end != start:
+            return
+        for length in lengths:
+            self._lines += 1
+            self._end += length
+            if self._lines % _STRIDE == 0:
+                self._offsets.append(self._end)
 
     @property
     def end(self) -> int:

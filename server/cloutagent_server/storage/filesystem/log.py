@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +21,7 @@ import structlog
 
 from cloutagent_server.domain import event_json
 from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFound, StorageUnavailable, StoredDataDamaged
-from cloutagent_server.domain.events import Event, StoredEvent, TextDelta
+from cloutagent_server.domain.events import Event, StoredEvent, StoredEvents, TextDelta
 from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.storage.changes import appended, folded
 from cloutagent_server.storage.filesystem import files, layout
@@ -42,6 +42,7 @@ _RECENT_BYTES: Final = 1 << 19
 _BATCH_BYTES: Final = 1 << 20
 _AT_HAND: Final = 512
 _AT_HAND_BYTES: Final = 1 << 17
+_BATCHES: Final = 4
 
 _log = structlog.get_logger(__name__)
 
@@ -91,6 +92,7 @@ class ExecutionLog:
         self._reading = threading.Lock()
         self._recent: tuple[StoredEvent, ...] = ()
         self._recent_bytes = 0
+        self._batches: OrderedDict[int, StoredEvents] = OrderedDict()
         self._writer: int | None = None
         self._unsynced = False
         self._writing = False
@@ -136,6 +138,9 @@ class ExecutionLog:
         Raises:
             StoredDataDamaged: A line is not the event it should be.
         """
+        kept = self._batches.get(after_sequence)
+        if kept is not None and len(kept) <= limit:
+            return kept
         before = self._header.execution.last_sequence
         count = min(limit, self._execution.last_sequence - after_sequence, _AT_HAND - after_sequence % _AT_HAND)
         if count <= 0 or after_sequence < before or not self._reading.acquire(blocking=False):
@@ -143,11 +148,17 @@ class ExecutionLog:
         try:
             if self._lines.end < self._size:
                 return ()
-            return self._collect(after_sequence, count, _AT_HAND_BYTES, in_memory)
+            batch = self._collect(after_sequence, count, _AT_HAND_BYTES, in_memory)
         except BlockingIOError:
             return ()
         finally:
             self._reading.release()
+        # Those who catch up side by side read the same, one after the other.
+        if (after_sequence + len(batch)) % _AT_HAND == 0:
+            self._batches[after_sequence] = batch
+            while len(self._batches) > _BATCHES:
+                self._batches.popitem(last=False)
+        return batch
 
     def current(self) -> Execution | None:
         """The execution after all events, if nothing was appended to the file that is not known; None otherwise.
@@ -202,7 +213,8 @@ class ExecutionLog:
                     self._catch_up(status.st_size)
                 before, end = self._execution, self._size
             after, lines = appended(before, events)
-            content = b"".join(self._header.line_of(line.data) for line in lines)
+            parts = [self._header.line_of(line.data) for line in lines]
+            content = b"".join(parts)
             if self._writer is None:
                 self._writer = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             durable = any(not isinstance(event.payload, TextDelta) for event in events)
@@ -214,6 +226,10 @@ class ExecutionLog:
                     with self._changing:
                         self._size = end + len(content)
                         self._publish(after, lines)
+                    # Who appends does not wait for who reads, who notes the lines then.
+                    if self._reading.acquire(blocking=False):
+                        self._lines.add(end, map(len, parts))
+                        self._reading.release()
             finally:
                 self._writing = False
             if after.status is not before.status:
@@ -259,7 +275,7 @@ class ExecutionLog:
 
     def _collect(
         self, after_sequence: int, count: int, most_bytes: int, read_at: Callable[[int, int, int], bytes]
-    ) -> Sequence[StoredEvent]:
+    ) -> StoredEvents:
         """Up to `count` events after `after_sequence`, whose lines have been noted."""
         first = after_sequence + 1 - self._header.execution.last_sequence
         line, start = self._lines.before(first)
