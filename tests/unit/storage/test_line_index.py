@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from cloutagent_server.storage.filesystem.lines import LineIndex
 
-LINES = st.lists(st.integers(1, 40), max_size=200)
+LINES = st.lists(st.integers(1, 40), max_size=90)
 
 
-@given(st.lists(st.tuples(st.booleans(), LINES), max_size=6), st.integers(0, 50))
+@given(st.lists(st.tuples(st.booleans(), LINES), max_size=4), st.integers(0, 50))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_lines_that_were_told_are_found_where_they_are(
     tmp_path: Path, writes: list[tuple[bool, list[int]]], start: int
