@@ -90,6 +90,7 @@ class ExecutionLog:
         self._appending = threading.Lock()
         self._changing = threading.Lock()
         self._reading = threading.Lock()
+        self._noting = threading.Lock()
         self._recent: tuple[StoredEvent, ...] = ()
         self._recent_bytes = 0
         self._batches: OrderedDict[int, StoredEvents] = OrderedDict()
@@ -223,13 +224,13 @@ class ExecutionLog:
                 with uncommitted(self._writer, end, self._path):
                     self._write(self._writer, content, torn=status.st_size > end, durable=durable)
                     self._unsynced = not durable
+                    # Who appends waits for nobody who is about to find these lines.
+                    if self._noting.acquire(blocking=False):
+                        self._lines.add(end, map(len, parts))
+                        self._noting.release()
                     with self._changing:
                         self._size = end + len(content)
                         self._publish(after, lines)
-                    # Who appends does not wait for who reads, who notes the lines then.
-                    if self._reading.acquire(blocking=False):
-                        self._lines.add(end, map(len, parts))
-                        self._reading.release()
             finally:
                 self._writing = False
             if after.status is not before.status:
@@ -262,7 +263,8 @@ class ExecutionLog:
         if count <= 0:
             return ()
         with self._reading:
-            found = before + self._lines.extend(self._reader, size)
+            with self._noting:
+                found = before + self._lines.extend(self._reader, size)
             if found < execution.last_sequence:
                 raise self._damaged(f"ends at event {found}, not {execution.last_sequence}")
             return self._collect(after_sequence, count, _BATCH_BYTES, os.pread)
