@@ -19,6 +19,7 @@ from cloutagent_server.domain.execution import Status
 from cloutagent_server.domain.project import Project
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.storage.base import ExecutionStorage
+from cloutagent_server.transport import interceptors
 from cloutagent_server.transport.server import GrpcServer
 from tests.support import builders
 from tests.support import fake_engine as fake
@@ -37,6 +38,23 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def world(engine: FakeEngine) -> World:
     return make_world(engine=engine, admin_key=ADMIN_KEY)
+
+
+@pytest.fixture
+def dropped(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set when a call has ended with the status that dropped watchers get, as the server's log has it."""
+    seen = asyncio.Event()
+
+    class Log:
+        """Takes the lines of calls."""
+
+        def info(self, _: str, *, code: str, **__: object) -> None:
+            """Note one."""
+            if code == grpc.StatusCode.UNAVAILABLE.name:
+                seen.set()
+
+    monkeypatch.setattr(interceptors, "log", Log())
+    return seen
 
 
 @asynccontextmanager
@@ -91,7 +109,9 @@ async def to_the_end(call: Any) -> None:
 
 
 @pytest.mark.parametrize("text", [False, True], ids=["WatchExecution", "StreamExecutionEvents"])
-async def test_a_stalled_watcher_is_dropped_and_resumes_where_it_was(stub: Any, world: World, text: bool) -> None:
+async def test_a_stalled_watcher_is_dropped_and_resumes_where_it_was(
+    stub: Any, world: World, dropped: asyncio.Event, text: bool
+) -> None:
     project = await world.project()
     execution_id = await long_log(world, project)
     options = {"metadata": (("x-api-key", ADMIN_KEY), ("accept", "application/x-ndjson"))}
@@ -102,7 +122,7 @@ async def test_a_stalled_watcher_is_dropped_and_resumes_where_it_was(stub: Any, 
     else:
         stalled = stub.WatchExecution(execution_pb2.WatchExecutionRequest(execution_id=execution_id), **options)
     await stalled.read()
-    await asyncio.sleep(1.5)
+    await asyncio.wait_for(dropped.wait(), DEADLINE_SECONDS)
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(to_the_end(stalled), DEADLINE_SECONDS)
@@ -121,7 +141,7 @@ async def test_a_stalled_watcher_is_dropped_and_resumes_where_it_was(stub: Any, 
 
 @pytest.mark.parametrize("text", [False, True], ids=["ExecuteStream", "ExecuteEventStream"])
 async def test_a_run_goes_on_when_its_caller_is_dropped_for_not_reading(
-    stub: Any, world: World, engine: FakeEngine, text: bool
+    stub: Any, world: World, engine: FakeEngine, dropped: asyncio.Event, text: bool
 ) -> None:
     """Also where it is to end with its caller: that one has not gone, and is told how to go on."""
     project = await world.project()
@@ -136,7 +156,7 @@ async def test_a_run_goes_on_when_its_caller_is_dropped_for_not_reading(
         stalled = stub.ExecuteStream(execution_pb2.ExecuteStreamRequest(**fields), metadata=metadata)
     await stalled.read()
     await asyncio.wait_for(written.wait(), DEADLINE_SECONDS)
-    await asyncio.sleep(1.5)
+    await asyncio.wait_for(dropped.wait(), DEADLINE_SECONDS)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(to_the_end(stalled), DEADLINE_SECONDS)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
