@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Final
-from weakref import WeakValueDictionary
 
 from cloutagent_server.domain import event_json, timestamps
 from cloutagent_server.domain.cost import CostLimits, LimitCheckResult, Model, TokenUsage, Usage, check_limits
@@ -18,10 +17,8 @@ from cloutagent_server.domain.errors import (
     CloutAgentError,
     ExecutionNotFinished,
     ExecutionNotFound,
-    IdempotencyKeyReused,
     ProjectNotFound,
     RevisionConflict,
-    ServerUnavailable,
     StorageUnavailable,
 )
 from cloutagent_server.domain.events import Cancelled, Event, Failed, Failure, FailureReason, Payload, Queued
@@ -30,6 +27,7 @@ from cloutagent_server.domain.project import Budget, Project
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.service.budgets import Turns, usage_after_crash, used_up
 from cloutagent_server.service.cost_tracker import CostTracker
+from cloutagent_server.service.idempotent_starts import IdempotentStarts
 from cloutagent_server.service.live import LiveExecutions
 from cloutagent_server.service.places import PAUSE_SECONDS, PlaceEvents
 from cloutagent_server.service.prompts import fill
@@ -46,8 +44,6 @@ log: Final = logging.getLogger(__name__)
 CANCEL_SECONDS: Final = 30.0
 # How often whoever waits for an end looks for it at the least, whatever wakes it.
 LOOK_SECONDS: Final = 1.0
-# How long a repeated start waits for another server to queue what it has stored.
-ADMIT_SECONDS: Final = 10.0
 
 
 class ExecutionService:
@@ -92,7 +88,7 @@ class ExecutionService:
         self._cancellations: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._interrupting = False
-        self._admissions: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._starts = IdempotentStarts(storage.executions)
 
     async def start(self, request: ExecutionRequest) -> tuple[Execution, bool]:
         """Queue a run; returns the execution, and whether this call created it.
@@ -108,9 +104,9 @@ class ExecutionService:
             BudgetUsedUp: Nothing is left of a budget of the project.
             ServerUnavailable: The server is stopping.
         """
-        earlier = await self._settled_earlier(request)
+        earlier = await self._starts.find_settled(request)
         if earlier is not None:
-            return earlier, False
+            return self._with_position(earlier), False
         if request.idempotency_key is None:
             self._queue.check_room(request.project_id)
         project = await self._project(request.project_id)
@@ -156,12 +152,7 @@ class ExecutionService:
         Raises:
             IdempotencyKeyReused: The key stands for another request.
         """
-        idempotency = request.idempotency
-        if idempotency is None:
-            return None
-        earlier = await self._executions.find_idempotent(request.project_id, idempotency.key)
-        if earlier is not None and earlier.idempotency != idempotency:
-            raise IdempotencyKeyReused(earlier.id)
+        earlier = await self._starts.find(request)
         return None if earlier is None else self._with_position(earlier)
 
     async def get(self, execution_id: str) -> Execution:
@@ -278,42 +269,13 @@ class ExecutionService:
         if self._cancellations:
             await asyncio.wait(self._cancellations)
 
-    async def _settled_earlier(self, request: ExecutionRequest) -> Execution | None:
-        """As `find_earlier`, once it is clear whether what stands under the key is queued or taken back."""
-        earlier = await self.find_earlier(request)
-        if earlier is None or earlier.last_sequence:
-            return earlier
-        async with self._admitting(request):
-            return await self._settled_elsewhere(request)
-
-    async def _settled_elsewhere(self, request: ExecutionRequest) -> Execution | None:
-        """As `find_earlier`, once another server has queued what stands under the key or taken it back.
-
-        This server is about to queue nothing with the key meanwhile. Raises ServerUnavailable where that takes long.
-        """
-        earlier = await self.find_earlier(request)
-        if earlier is None or earlier.last_sequence:
-            return earlier
-        await self._executions.wait_for_events(earlier.id, 0, ADMIT_SECONDS)
-        earlier = await self.find_earlier(request)
-        if earlier is not None and not earlier.last_sequence:
-            raise ServerUnavailable("another server is about to queue an execution with this key")
-        return earlier
-
-    def _admitting(self, request: ExecutionRequest) -> contextlib.AbstractAsyncContextManager[None]:
-        """One request at a time with an idempotency key."""
-        if request.idempotency_key is None:
-            return contextlib.nullcontext()
-        name = (request.project_id, request.idempotency_key)
-        return self._admissions.setdefault(name, asyncio.Lock())
-
     async def _admit(self, request: ExecutionRequest, execution: Execution, budget: Budget) -> tuple[Execution, bool]:
         """Store and queue an execution, whole or not at all: a caller that goes away does not end this half-way."""
-        async with self._admitting(request):
+        async with self._starts.admitting(request):
             while True:
-                earlier = await self._settled_elsewhere(request)
+                earlier = await self._starts.find_settled_elsewhere(request)
                 if earlier is not None:
-                    return earlier, False
+                    return self._with_position(earlier), False
                 exceeded = await used_up(self._storage.ledger, execution.project_id, budget)
                 if exceeded is not None:
                     raise BudgetUsedUp(exceeded)

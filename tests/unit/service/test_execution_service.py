@@ -38,7 +38,7 @@ from cloutagent_server.domain.events import (
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, Status
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Limits, Project, ProjectChanges
-from cloutagent_server.service import executions, runner, unstored
+from cloutagent_server.service import executions, idempotent_starts, runner, unstored
 from cloutagent_server.service.requests import ExecutionRequest
 from tests.support import fake_engine as fake
 from tests.support.fake_engine import FakeEngine
@@ -963,7 +963,7 @@ async def test_a_repeated_start_waits_for_the_other_server(storage: HookedStorag
 
 
 async def test_a_repeated_start_does_not_wait_for_ever(storage: HookedStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executions, "ADMIT_SECONDS", 0.05)
+    monkeypatch.setattr(idempotent_starts, "ADMIT_SECONDS", 0.05)
     world = make_world(storage=storage)
     project = await world.project()
     request = ExecutionRequest(project.id, "p", idempotency_key="key")
