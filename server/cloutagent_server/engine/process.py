@@ -26,6 +26,7 @@ of the run's folder. The processes of a sandbox end with the marked one that hol
 
 LAUNCHER_NAME: Final = "agent"
 _COPY_BYTES: Final = 1024 * 1024
+_LINKINGS: Final = 3
 _POLL_SECONDS: Final = 0.02
 _KILL_SECONDS: Final = 3.0
 # Changes when the machine starts again.
@@ -70,9 +71,13 @@ def unreadable_copy(program: Path, path: Path) -> Path:
     Raises:
         OSError: It cannot be copied.
     """
-    kept = _kept_copy(program, path.parent.parent)
     path.unlink(missing_ok=True)
-    path.hardlink_to(kept)
+    for _ in range(_LINKINGS - 1):
+        # A server with another version of the program that starts meanwhile may remove the copy.
+        with suppress(FileNotFoundError):
+            path.hardlink_to(_kept_copy(program, path.parent.parent))
+            return path
+    path.hardlink_to(_kept_copy(program, path.parent.parent))
     return path
 
 

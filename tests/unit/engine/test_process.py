@@ -296,6 +296,32 @@ def test_a_run_of_which_something_cannot_be_looked_at_is_not_taken_for_ended(
         assert not alive(pids[0])
 
 
+@pytest.mark.parametrize(("times", "made"), [(1, True), (99, False)])
+def test_the_kept_copy_may_be_removed_by_another_server_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, made: bool
+) -> None:
+    """Not for ever: then the fault is told."""
+    program, copy = tmp_path / "program", tmp_path / "one" / "copy"
+    program.write_bytes(b"any")
+    copy.parent.mkdir()
+    real = Path.hardlink_to
+    removed: list[Path] = []
+
+    def removing(path: Path, target: Path) -> None:
+        if len(removed) < times:
+            removed.append(target)
+            target.unlink()
+        real(path, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", removing)
+    if made:
+        assert process.unreadable_copy(program, copy).stat().st_size == 3
+    else:
+        with pytest.raises(FileNotFoundError):
+            process.unreadable_copy(program, copy)
+        assert not copy.exists()
+
+
 def test_an_unreadable_copy_runs_and_is_not_looked_into(tmp_path: Path) -> None:
     sleep = shutil.which("sleep")
     assert sleep is not None
