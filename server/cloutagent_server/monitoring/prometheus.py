@@ -31,8 +31,9 @@ from cloutagent_server.engine.base import PriceList
 OTHER_MODEL: Final = "other"
 
 _PREFIX: Final = "cloutagent"
-_CALL_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
-_STORAGE_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
+# Each bucket is a line of each method and operation at each scrape.
+_CALL_SECONDS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
+_STORAGE_SECONDS: Final = (0.0002, 0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 2.5)
 _HASH_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _VENDOR_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 90)
 _WAIT_SECONDS: Final = (0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600)
