@@ -42,8 +42,10 @@ class Observed(Stack):
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Observed]:
-    with reserved_port() as port, Observed(tmp_path, port) as running:
-        yield running
+    with reserved_port() as port:
+        observed = Observed(tmp_path, port)
+        with observed:
+            yield observed
 
 
 def test_what_an_agent_did_is_in_the_metrics(stack: Observed) -> None:
@@ -69,4 +71,4 @@ def test_what_an_agent_did_is_in_the_metrics(stack: Observed) -> None:
     assert scrape.sum("cloutagent_executions_ended_total", status="completed") == 1
     stream = "/cloutagent.v1.ExecutionService/StreamExecutionEvents"
     assert scrape.sum("cloutagent_grpc_requests_total", method=stream, code="OK") == 1
-    assert 0 < scrape.sum("process_resident_memory_bytes")
+    assert scrape.sum("process_resident_memory_bytes") > 0

@@ -96,10 +96,10 @@ class _Part:
 
     def __init__(self, name: str, contract: type, inner: object, metrics: Metrics, **then: Callable[..., None]) -> None:
         for operation in operations_of(contract):
-            does: Operation = getattr(inner, operation)
-            if operation not in _WAITS:
-                does = _timed(f"{name}.{operation}", does, metrics, then.get(operation))
-            setattr(self, operation, does)
+            if operation in _WAITS:
+                setattr(self, operation, getattr(inner, operation))
+            else:
+                setattr(self, operation, _timed(name, inner, operation, metrics, then.get(operation)))
 
 
 def operations_of(contract: type) -> list[str]:
@@ -107,11 +107,13 @@ def operations_of(contract: type) -> list[str]:
     return [name for name, member in vars(contract).items() if inspect.iscoroutinefunction(member)]
 
 
-def _timed(name: str, does: Operation, metrics: Metrics, then: Callable[..., None] | None) -> Operation:
+def _timed(part: str, inner: object, operation: str, metrics: Metrics, then: Callable[..., None] | None) -> Operation:
+    name = f"{part}.{operation}"
+
     async def timed(*arguments: Any, **named: Any) -> Any:
         started = time.perf_counter()
         try:
-            result = await does(*arguments, **named)
+            result = await getattr(inner, operation)(*arguments, **named)
         except Exception as error:
             metrics.storage_used(name, time.perf_counter() - started, _fault_of(error))
             raise
