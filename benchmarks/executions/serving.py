@@ -50,6 +50,7 @@ class Bench:
             anthropic_api_key=None,
             encryption_key="ab" * 32,
             grpc_port=0,
+            metrics_port=0,
             backup_enabled=False,
             log_level=LogLevel.ERROR,
             project_root=root / "projects",

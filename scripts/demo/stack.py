@@ -94,6 +94,7 @@ class Stack:
             "HOME": str(self._folder),
             "PORT": "0",
             "GRPC_PORT": "0",
+            "METRICS_PORT": "0",
             "PROJECT_ROOT": str(self.projects),
             "RUN_ROOT": str(self._folder / "runs"),
         }

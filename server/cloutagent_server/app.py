@@ -11,6 +11,7 @@ from typing import Final
 from cloutagent_server import __version__
 from cloutagent_server.domain import audit
 from cloutagent_server.domain.audit import Resource
+from cloutagent_server.domain.errors import StorageUnavailable
 from cloutagent_server.domain.secret import SecretsHead
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.engine.claude import ClaudeEngine
@@ -19,6 +20,10 @@ from cloutagent_server.engine.limits import AgentLimits
 from cloutagent_server.engine.mcp_relay import McpRelay
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.maintenance import daily_backup
+from cloutagent_server.monitoring.measured_storage import MeasuredStorage
+from cloutagent_server.monitoring.prometheus import PrometheusMetrics
+from cloutagent_server.monitoring.readiness import Readiness
+from cloutagent_server.monitoring.server import MonitoringServer
 from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit, by_operator
 from cloutagent_server.service.auth import Authenticator
@@ -55,15 +60,21 @@ class App:
         engine: Engine,
         prices: PriceList,
         daily: Sequence[Daily] = (),
+        metrics: PrometheusMetrics | None = None,
     ) -> None:
-        """`settings` must have an encryption key. `daily` is what is done each day while the server runs."""
+        """`settings` must have an encryption key. `daily` is what is done each day while the server runs.
+
+        `metrics` are those that the engine reports to, where it does.
+        """
+        metrics = PrometheusMetrics(prices, __version__) if metrics is None else metrics
+        storage = MeasuredStorage(storage, metrics)
         self._settings = settings
         self._storage = storage
         self._engine = engine
         self._daily = daily
         admin_key = settings.admin_api_key
         self._authenticator = Authenticator(
-            storage.projects, None if admin_key is None else admin_key.get_secret_value()
+            storage.projects, None if admin_key is None else admin_key.get_secret_value(), metrics=metrics
         )
         self._secrets = SecretManager(
             HeldAgainstAudit(storage.secrets, storage.audit), keyring_of(settings), adopted_only(settings)
@@ -77,7 +88,9 @@ class App:
             max_waiting=settings.max_queued_executions,
             max_running_of_project=settings.max_concurrent_per_project,
             max_waiting_of_project=settings.max_queued_per_project,
+            metrics=metrics,
         )
+        metrics.follow_queue(lambda: self._executions.waiting, lambda: self._executions.running)
         self._takeover = Takeover(self._executions)
         self._retention = Retention(
             storage.executions,
@@ -90,26 +103,35 @@ class App:
             projects,
             self._secrets,
             self._executions,
-            WatchService(storage.executions),
+            WatchService(storage.executions, metrics=metrics),
             __version__,
             KeyService(storage.projects, self._authenticator),
             FailedAttempts(settings.max_failed_authentications),
             AuditTrail(storage.audit),
             UsageService(storage),
             ReceiptService(storage, prices),
+            metrics,
         )
         self._server: GrpcServer | None = None
+        # Why no calls are taken; None while they are.
+        self._away: str | None = "starting"
+        self._monitoring = MonitoringServer(
+            metrics.registry,
+            Readiness({"server": self._server_fault, "storage": self._storage_fault, "engine": self._engine_fault}),
+        )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> App:
         """The server on real parts: the file system, and agents behind the model gateway."""
         prices = GenaiPriceList()
+        metrics = PrometheusMetrics(prices, __version__)
         key = settings.anthropic_api_key
         gateway = ModelGateway(
             settings.anthropic_base_url,
             LOCAL_MODEL_KEY if key is None else key.get_secret_value(),
             prices,
             McpRelay(private=settings.calls_private_addresses),
+            metrics=metrics,
         )
         engine = ClaudeEngine(
             gateway,
@@ -120,10 +142,16 @@ class App:
             warm_agents=settings.warm_agents,
         )
         daily = [daily_backup(settings)] if settings.backup_enabled else []
-        return cls(settings, FileSystemStorage(settings.project_root), engine, prices, daily)
+        return cls(settings, FileSystemStorage(settings.project_root), engine, prices, daily, metrics)
 
     async def start(self) -> int:
-        """Start storage, engine and server, and recover what a dead server left; returns the gRPC port."""
+        """Start storage, engine and server, and recover what a dead server left; returns the gRPC port.
+
+        Metrics and probes are there from the beginning to the end of `stop`.
+        """
+        if self._settings.metrics_port:
+            port = await self._monitoring.start(self._settings.metrics_host, self._settings.metrics_port)
+            log.info("monitoring", extra={"host": self._settings.metrics_host, "port": port})
         await self._storage.start()
         await self._secrets.check_key()
         await self._engine.start()
@@ -136,6 +164,7 @@ class App:
             work.start()
         head = await self.services.audit.head()
         log.info("audit_log", extra={"sequence": head.sequence, "hash": head.hash})
+        self._away = None
         log.info("serving", extra={"host": self._settings.grpc_host, "port": port, "version": __version__})
         return port
 
@@ -145,6 +174,7 @@ class App:
         Calls are still answered, so that whoever watches a run sees its end.
         """
         log.info("stopping")
+        self._away = "stopping"
         if self._server is not None:
             await self._server.leave_rotation()
         await self._takeover.stop()
@@ -161,7 +191,21 @@ class App:
         await self._engine.stop()
         await self._authenticator.stop()
         await self._storage.stop()
+        await self._monitoring.stop()
         log.info("stopped")
+
+    async def _server_fault(self) -> str | None:
+        return self._away
+
+    async def _storage_fault(self) -> str | None:
+        try:
+            await self._storage.check_writable()
+        except StorageUnavailable as fault:
+            return fault.cause or str(fault)
+        return None
+
+    async def _engine_fault(self) -> str | None:
+        return self._engine.fault()
 
 
 def adopted_only(settings: Settings) -> bool:

@@ -106,6 +106,8 @@ class Settings(BaseSettings):
     port: Port = Field(3001, description="Port of REST and gRPC through Envoy. 0: any free one.")
     grpc_host: str = Field("127.0.0.1", description="Address that the server itself listens on.")
     grpc_port: Port = Field(50051, description="Port of the server itself (gRPC). 0: any free one.")
+    metrics_host: str = Field("127.0.0.1", description="Address that metrics and health probes are served on.")
+    metrics_port: Port = Field(9464, description="Port of metrics and health probes. 0: none.")
     local_model_port: Port = Field(0, description="Port of the scripted local model. 0: any free one.")
     project_root: Path = Field(Path("data/projects"), validate_default=True, description="Folder of the projects.")
     run_root: Path = Field(

@@ -127,7 +127,11 @@ async def stage(
     # Hundreds of keys are made here; what a hash of cost 10 is, the tests of the authenticator say.
     monkeypatch.setattr("cloutagent_server.service.auth.BCRYPT_COST", 4)
     marker = request.node.get_closest_marker("server")
-    given: dict[str, Any] = {"max_failed_authentications": 1000, **({} if marker is None else marker.kwargs)}
+    given: dict[str, Any] = {
+        "max_failed_authentications": 1000,
+        "metrics_port": 0,
+        **({} if marker is None else marker.kwargs),
+    }
     settings = Settings(
         _env_file=None,
         app_env="test",

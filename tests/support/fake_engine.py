@@ -220,6 +220,7 @@ class FakeEngine:
         started, stopped: Whether `start` and `stop` were called.
         initialize_gate: When set to an event, `initialize` waits for it.
         initialize_fault: When set, `initialize` raises it.
+        broken: What `fault` tells.
         unavailable_tools: Those that it refuses.
     """
 
@@ -234,6 +235,7 @@ class FakeEngine:
         self.stopped = False
         self.initialize_gate: asyncio.Event | None = None
         self.initialize_fault: Exception | None = None
+        self.broken: str | None = None
         self.unavailable_tools = frozenset(unavailable_tools)
 
     @property
@@ -249,6 +251,10 @@ class FakeEngine:
         """Note it; no run may be under way."""
         assert not self.running, "the engine was stopped while runs were under way"
         self.stopped = True
+
+    def fault(self) -> str | None:
+        """What the test says."""
+        return self.broken
 
     def executor(self, execution_id: str, listener: RunListener) -> FakeExecutor:
         """A new executor for one run."""

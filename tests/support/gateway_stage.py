@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 
+from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.gateway import SILENCE_SECONDS, GatewaySession, ModelGateway
 from cloutagent_server.engine.listening import OrderedListener
@@ -44,11 +45,14 @@ class Run:
 
 @asynccontextmanager
 async def running(
-    reply: Reply, listener: RememberingListener | None = None, silence_seconds: float = SILENCE_SECONDS
+    reply: Reply,
+    listener: RememberingListener | None = None,
+    silence_seconds: float = SILENCE_SECONDS,
+    metrics: Metrics = NO_METRICS,
 ) -> AsyncIterator[Run]:
     told = listener or RememberingListener()
     async with running_upstream(reply) as upstream, aiohttp.ClientSession() as http:
-        gateway = ModelGateway(upstream.url, KEY, PRICES, silence_seconds=silence_seconds)
+        gateway = ModelGateway(upstream.url, KEY, PRICES, silence_seconds=silence_seconds, metrics=metrics)
         await gateway.start()
         try:
             yield Run(gateway, gateway.open(CONFIG, OrderedListener(told)), upstream, told, http)

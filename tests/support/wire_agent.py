@@ -171,6 +171,10 @@ class WireEngine:
     async def stop(self) -> None:
         """The gateway is somebody else's."""
 
+    def fault(self) -> str | None:
+        """None."""
+        return None
+
     def executor(self, execution_id: str, listener: RunListener) -> WireAgent:
         """An agent for one run."""
         return WireAgent(execution_id, listener, self)

@@ -183,6 +183,10 @@ class Engine(Protocol):
         """Release what the engine holds. No run may be under way."""
         ...
 
+    def fault(self) -> str | None:
+        """What keeps runs from working now, for operators; None if nothing does."""
+        ...
+
     def executor(self, execution_id: str, listener: RunListener) -> AgentExecutor:
         """A new executor for one run."""
         ...

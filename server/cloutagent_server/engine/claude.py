@@ -105,6 +105,10 @@ class ClaudeEngine:
         await self._gateway.stop()
         await asyncio.to_thread(self._watchdog.stop)
 
+    def fault(self) -> str | None:
+        """See `Engine`."""
+        return None if self._gateway.listening else "the model gateway does not listen"
+
     def executor(self, execution_id: str, listener: RunListener) -> ClaudeExecutor:
         """A new executor for one run. The engine must have started."""
         if not self._started:

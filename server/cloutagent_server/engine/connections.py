@@ -34,6 +34,11 @@ class BoundedSite:
         self._listener.listen(_BACKLOG)
         self._accepting = asyncio.create_task(self._accept())
 
+    @property
+    def serving(self) -> bool:
+        """Whether connections are taken."""
+        return self._accepting is not None and not self._accepting.done()
+
     async def stop(self) -> None:
         """Close the listener and all its connections."""
         if self._accepting is not None:

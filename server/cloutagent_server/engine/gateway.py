@@ -17,6 +17,7 @@ from aiohttp import web
 
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.mcp import HttpServer
+from cloutagent_server.domain.metrics import NO_METRICS, CallOutcome, Metrics
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine import mcp_relay, messages_api
 from cloutagent_server.engine.base import CallRefused, PlannedCall, PriceList
@@ -65,10 +66,12 @@ class ModelGateway:
         prices: PriceList,
         mcp: McpRelay | None = None,
         silence_seconds: float = SILENCE_SECONDS,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self.mcp = mcp or McpRelay()
         self._upstream = Upstream(upstream_base_url, api_key, silence_seconds)
         self._prices = prices
+        self._metrics = metrics
         self._sessions: set[GatewaySession] = set()
         self._room = Room(SERVER_BYTES)
         self._reader = Reader()
@@ -99,6 +102,11 @@ class ModelGateway:
         self._site = await self.serve(listener, most)
         await self.mcp.start()
         await self._upstream.start()
+
+    @property
+    def listening(self) -> bool:
+        """Whether agents reach the gateway."""
+        return self._site is not None and self._site.serving
 
     async def serve(self, listener: socket.socket, most: int = CONNECTIONS) -> BoundedSite:
         """Answer on one more listener, `most` connections at a time, until what this returns is stopped."""
@@ -200,12 +208,15 @@ class ModelGateway:
         try:
             allowed = min(most, await session.listener.before_call(self._planned(request, call.id, most, body)))
             if allowed < 1:
+                call.outcome = CallOutcome.REFUSED
                 return error_answer(402, "billing_error", "the budget of this run allows no more output")
             data = body.configured(config, allowed).whole()
             return await Relay(self._upstream, session, request, call).send(messages_api.MESSAGES_PATH, data)
         except CallRefused as refusal:
+            call.outcome = CallOutcome.REFUSED
             return error_answer(402, "billing_error", str(refusal))
         finally:
+            self._metrics.model_call_ended(body.model, call.outcome, call.first_byte)
             await session.listener.after_call(call.id, call.end, call.usage)
 
     def _planned(self, request: web.Request, call_id: str, max_tokens: int, body: RequestBody) -> PlannedCall:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,6 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from cloutagent_server.domain.cost import TokenUsage
+from cloutagent_server.domain.metrics import CallOutcome
 from cloutagent_server.engine import messages_api
 from cloutagent_server.engine.base import CallEnd, PriceList
 from cloutagent_server.engine.metering import CallMeter, StreamMeter, error_of
@@ -23,12 +25,20 @@ _BROKEN: Final = "its answer broke off"
 
 @dataclass(slots=True)
 class ModelCall:
-    """A call under way. `end` is how its bill would stand if it ended now."""
+    """A call under way.
+
+    Attributes:
+        end: How its bill would stand if it ended now.
+        outcome: How it would have ended.
+        first_byte: Seconds until the vendor began to answer; None before.
+    """
 
     id: str
     meter: CallMeter
     prices: PriceList
     end: CallEnd = CallEnd.FREE
+    outcome: CallOutcome = CallOutcome.CUT
+    first_byte: float | None = None
 
     @property
     def usage(self) -> TokenUsage | None:
@@ -57,20 +67,22 @@ class Relay:
 
     async def send(self, path: str, data: bytes) -> web.StreamResponse:
         """Send a body to a path of the vendor, and answer with what comes."""
-        session = self._session
-        session.last_error = None
+        self._session.last_error = None
         self._ends(CallEnd.CUT)
         beta = self._request.query.get("beta") == "true"
+        started = time.perf_counter()
         try:
             answer = await self._upstream.post(path, data, self._request.headers, beta=beta)
         except (aiohttp.ClientError, TimeoutError) as fault:
             if isinstance(fault, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
                 self._ends(CallEnd.FREE)
             elif isinstance(fault, TimeoutError):
-                session.last_error = self._silence()
+                self._fails(CallOutcome.TIMEOUT, self._silence())
                 return error_answer(504, "timeout_error", "the model's API does not answer")
-            session.last_error = VendorError(None, "it cannot be reached")
+            self._fails(CallOutcome.UNREACHABLE, VendorError(None, "it cannot be reached"))
             return error_answer(502, "api_error", "the model's API cannot be reached")
+        if self._call is not None:
+            self._call.first_byte = time.perf_counter() - started
         try:
             if self._call is not None and answer.status == 200 and answer.content_type == "text/event-stream":
                 return await self._relay_stream(answer, self._call)
@@ -81,6 +93,14 @@ class Relay:
     def _ends(self, end: CallEnd) -> None:
         if self._call is not None:
             self._call.end = end
+
+    def _fails(self, outcome: CallOutcome, error: VendorError) -> None:
+        self._session.last_error = error
+        self._comes_to(outcome)
+
+    def _comes_to(self, outcome: CallOutcome) -> None:
+        if self._call is not None:
+            self._call.outcome = outcome
 
     def _silence(self) -> VendorError:
         return VendorError(None, f"it sent nothing for {self._upstream.silence_seconds:g} s")
@@ -95,13 +115,13 @@ class Relay:
         try:
             data = await self._upstream.document(answer)
         except TimeoutError:
-            session.last_error = self._silence()
+            self._fails(CallOutcome.TIMEOUT, self._silence())
             return error_answer(504, "timeout_error", "the answer of the model's API stopped")
         except AnswerTooLong:
-            session.last_error = VendorError(None, _TOO_LONG)
+            self._fails(CallOutcome.BROKEN, VendorError(None, _TOO_LONG))
             return error_answer(502, "api_error", "the answer of the model's API is too long")
         except aiohttp.ClientError:
-            session.last_error = VendorError(None, _BROKEN)
+            self._fails(CallOutcome.BROKEN, VendorError(None, _BROKEN))
             return error_answer(502, "api_error", "the answer of the model's API broke off")
         document = json_or_none(data)
         if answer.status >= 400:
@@ -110,13 +130,16 @@ class Relay:
                 # The vendor itself refused it. A proxy that gave up waiting says nothing about what the vendor did.
                 self._ends(CallEnd.FREE)
             message = error.message if error else self._upstream.redactor.text(answer.reason or "")
-            session.last_error = VendorError(answer.status, message)
+            self._fails(CallOutcome.VENDOR_ERROR, VendorError(answer.status, message))
         elif call is not None and isinstance(document, Mapping):
             call.meter.answered_by(document.get("model"))
             call.meter.report(document.get("usage"))
+            call.outcome = CallOutcome.OK
             if answer.status == 200 and call.meter.exact:
                 call.end = CallEnd.TOLD
             await session.report(call.id, call.usage)
+        else:
+            self._comes_to(CallOutcome.BROKEN)
         return web.Response(status=answer.status, body=data, headers=self._headers(answer))
 
     async def _relay_stream(self, answer: aiohttp.ClientResponse, call: ModelCall) -> web.StreamResponse:
@@ -130,7 +153,7 @@ class Relay:
                 passed = redactor.feed(chunk)
                 stream.feed(passed)
                 if stream.overlong:
-                    session.last_error = VendorError(None, _TOO_LONG)
+                    self._fails(CallOutcome.BROKEN, VendorError(None, _TOO_LONG))
                     break
                 if stream.error is not None:
                     # Told before the agent can end because of it.
@@ -142,10 +165,11 @@ class Relay:
                 rest = redactor.end()
                 stream.feed(rest)
                 whole = await _written(response, rest)
+                self._comes_to(CallOutcome.OK)
         except TimeoutError:
-            session.last_error = self._silence()
+            self._fails(CallOutcome.TIMEOUT, self._silence())
         except aiohttp.ClientError:
-            session.last_error = VendorError(None, _BROKEN)
+            self._fails(CallOutcome.BROKEN, VendorError(None, _BROKEN))
         finally:
             stream.end()
             if stream.final and call.meter.exact:
@@ -154,7 +178,7 @@ class Relay:
                 call.end = CallEnd.FREE
             await session.report(call.id, call.usage)
         if stream.error is not None:
-            session.last_error = VendorError(None, stream.error.message)
+            self._fails(CallOutcome.VENDOR_ERROR, VendorError(None, stream.error.message))
         if not whole and request.transport is not None:
             # What was cut must look cut to the agent, too: the body gets no regular end.
             request.transport.close()

@@ -19,6 +19,7 @@ import bcrypt
 
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.api_key import ApiKey
+from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.domain.project import KeyCredential, Project
 from cloutagent_server.service.key_uses import KeyUses
 from cloutagent_server.storage.base import ProjectStorage
@@ -72,11 +73,13 @@ class Authenticator:
         projects: ProjectStorage,
         admin_key: str | None = None,
         clock: Callable[[], datetime] = timestamps.now,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """`clock` tells whether a key has expired."""
         self.uses = KeyUses(projects)
         self._projects = projects
         self._clock = clock
+        self._metrics = metrics
         self._admin_digest = digest_of(admin_key) if admin_key else None
         self._confirmed: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._checks: dict[KeyCredential, asyncio.Task[bool]] = {}
@@ -136,6 +139,7 @@ class Authenticator:
     async def _confirms(self, api_key: str, credential: KeyCredential) -> bool:
         known = self._confirmed.get(credential.digest)
         if known is not None and known[1] > time.monotonic() and hmac.compare_digest(known[0], credential.hash):
+            self._metrics.key_remembered()
             return True
         check = self._checks.get(credential)
         if check is None:
@@ -151,6 +155,7 @@ class Authenticator:
             valid = await self._in_thread(lambda: bcrypt.checkpw(api_key.encode(), credential.hash.encode()))
         except ValueError:
             return False
+        self._metrics.key_hashed(time.monotonic() - now)
         if valid:
             self._confirmed[credential.digest] = (credential.hash, now + CACHE_SECONDS)
             if len(self._confirmed) > CACHE_ENTRIES:

@@ -23,6 +23,7 @@ from cloutagent_server.domain.errors import (
 )
 from cloutagent_server.domain.events import Cancelled, Event, Failed, Failure, FailureReason, Payload, Queued
 from cloutagent_server.domain.execution import Execution, ExecutionFilter, Status
+from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.domain.project import Budget, Project
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.service.budgets import Turns, usage_after_crash, used_up
@@ -60,6 +61,7 @@ class ExecutionService:
         max_running_of_project: int | None = None,
         max_waiting_of_project: int | None = None,
         place_pause_seconds: float = PAUSE_SECONDS,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """The bounds are those of `RunQueue`, the pause that of `PlaceEvents`."""
         self._storage = storage
@@ -68,6 +70,7 @@ class ExecutionService:
         self._secrets = secrets
         self._engine = engine
         self._prices = prices
+        self._metrics = metrics
         self._tracker = CostTracker(prices)
         self._turns = Turns()
         self._queue = RunQueue(
@@ -77,6 +80,7 @@ class ExecutionService:
             max_running_of_project,
             max_waiting_of_project,
             changed=lambda: self._places.changed(),
+            metrics=metrics,
         )
         self._places = PlaceEvents(
             storage.executions, self._queue.in_order, self._queue.position_of, place_pause_seconds
@@ -89,6 +93,16 @@ class ExecutionService:
         self._stopping = False
         self._interrupting = False
         self._starts = IdempotentStarts(storage.executions)
+
+    @property
+    def waiting(self) -> int:
+        """How many executions wait for their turn in this server."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """How many executions this server runs."""
+        return self._queue.running
 
     async def start(self, request: ExecutionRequest) -> tuple[Execution, bool]:
         """Queue a run; returns the execution, and whether this call created it.
@@ -278,6 +292,7 @@ class ExecutionService:
                     return self._with_position(earlier), False
                 exceeded = await used_up(self._storage.ledger, execution.project_id, budget)
                 if exceeded is not None:
+                    self._metrics.budget_refused(exceeded.scope, exceeded.exceeded)
                     raise BudgetUsedUp(exceeded)
                 with self._queue.place(execution.project_id):
                     stored = await self._store(execution)
@@ -416,7 +431,16 @@ class ExecutionService:
             if project is None:
                 return execution, ()
             prompts = await fill(execution, project, self._secrets)
-            run = Run(execution, prompts, self._storage, self._engine, self._prices, self._tracker, self._turns)
+            run = Run(
+                execution,
+                prompts,
+                self._storage,
+                self._engine,
+                self._prices,
+                self._tracker,
+                self._turns,
+                self._metrics,
+            )
         except Exception as fault:
             log.exception("a run could not start", extra={"execution_id": execution.id})
             return execution, await self._fail_unstarted(execution, fault)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -12,14 +13,16 @@ from typing import NamedTuple
 
 from cloutagent_server.domain.errors import QueueFull, ServerUnavailable
 from cloutagent_server.domain.execution import Execution
+from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 
 
 class _Turn(NamedTuple):
-    """When an execution's turn is: in which round, and in it in order of arrival."""
+    """When an execution's turn is: in which round, and in it in order of arrival. It waits since `since`."""
 
     round: int
     number: int
     execution_id: str
+    since: float = 0.0
 
 
 class RunQueue:
@@ -39,6 +42,7 @@ class RunQueue:
         max_running_of_project: int | None = None,
         max_waiting_of_project: int | None = None,
         changed: Callable[[], None] = lambda: None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """`run` drives one execution to its end and raises nothing. `changed` is called when places have changed."""
         self._run = run
@@ -47,6 +51,7 @@ class RunQueue:
         self._max_running_of_project = max_running if max_running_of_project is None else max_running_of_project
         self._max_waiting_of_project = max_waiting if max_waiting_of_project is None else max_waiting_of_project
         self._changed = changed
+        self._metrics = metrics
         self._waiting: dict[str, tuple[_Turn, Execution]] = {}
         self._order: list[_Turn] = []
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -63,6 +68,11 @@ class RunQueue:
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How many run."""
+        return len(self._running)
 
     def check_room(self, project_id: str) -> None:
         """Raises QueueFull if none of the project can be added, ServerUnavailable once the queue is closed."""
@@ -95,7 +105,7 @@ class RunQueue:
         if execution.id in self._waiting or execution.id in self._running:
             raise ValueError(f"{execution.id} has its turn already")
         project_id = execution.project_id
-        turn = _Turn(self._next_round(project_id), self._arrivals, execution.id)
+        turn = _Turn(self._next_round(project_id), self._arrivals, execution.id, time.monotonic())
         self._arrivals += 1
         self._last_round_of[project_id] = turn.round
         self._waiting[execution.id] = turn, execution
@@ -144,6 +154,7 @@ class RunQueue:
             if turn is None:
                 return
             execution = self._remove(turn.execution_id)
+            self._metrics.execution_dequeued(time.monotonic() - turn.since)
             self._running_of[execution.project_id] += 1
             if turn.round > self._round:
                 self._round = turn.round

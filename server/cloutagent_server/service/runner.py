@@ -49,6 +49,7 @@ from cloutagent_server.domain.execution import (
     Status,
     cut_result,
 )
+from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.engine.base import AgentExecutor, CallEnd, Engine, PlannedCall, PriceList
 from cloutagent_server.service.budgets import BudgetRefusal, RunBudget, Turns, UnboundedInput
 from cloutagent_server.service.cost_tracker import CostTracker
@@ -84,11 +85,13 @@ class Run:
         prices: PriceList,
         tracker: CostTracker,
         turns: Turns,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._execution = execution
         self._prompts = prompts
         self._storage = storage.executions
         self._tracker = tracker
+        self._metrics = metrics
         self._budget = RunBudget(execution, storage, prices, tracker, turns)
         self._limits = CostLimits(execution.limits.max_tokens, execution.limits.max_cost)
         self._redactor = Redactor(prompts.secrets.values())
@@ -197,6 +200,7 @@ class Run:
         try:
             return await self._budget.reserve(call)
         except BudgetRefusal as refusal:
+            self._metrics.budget_refused(refusal.budget.scope, refusal.budget.exceeded)
             self._refuse(Failure(FailureReason.LIMIT_EXCEEDED, str(refusal), refusal.budget.exceeded, refusal.budget))
             raise
         except UnboundedInput as refusal:

@@ -8,6 +8,7 @@ from typing import Final
 
 from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFound
 from cloutagent_server.domain.events import StoredEvent
+from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.storage.base import ExecutionStorage
 
 BATCH_EVENTS: Final = 1_024
@@ -17,7 +18,13 @@ HEARTBEAT_SECONDS: Final = 15.0
 class WatchService:
     """Follows the logs of executions."""
 
-    def __init__(self, storage: ExecutionStorage, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(
+        self,
+        storage: ExecutionStorage,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        metrics: Metrics = NO_METRICS,
+    ) -> None:
+        self._metrics = metrics
         self._storage = storage
         self._heartbeat_seconds = heartbeat_seconds
 
@@ -49,6 +56,7 @@ class WatchService:
         cursor, woken = after_sequence, False
         news: Sequence[StoredEvent] | None = ()
         ahead: asyncio.Task[Sequence[StoredEvent]] | None = None
+        self._metrics.watch_started()
         try:
             while True:
                 events = news or await (self._read(execution_id, cursor) if ahead is None else ahead)
@@ -73,6 +81,7 @@ class WatchService:
                 if not woken:
                     yield ()
         finally:
+            self._metrics.watch_ended()
             if ahead is not None:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)

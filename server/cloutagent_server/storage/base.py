@@ -426,6 +426,14 @@ class Storage(Protocol):
         """Make the backend ready: create what is missing, complete or undo what a crash left half done."""
         ...
 
+    async def check_writable(self) -> None:
+        """Try whether the medium takes writes now. Leaves nothing behind, and needs a backend that has started.
+
+        Raises:
+            StorageUnavailable: It does not.
+        """
+        ...
+
     async def stop(self) -> None:
         """Release what the backend holds. Nothing acknowledged is lost without it."""
         ...

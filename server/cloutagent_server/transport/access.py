@@ -101,8 +101,8 @@ class AccessControl:
             raise refusal
         return principal
 
-    async def check(self, rule: access_pb2.Access, principal: Principal, request: Message) -> None:
-        """Let the call pass or raise.
+    async def check(self, rule: access_pb2.Access, principal: Principal, request: Message) -> str | None:
+        """Let the call pass or raise; returns the project that it is about, None if it is about none.
 
         Raises:
             AccessDenied: The caller's key does not open what the request names.
@@ -110,30 +110,37 @@ class AccessControl:
         """
         match rule.WhichOneof("rule"):
             case "anyone" | "any_key":
-                return
+                pass
             case "project_field":
-                await self._check_project(rule, principal, _field(request, rule.project_field))
+                project_id = _field(request, rule.project_field)
+                return project_id if await self._check_project(rule, principal, project_id) else None
             case "execution_field":
-                await self._check_execution(principal, _field(request, rule.execution_field))
+                return await self._check_execution(principal, _field(request, rule.execution_field))
             case _:
                 if not principal.admin:
                     raise AccessDenied("this needs the admin key")
+        return None
 
-    async def _check_project(self, rule: access_pb2.Access, principal: Principal, project_id: str) -> None:
+    async def _check_project(self, rule: access_pb2.Access, principal: Principal, project_id: str) -> bool:
+        """Let it pass or raise; returns whether there is such a project."""
         if principal.project is not None and principal.project.id == project_id:
-            return
+            return True
         if not await self.projects.exists(project_id):
             if not rule.may_be_missing:
                 raise ProjectNotFound(project_id)
-        elif not principal.admin:
+            return False
+        if not principal.admin:
             raise AccessDenied("the API key belongs to another project")
+        return True
 
-    async def _check_execution(self, principal: Principal, execution_id: str) -> None:
+    async def _check_execution(self, principal: Principal, execution_id: str) -> str:
+        """Let it pass or raise; returns the execution's project."""
         execution = await self.executions.find(execution_id)
         if execution is None:
             raise ExecutionNotFound(execution_id)
         if principal.project is not None and principal.project.id != execution.project_id:
             raise AccessDenied("the execution belongs to another project")
+        return execution.project_id
 
 
 def _field(request: Message, path: str) -> str:

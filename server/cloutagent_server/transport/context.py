@@ -40,6 +40,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _principal: ContextVar[Principal] = ContextVar("principal")
 _request_id: ContextVar[str] = ContextVar("request_id")
+_project_id: ContextVar[str | None] = ContextVar("project_id", default=None)
 _learned: ContextVar[dict[str, str]] = ContextVar("learned")
 _progress: ContextVar[Progress] = ContextVar("progress")
 
@@ -117,6 +118,18 @@ def caller() -> Principal:
 def principal() -> Principal | None:
     """Who makes the call; None if that is not known, or needs no key."""
     return _principal.get(None)
+
+
+def concerns(project_id: str | None) -> None:
+    """Note which project the call is about, once it is clear that there is one and that the caller may know it."""
+    _project_id.set(project_id)
+
+
+def project_id() -> str:
+    """The project that the call is about, or has made, or else the one whose key was used; `-` where there is none."""
+    principal = _principal.get(None)
+    own = None if principal is None or principal.project is None else principal.project.id
+    return _project_id.get() or _learned.get({}).get("project_id") or own or "-"
 
 
 def begin_record() -> None:

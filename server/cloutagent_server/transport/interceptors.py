@@ -11,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
 import grpc
 import structlog
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
 from cloutagent_server.domain.errors import AccessDenied, StorageUnavailable, StoredDataDamaged
+from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.transport import context as call
 from cloutagent_server.transport import validation
 from cloutagent_server.transport.access import FOREIGN_RULES, AccessControl, Rules
@@ -87,12 +89,19 @@ class Nested(grpc.aio.ServerInterceptor):
 
 
 class ErrorAnswering(Around):
-    """Gives each call its id, answers errors from the catalogue, and writes one line a call to the log."""
+    """Gives each call its id, answers errors from the catalogue, counts calls, and logs one line for each."""
+
+    def __init__(self, metrics: Metrics = NO_METRICS, streams: Collection[str] = ()) -> None:
+        """`streams` are the methods that answer with a stream."""
+        self._metrics = metrics
+        self._streams = frozenset(streams)
 
     @asynccontextmanager
     async def around(self, method: str, request: Message, context: Context) -> AsyncIterator[None]:
         """Turn what the call raises into a status."""
         request_id = call.begin(context)
+        stream = method in self._streams
+        self._metrics.call_started(method, stream=stream)
         started = time.perf_counter()
         code = grpc.StatusCode.OK
         try:
@@ -112,14 +121,28 @@ class ErrorAnswering(Around):
             code = grpc.StatusCode.CANCELLED
             raise
         finally:
+            seconds = time.perf_counter() - started
+            self._metrics.call_ended(method, code.name, seconds, stream=stream)
             log.info(
                 "call",
                 method=method,
                 code=code.name,
-                milliseconds=round((time.perf_counter() - started) * 1000, 1),
+                milliseconds=round(seconds * 1000, 1),
                 request_id=request_id,
+                project_id=call.project_id(),
                 key_id=call.caller_id(),
             )
+
+
+def streams_of(files: Iterable[FileDescriptor]) -> Collection[str]:
+    """The methods in these files that answer with a stream, by path."""
+    return frozenset(
+        f"/{service.full_name}/{method.name}"
+        for file in files
+        for service in file.services_by_name.values()
+        for method in service.methods
+        if method.server_streaming
+    )
 
 
 class Guard(Around):
@@ -139,7 +162,7 @@ class Guard(Around):
             api_key = call.metadata_of(context, call.API_KEY_METADATA)
             principal = await self._access.identify(api_key, call.source_of(context))
             call.identify(principal)
-            await self._access.check(rule, principal, request)
+            call.concerns(await self._access.check(rule, principal, request))
         validation.check(request)
         yield
 

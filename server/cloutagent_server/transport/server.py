@@ -21,6 +21,7 @@ from cloutagent.v1 import (
     system_pb2,
     system_pb2_grpc,
 )
+from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.audit import AuditTrail
 from cloutagent_server.service.auth import Authenticator
@@ -35,7 +36,7 @@ from cloutagent_server.transport import validation
 from cloutagent_server.transport.access import AccessControl, rules_of
 from cloutagent_server.transport.audit import Auditing, RefusalAuditing, actions_of
 from cloutagent_server.transport.execution_servicer import ExecutionServicer
-from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard, Nested
+from cloutagent_server.transport.interceptors import Around, ErrorAnswering, Guard, Nested, streams_of
 from cloutagent_server.transport.project_servicer import ProjectServicer
 from cloutagent_server.transport.secret_servicer import SecretServicer
 from cloutagent_server.transport.sending import STALL_SECONDS
@@ -62,6 +63,7 @@ class Services:
     audit: AuditTrail
     usage: UsageService
     receipts: ReceiptService
+    metrics: Metrics = NO_METRICS
 
 
 def arounds_for(services: Services) -> Sequence[Around]:
@@ -69,7 +71,7 @@ def arounds_for(services: Services) -> Sequence[Around]:
     access = AccessControl(services.authenticator, services.projects, services.executions, services.failed_attempts)
     actions = actions_of(FILES)
     return (
-        ErrorAnswering(),
+        ErrorAnswering(services.metrics, streams_of(FILES)),
         RefusalAuditing(actions, services.audit),
         Guard(rules_of(FILES), access),
         Auditing(actions, services.audit, services.secrets),

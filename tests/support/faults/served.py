@@ -373,6 +373,7 @@ class Stand:
             "ANTHROPIC_BASE_URL": self._model_url,
             "ENCRYPTION_KEY": _KEY,
             "GRPC_PORT": "0",
+            "METRICS_PORT": "0",
             "PROJECT_ROOT": str(self._folder / "projects"),
             "RUN_ROOT": str(self._folder / "runs"),
             "BACKUP_ENABLED": "false",

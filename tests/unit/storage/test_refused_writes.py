@@ -268,3 +268,16 @@ async def test_running_out_of_descriptors_is_not_damage(
         patch.setattr(Path, "open", refuse)
         with pytest.raises(StorageUnavailable):
             await storage.projects.read(project.id)
+
+
+async def test_a_medium_that_is_tried_and_refuses_is_told_and_nothing_is_left(
+    storage: FileSystemStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(root)
+    await storage.check_writable()
+    for call in ("write", "fsync"):
+        with refusing(monkeypatch, call, 1, errno.ENOSPC) as failed, pytest.raises(StorageUnavailable) as refused:
+            await storage.check_writable()
+        assert failed and refused.value.cause == f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}"
+    await storage.check_writable()
+    assert tree(root) == before

@@ -296,7 +296,13 @@ async def test_every_call_is_one_line_in_the_log(lines: Lines) -> None:
         assert len([one async for one in call_stream(channel)]) == 3
     first, second = (fields for _, fields in lines.of("info"))
     assert first.pop("milliseconds") >= 0
-    assert first == {"method": "/test.Service/Unary", "code": "OK", "request_id": "mine-1", "key_id": "-"}
+    assert first == {
+        "method": "/test.Service/Unary",
+        "code": "OK",
+        "request_id": "mine-1",
+        "project_id": "-",
+        "key_id": "-",
+    }
     assert (second["method"], second["code"]) == ("/test.Service/Stream", "OK")
     assert is_id(second["request_id"])
 

@@ -73,6 +73,13 @@ class FileSystemStorage:
         await self._audit.stop()
         await off_loop(self._ownership.end)
 
+    async def check_writable(self) -> None:
+        """See `Storage.check_writable`."""
+        await off_loop(self._try_writing)
+
+    def _try_writing(self) -> None:
+        files.try_writing(self._layout.staging)
+
     def _start(self) -> None:
         if not self._layout.root.is_dir():
             files.make_directory(self._layout.root)

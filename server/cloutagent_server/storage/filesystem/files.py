@@ -9,6 +9,7 @@ import errno
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ TEMPORARY_PREFIX: Final = ".tmp-"
 FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 
+_BLOCK: Final = 4096
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
@@ -119,6 +121,14 @@ def write_all(descriptor: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def try_writing(directory: Path) -> None:
+    """Write a block to a file in a directory, durably. The file is gone whatever happens meanwhile."""
+    # It never has a name where the file system can do that; else it has none any more when this returns.
+    with tempfile.TemporaryFile(dir=directory) as file:
+        write_all(file.fileno(), bytes(_BLOCK))
+        os.fsync(file.fileno())
 
 
 def make_directory(path: Path) -> None:

@@ -49,6 +49,9 @@ class MemoryStorage:
     async def start(self) -> None:
         """Nothing is to be prepared."""
 
+    async def check_writable(self) -> None:
+        """Memory takes writes."""
+
     async def stop(self) -> None:
         """Nothing is held."""
 

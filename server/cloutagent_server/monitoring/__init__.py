@@ -1,0 +1,1 @@
+"""How operators see the server from outside: metrics, liveness, readiness."""
