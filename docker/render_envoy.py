@@ -10,6 +10,7 @@ ADDRESSES = EnvoyAddresses(
     upstream_host="server",
     upstream_port=50051,
     admin_path="/tmp/envoy-admin.sock",  # noqa: S108 -- the container's own
+    writes_per_minute=100,
 )
 
 print(json.dumps(rendered_config(ADDRESSES)))

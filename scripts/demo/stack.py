@@ -95,6 +95,7 @@ class Stack:
             "PORT": "0",
             "GRPC_PORT": "0",
             "METRICS_PORT": "0",
+            "RATE_LIMIT_WRITES_PER_MINUTE": "0",
             "PROJECT_ROOT": str(self.projects),
             "RUN_ROOT": str(self._folder / "runs"),
         }

