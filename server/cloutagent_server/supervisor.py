@@ -102,13 +102,7 @@ async def _local_model(settings: Settings) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _envoy(settings: Settings, grpc_port: int, directory: Path) -> AsyncIterator[EnvoyProcess]:
-    envoy = EnvoyProcess(
-        host=settings.host,
-        port=settings.port,
-        upstream_host=settings.grpc_host,
-        upstream_port=grpc_port,
-        run_dir=directory,
-    )
+    envoy = EnvoyProcess.from_settings(settings, grpc_port, directory)
     try:
         await envoy.start()
         yield envoy
