@@ -37,8 +37,9 @@ lock: setup ## Pin all dependencies in requirements.lock again (UPGRADE=1: at th
 		--group dev --output-file requirements.lock pyproject.toml clients/python/pyproject.toml > /dev/null
 
 .PHONY: generate
-generate: setup ## Generate the Python stubs and Envoy's descriptor set from protos/
+generate: setup ## Generate stubs and Envoy's descriptor set from protos/, and what tells about settings from their class
 	$(PY) -m scripts.generate_protos
+	$(PY) -m scripts.generate_configuration
 
 .PHONY: proto-baseline
 proto-baseline: setup ## Make the protos as they are the baseline for `buf breaking`
@@ -103,9 +104,13 @@ demo: setup ## Show the whole product at work, with no account (LIVE=1: against 
 run: setup ## Run server and Envoy until Ctrl-C, with the local model (LIVE=1: against the vendor)
 	$(BIN)/cloutagent-server up $(if $(LIVE),,--local-model)
 
+.PHONY: develop
+develop: setup ## The same, started again whenever sources or protos change
+	$(PY) -m scripts.develop
+
 .PHONY: validate-env
 validate-env: setup ## Check the settings in the environment and .env
-	$(BIN)/cloutagent-server validate-env
+	scripts/validate-env.sh
 
 .PHONY: clean
 clean: ## Remove .venv, caches and reports; data stays

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvloop
 
-from cloutagent_server import __version__, logs, maintenance, supervisor
+from cloutagent_server import __version__, logs, maintenance, preflight, supervisor
 from cloutagent_server.app import rotate_key
 from cloutagent_server.domain.audit import to_json
 from cloutagent_server.domain.errors import CloutAgentError, StorageUnavailable, StoredDataDamaged
@@ -78,8 +78,15 @@ def local_model(
 
 @cli.command("validate-env")
 def validate_env(local_model: LocalModelOption = False) -> None:
-    """Check the settings; print every fault with its remedy and exit with 1, or the settings without secrets."""
-    settings = _load(local_model)
+    """Check the settings and what they name here; print every fault with its remedy, or the settings without secrets.
+
+    Exits with 1 if there is a fault.
+    """
+    settings, faults = preflight.examine({"anthropic_base_url": LOOPBACK_URL} if local_model else {})
+    if settings is None:
+        for fault in faults:
+            typer.echo(fault, err=True)
+        raise typer.Exit(1)
     for name, value in settings.model_dump(mode="json").items():
         typer.echo(f"{name.upper()}={'' if value is None else value}")
 
@@ -227,7 +234,7 @@ def _load(local_model: bool = False) -> Settings:
 def _settings(local_model: bool = False) -> Settings:
     settings = _load(local_model)
     if settings.encryption_key is None and Layout(settings.project_root).key_check.exists():
-        typer.echo("ENCRYPTION_KEY: is required, since PROJECT_ROOT holds secrets that were sealed with one", err=True)
+        typer.echo(preflight.KEY_MISSING, err=True)
         raise typer.Exit(1)
     settings, generated = with_encryption_key(settings)
     logs.configure(settings.log_level)

