@@ -21,7 +21,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cloutagent_server.service.keyring import Keyring
 
@@ -30,6 +30,9 @@ VENDOR_URL: Final = "https://api.anthropic.com"
 
 _MIB: Final = 1024 * 1024
 _KEY: Final = re.compile(r"[0-9a-fA-F]{64}")
+_ORIGIN: Final = re.compile(
+    r"(?!http://.*:80$|https://.*:443$)https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?"
+)
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -61,6 +64,10 @@ class InvalidSettings(Exception):
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -104,6 +111,10 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that Envoy listens on.")
     port: Port = Field(3001, description="Port of REST and gRPC through Envoy. 0: any free one.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="Origins of web pages that may call the API, comma-separated, such as https://app.example.com.",
+    )
     grpc_host: str = Field("127.0.0.1", description="Address that the server itself listens on.")
     grpc_port: Port = Field(50051, description="Port of the server itself (gRPC). 0: any free one.")
     local_model_port: Port = Field(0, description="Port of the scripted local model. 0: any free one.")
@@ -161,6 +172,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_ORIGIN.fullmatch, value)):
+            raise ValueError(
+                "must be origins as browsers send them, separated by commas: http or https, the host in lower case, "
+                "and the port unless it is the usual one, without a path; * is not allowed"
+            )
+        return value
 
     @field_validator("anthropic_base_url")
     @classmethod
