@@ -37,7 +37,7 @@ lock: setup ## Pin all dependencies in requirements.lock again (UPGRADE=1: at th
 		--group dev --output-file requirements.lock pyproject.toml clients/python/pyproject.toml > /dev/null
 
 .PHONY: generate
-generate: setup ## Generate the Python stubs and Envoy's descriptor set from protos/
+generate: setup ## Generate the Python stubs, Envoy's descriptor set and routes from protos/
 	$(PY) -m scripts.generate_protos
 
 .PHONY: proto-baseline

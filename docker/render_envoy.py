@@ -1,6 +1,7 @@
 """Print Envoy's configuration for its own container: reachable from outside, the server in the container `server`."""
 
 import json
+import os
 
 from envoy_config import EnvoyAddresses, rendered_config
 
@@ -10,6 +11,7 @@ ADDRESSES = EnvoyAddresses(
     upstream_host="server",
     upstream_port=50051,
     admin_path="/tmp/envoy-admin.sock",  # noqa: S108 -- the container's own
+    cors_origins=tuple(origin.strip() for origin in os.environ.get("CORS_ORIGINS", "").split(",") if origin.strip()),
 )
 
 print(json.dumps(rendered_config(ADDRESSES)))

@@ -28,6 +28,7 @@ class EnvoyAddresses:
         upstream_port: Port of the gRPC server.
         admin_path: Path of the socket of the admin interface, at most 107 bytes; a relative one counts from the working
             directory of Envoy.
+        cors_origins: Origins of web pages that may read the answers, each as scheme, host and port.
     """
 
     host: str
@@ -35,6 +36,7 @@ class EnvoyAddresses:
     upstream_host: str
     upstream_port: int
     admin_path: str
+    cors_origins: tuple[str, ...] = ()
 
 
 def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
@@ -61,8 +63,12 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
     (chain,) = listener["filter_chains"]
     (connection_manager,) = chain["filters"]
     filters = {each["name"]: each["typed_config"] for each in connection_manager["typed_config"]["http_filters"]}
-    lua = filters["envoy.filters.http.lua"]["default_source_code"]
-    lua["filename"] = str(directory / Path(lua["filename"]).name)
+    lua = filters["envoy.filters.http.lua"]
+    for script in (lua["default_source_code"], *lua["source_codes"].values()):
+        script["filename"] = str(directory / Path(script["filename"]).name)
     transcoder = filters["envoy.filters.http.grpc_json_transcoder"]
     transcoder["proto_descriptor"] = str(directory / Path(transcoder["proto_descriptor"]).name)
+    (virtual_host,) = connection_manager["typed_config"]["route_config"]["virtual_hosts"]
+    cors = virtual_host["typed_per_filter_config"]["envoy.filters.http.cors"]
+    cors["allow_origin_string_match"] = [{"exact": origin} for origin in addresses.cors_origins]
     return config

@@ -47,14 +47,22 @@ class EnvoyProcess:
     secret of this process's environment, and it dies with the thread that called `start`, however that ends.
     """
 
-    def __init__(self, host: str, port: int, upstream_host: str, upstream_port: int, run_dir: Path) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        upstream_host: str,
+        upstream_port: int,
+        run_dir: Path,
+        cors_origins: tuple[str, ...] = (),
+    ) -> None:
         """An Envoy that listens on `host` and `port` (0: a free one) for the server at the upstream address.
 
         `host` is an IP address, `upstream_host` may be a name. `run_dir` is made if it is missing; it holds the
         rendered configuration and the socket of the admin interface while Envoy runs, and no other Envoy may use it in
-        this time.
+        this time. Web pages of `cors_origins` may read the answers.
         """
-        self._addresses = EnvoyAddresses(host, port, upstream_host, upstream_port, _ADMIN_SOCKET)
+        self._addresses = EnvoyAddresses(host, port, upstream_host, upstream_port, _ADMIN_SOCKET, cors_origins)
         self._run_dir = run_dir
         self._port = port
         self._process: asyncio.subprocess.Process | None = None

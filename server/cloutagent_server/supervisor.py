@@ -108,6 +108,7 @@ async def _envoy(settings: Settings, grpc_port: int, directory: Path) -> AsyncIt
         upstream_host=settings.grpc_host,
         upstream_port=grpc_port,
         run_dir=directory,
+        cors_origins=settings.cors_origins,
     )
     try:
         await envoy.start()
