@@ -22,6 +22,7 @@ _SEGMENT = "[^/:]+"
 _JSON = r"(?i)application/([\w.+-]+\+)?json\s*(;.*)?"
 # And what curl says by itself of a body, which is taken for JSON.
 _JSON_OR_FORM = r"(?i)application/(([\w.+-]+\+)?json|x-www-form-urlencoded)\s*(;.*)?"
+_NOT_JSON = "the content-type must be application/json"
 
 
 @dataclass
@@ -81,7 +82,13 @@ def rendered_routes(paths: list[PathRoute]) -> str:
         [with_body, _unless("content-type", _JSON_OR_FORM)],
         [with_body, of_a_page, [*_unless("content-type", _JSON), "  treat_missing_header_as_empty: true"]],
     ):
-        lines += ["- name: media_type", *_match(writes, headers), "  route: {cluster: server}", *_answered(first=False)]
+        lines += [
+            "- name: media_type",
+            *_match(writes, headers),
+            "  route: {cluster: server}",
+            f"  metadata: {{filter_metadata: {{envoy.filters.http.lua: {{status: '415', message: {_NOT_JSON}}}}}}}",
+            *_answered(first=False),
+        ]
     return "".join(f"{_INDENT}{line}\n" for line in lines)
 
 

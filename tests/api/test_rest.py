@@ -116,6 +116,37 @@ async def test_a_path_with_escapes_leads_nowhere(http: httpx.AsyncClient, projec
         assert failure_of(response).code in ("INVALID_ARGUMENT", "NOT_FOUND")
 
 
+async def test_head_and_options_need_what_get_needs(http: httpx.AsyncClient, projects: Projects) -> None:
+    project = await projects()
+    path, headers = f"/api/v1/projects/{project.id}", {"x-api-key": project.key}
+    got = await http.get(path, headers=headers)
+    asked = await http.head(path, headers=headers)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-length"] == str(len(got.content))
+    assert ((await http.head(path)).status_code, (await http.head("/api/health")).status_code) == (401, 200)
+    options = await http.options(path)
+    assert (options.status_code, options.headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS, PATCH")
+
+
+async def test_another_method_is_405_with_those_allowed(http: httpx.AsyncClient) -> None:
+    for verb, path, allow in (
+        ("PUT", "/api/v1/projects", "GET, HEAD, OPTIONS, POST"),
+        ("POST", "/api/health", "GET, HEAD, OPTIONS"),
+        ("GET", "/api/v1/projects/p/execute", "OPTIONS, POST"),
+        ("HEAD", "/api/v1/executions/e/stream", "GET, OPTIONS"),
+    ):
+        response = await http.request(verb, path)
+        assert (response.status_code, response.headers["allow"]) == (405, allow)
+        if verb != "HEAD":
+            assert response.json()["code"] == 12
+
+
+async def test_a_body_that_is_not_json_is_415(http: httpx.AsyncClient) -> None:
+    for content_type in ("text/plain", "application/xml", "application/octet-stream"):
+        response = await http.post("/api/v1/projects", content="{}", headers={"content-type": content_type})
+        assert (response.status_code, response.json()["code"]) == (415, 3)
+
+
 async def test_text_that_is_not_utf8_is_400(http: httpx.AsyncClient, projects: Projects) -> None:
     project = await projects()
     headers = {"x-api-key": project.key}

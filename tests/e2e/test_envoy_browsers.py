@@ -169,6 +169,7 @@ async def test_an_allowed_page_may_read_every_answer(http: httpx.AsyncClient) ->
             400,
             await http.post("/api/v1/projects", content=b"{", headers={**headers, "content-type": "application/json"}),
         ),
+        (400, await http.get("/api/v1/projects/p1?project%5Fid=p2", headers=headers)),
         (405, await http.put("/api/v1/projects", headers=headers)),
         (415, await http.post("/api/v1/projects", content=b"<a/>", headers={**headers, "content-type": "text/xml"})),
         (204, await http.options("/api/v1/projects", headers=headers)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -104,8 +105,14 @@ def test_the_envoy_image_gets_a_configuration_that_envoy_accepts(tmp_path: Path)
     shutil.copy(REPOSITORY / "docker" / "render_envoy.py", tmp_path)
     shutil.copytree(REPOSITORY / "envoy", tmp_path / "_envoy")
     rendered = subprocess.run(
-        [sys.executable, "render_envoy.py"], cwd=tmp_path, capture_output=True, check=True, timeout=30
+        [sys.executable, "render_envoy.py"],
+        cwd=tmp_path,
+        env={**os.environ, "CORS_ORIGINS": "https://a.example, https://b.example"},
+        capture_output=True,
+        check=True,
+        timeout=30,
     ).stdout
+    assert b'[{"exact": "https://a.example"}, {"exact": "https://b.example"}]' in rendered
     config = tmp_path / "_envoy" / "envoy.json"
     config.write_bytes(rendered)
     (listener,) = json.loads(rendered)["static_resources"]["listeners"]
