@@ -12,6 +12,7 @@ ADDRESSES = EnvoyAddresses(
     upstream_port=50051,
     admin_path="/tmp/envoy-admin.sock",  # noqa: S108 -- the container's own
     cors_origins=tuple(origin.strip() for origin in os.environ.get("CORS_ORIGINS", "").split(",") if origin.strip()),
+    writes_per_minute=100,
 )
 
 print(json.dumps(rendered_config(ADDRESSES)))

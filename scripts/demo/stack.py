@@ -94,6 +94,7 @@ class Stack:
             "HOME": str(self._folder),
             "PORT": "0",
             "GRPC_PORT": "0",
+            "RATE_LIMIT_WRITES_PER_MINUTE": "0",
             "PROJECT_ROOT": str(self.projects),
             "RUN_ROOT": str(self._folder / "runs"),
         }

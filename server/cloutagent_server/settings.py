@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from cloutagent_server.certificate import CertificateFiles
 from cloutagent_server.service.keyring import Keyring
 
 ENV_FILE: Final = Path(".env")
@@ -115,8 +116,31 @@ class Settings(BaseSettings):
         (),
         description="Origins of web pages that may call the API, comma-separated, such as https://app.example.com.",
     )
+    tls_certificate_file: Path | None = Field(
+        None, description="Certificate of the API with its chain, PEM. With it Envoy listens with TLS."
+    )
+    tls_private_key_file: Path | None = Field(
+        None, validate_default=True, description="Private key of TLS_CERTIFICATE_FILE, PEM. Both or none."
+    )
+    rate_limit_writes_per_minute: int = Field(
+        100,
+        ge=0,
+        le=1_000_000,
+        description="REST requests a minute that change something, with one key or without a key from one address, "
+        "until 429. 0: any number.",
+    )
     grpc_host: str = Field("127.0.0.1", description="Address that the server itself listens on.")
     grpc_port: Port = Field(50051, description="Port of the server itself (gRPC). 0: any free one.")
+    grpc_socket: Path | None = Field(
+        None,
+        description="Unix socket that the server listens on instead of GRPC_HOST and GRPC_PORT, for its user.",
+    )
+    upstreams: str = Field(
+        "",
+        validate_default=True,
+        description="Servers behind `cloutagent-server envoy`: host:port or unix:/path, separated by commas. "
+        "Default: GRPC_SOCKET, or GRPC_HOST and GRPC_PORT.",
+    )
     local_model_port: Port = Field(0, description="Port of the scripted local model. 0: any free one.")
     project_root: Path = Field(Path("data/projects"), validate_default=True, description="Folder of the projects.")
     run_root: Path = Field(
@@ -167,6 +191,46 @@ class Settings(BaseSettings):
         if self.mcp_private_addresses is None:
             return self.app_env is not Environment.PRODUCTION
         return self.mcp_private_addresses
+
+    @property
+    def upstream_addresses(self) -> list[tuple[str, int]]:
+        """Hosts and ports of the servers behind `cloutagent-server envoy`, one or more."""
+        return split_addresses(self.upstreams) or [(self.grpc_address, self.grpc_port)]
+
+    @property
+    def grpc_address(self) -> str:
+        """What the server listens on: a host, with `grpc_port`, or `unix:` and the path of a socket."""
+        return self.grpc_host if self.grpc_socket is None else f"unix:{self.grpc_socket}"
+
+    @property
+    def certificate(self) -> CertificateFiles | None:
+        """The files of the API's certificate; None for an API without TLS."""
+        if self.tls_certificate_file is None or self.tls_private_key_file is None:
+            return None
+        return CertificateFiles(self.tls_certificate_file, self.tls_private_key_file)
+
+    @field_validator("upstreams")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        split_addresses(value)
+        return value
+
+    @field_validator("tls_certificate_file", "tls_private_key_file", "grpc_socket")
+    @classmethod
+    def _absolute_if_set(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @field_validator("tls_private_key_file")
+    @classmethod
+    def _pair(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = info.data.get("tls_certificate_file")
+        if (certificate is None) != (value is None):
+            raise ValueError("goes with TLS_CERTIFICATE_FILE; set both, or none for an API without TLS")
+        if certificate is not None and value is not None:
+            fault = CertificateFiles(certificate, value).fault()
+            if fault is not None:
+                raise ValueError(fault)
+        return value
 
     @field_validator("project_root", "run_root", "backup_root")
     @classmethod
@@ -237,6 +301,20 @@ def keyring_of(settings: Settings) -> Keyring:
 def split_keys(keys: SecretStr | None) -> list[str]:
     """The keys in a comma-separated list."""
     return [] if keys is None else [key.strip() for key in keys.get_secret_value().split(",")]
+
+
+def split_addresses(addresses: str) -> list[tuple[str, int]]:
+    """Hosts and ports in a comma-separated list, `unix:/path` and 0 of sockets. Raises ValueError if one is neither."""
+    found = []
+    for address in filter(None, (part.strip() for part in addresses.split(","))):
+        if address.startswith("unix:/"):
+            found.append((address, 0))
+            continue
+        host, _, port = address.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65535:
+            raise ValueError("must be host:port or unix:/path, separated by commas")
+        found.append((host.removeprefix("[").removesuffix("]"), int(port)))
+    return found
 
 
 def is_loopback(url: str) -> bool:

