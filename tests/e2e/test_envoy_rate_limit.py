@@ -103,6 +103,21 @@ async def test_after_retry_after_the_next_request_passes(server: EdgeServer, tmp
         assert (await rest.post(PROJECTS, json=BODY, headers=key("k"))).status_code == 201
 
 
+async def test_the_keys_that_are_counted_are_shown_nowhere(
+    server: EdgeServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "cla_a-key-that-nobody-else-has"
+    async with (
+        running_envoy(server.port, tmp_path, writes_per_minute=1) as envoy,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+        httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(tmp_path / "envoy-admin.sock"))) as admin,
+    ):
+        assert await accepted(rest, key(secret), at_most=3) == 1
+        shown = [(await admin.get(f"http://envoy/{page}")).text for page in ("stats", "config_dump", "clusters")]
+    assert "http_local_rate_limit" in shown[0]
+    assert secret not in "".join((*shown, *capfd.readouterr()))
+
+
 async def test_many_writes_pass_without_a_limit(server: EdgeServer, tmp_path: Path) -> None:
     async with (
         running_envoy(server.port, tmp_path, writes_per_minute=0) as envoy,
