@@ -37,7 +37,7 @@ lock: setup ## Pin all dependencies in requirements.lock again (UPGRADE=1: at th
 		--group dev --output-file requirements.lock pyproject.toml clients/python/pyproject.toml > /dev/null
 
 .PHONY: generate
-generate: setup ## Generate stubs and Envoy's descriptor set from protos/, and what tells about settings from their class
+generate: setup ## Generate stubs, Envoy's descriptor set and routes from protos/; what tells of settings from their class
 	$(PY) -m scripts.generate_protos
 	$(PY) -m scripts.generate_configuration
 

@@ -1,4 +1,4 @@
-"""Generate what is checked in from the protos: the Python stubs and Envoy's descriptor set.
+"""Generate what is checked in from the protos: the Python stubs, Envoy's descriptor set, and its routes.
 
 The same input gives the same bytes, so `check_protos` can prove that what is checked in is fresh.
 """
@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from scripts.envoy_routes import write_routes
 from scripts.proto_image import (
     PROTOS,
     REPOSITORY,
@@ -25,6 +26,7 @@ from scripts.proto_image import (
 
 STUBS = REPOSITORY / "clients" / "python"
 DESCRIPTORS = REPOSITORY / "envoy" / "cloutagent.binpb"
+ENVOY_YAML = REPOSITORY / "envoy" / "envoy.yaml"
 
 HEADER = "# Generated from protos/ by `make generate`. Do not edit.\n"
 PACKAGE_DOCSTRING = '"""Generated messages and service stubs of the API package `{package}`."""\n'
@@ -78,10 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--protos", type=Path, default=PROTOS, help="import root of the .proto files")
     parser.add_argument("--stubs", type=Path, default=STUBS, help="import root that the Python stubs go to")
     parser.add_argument("--descriptors", type=Path, default=DESCRIPTORS, help="file for Envoy's descriptor set")
+    parser.add_argument("--envoy-yaml", type=Path, default=ENVOY_YAML, help="Envoy's configuration")
     options = parser.parse_args(arguments)
     try:
         write_stubs(options.protos, options.stubs)
         write_descriptors(options.protos, options.descriptors)
+        write_routes(compile_protos(options.protos, source_info=False), options.envoy_yaml, options.envoy_yaml)
     except ProtocFailed as failure:
         print(failure, file=sys.stderr)
         return 1

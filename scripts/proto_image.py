@@ -2,6 +2,9 @@
 
 The imports come from installed packages: `google/protobuf` from grpcio-tools, `google/api` and `google/rpc` from
 googleapis-common-protos, `buf/validate` from the compiled descriptor inside protovalidate.
+
+Options that are known to Python are written in another order than those that are not. So that the bytes do not depend
+on what else was imported, those of `google.api.http` are known here always.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from google.api import annotations_pb2  # noqa: F401 -- see the end of the docstring
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from protovalidate._gen.buf.validate import validate_pb
 

@@ -34,6 +34,7 @@ class EnvoyAddresses:
         upstream_port: Port of the gRPC server; of no meaning for a socket.
         admin_path: Path of the socket of the admin interface, at most 107 bytes; a relative one counts from the working
             directory of Envoy.
+        cors_origins: Origins of web pages that may read the answers, each as scheme, host and port.
         other_upstreams: Hosts and ports of more gRPC servers, among which requests are spread.
         certificate_path: Absolute path of a file with a `certificate_resource`: Envoy listens with TLS. None: without.
         writes_per_minute: REST requests that change something, with one key or without a key from one address, before
@@ -45,6 +46,7 @@ class EnvoyAddresses:
     upstream_host: str
     upstream_port: int
     admin_path: str
+    cors_origins: tuple[str, ...] = ()
     other_upstreams: tuple[tuple[str, int], ...] = ()
     certificate_path: str | None = None
     writes_per_minute: int = 0
@@ -76,11 +78,15 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
     (connection_manager,) = chain["filters"]
     http_filters = connection_manager["typed_config"]["http_filters"]
     filters = {each["name"]: each["typed_config"] for each in http_filters}
-    lua = filters["envoy.filters.http.lua"]["default_source_code"]
-    lua["filename"] = str(directory / Path(lua["filename"]).name)
+    lua = filters["envoy.filters.http.lua"]
+    for script in (lua["default_source_code"], *lua["source_codes"].values()):
+        script["filename"] = str(directory / Path(script["filename"]).name)
     transcoder = filters["envoy.filters.http.grpc_json_transcoder"]
     transcoder["proto_descriptor"] = str(directory / Path(transcoder["proto_descriptor"]).name)
 
+    (virtual_host,) = connection_manager["typed_config"]["route_config"]["virtual_hosts"]
+    cors = virtual_host["typed_per_filter_config"]["envoy.filters.http.cors"]
+    cors["allow_origin_string_match"] = [{"exact": origin} for origin in addresses.cors_origins]
     if addresses.writes_per_minute:
         _limit_writes(filters[_RATE_LIMIT], addresses.writes_per_minute)
     else:

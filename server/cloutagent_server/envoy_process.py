@@ -60,6 +60,7 @@ class EnvoyProcess:
         upstream_port: int,
         run_dir: Path,
         *,
+        cors_origins: tuple[str, ...] = (),
         other_upstreams: tuple[tuple[str, int], ...] = (),
         certificate: CertificateFiles | None = None,
         writes_per_minute: int = 0,
@@ -69,7 +70,7 @@ class EnvoyProcess:
         `host` is an IP address, `upstream_host` may be a name. `run_dir` is made if it is missing; it holds the
         rendered configuration and the socket of the admin interface while Envoy runs, and no other Envoy may use it in
         this time. With a `certificate` it listens with TLS, and serves a new one within seconds of a change of its
-        files. `other_upstreams` and `writes_per_minute` are those of `EnvoyAddresses`.
+        files. `cors_origins`, `other_upstreams` and `writes_per_minute` are those of `EnvoyAddresses`.
         """
         self._addresses = EnvoyAddresses(
             host,
@@ -77,6 +78,7 @@ class EnvoyProcess:
             upstream_host,
             upstream_port,
             _ADMIN_SOCKET,
+            cors_origins,
             other_upstreams,
             None if certificate is None else str(run_dir.absolute() / _CERTIFICATE),
             writes_per_minute,
@@ -97,6 +99,7 @@ class EnvoyProcess:
             host,
             port,
             run_dir,
+            cors_origins=settings.cors_origins,
             other_upstreams=tuple(others),
             certificate=settings.certificate,
             writes_per_minute=settings.rate_limit_writes_per_minute,

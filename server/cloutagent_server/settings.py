@@ -21,7 +21,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cloutagent_server.certificate import CertificateFiles
 from cloutagent_server.service.keyring import Keyring
@@ -31,6 +31,9 @@ VENDOR_URL: Final = "https://api.anthropic.com"
 
 _MIB: Final = 1024 * 1024
 _KEY: Final = re.compile(r"[0-9a-fA-F]{64}")
+_ORIGIN: Final = re.compile(
+    r"(?!http://.*:80$|https://.*:443$)https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?"
+)
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -62,6 +65,10 @@ class InvalidSettings(Exception):
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -107,6 +114,10 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that Envoy listens on.")
     port: Port = Field(3001, description="Port of REST and gRPC through Envoy. 0: any free one.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="Origins of web pages that may call the API, comma-separated, such as https://app.example.com.",
+    )
     tls_certificate_file: Path | None = Field(
         None, description="Certificate of the API with its chain, PEM. With it Envoy listens with TLS."
     )
@@ -238,6 +249,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_ORIGIN.fullmatch, value)):
+            raise ValueError(
+                "must be origins as browsers send them, separated by commas: http or https, the host in lower case, "
+                "and the port unless it is the usual one, without a path; * is not allowed"
+            )
+        return value
 
     @field_validator("anthropic_base_url")
     @classmethod

@@ -45,8 +45,8 @@ async def test_a_project_as_curl_creates_it(http: httpx.AsyncClient) -> None:
         ("GET", "/"),
         ("GET", "/api/v1/nothing"),
         ("GET", "/api/v2/projects"),
-        ("PUT", "/api/v1/projects"),
-        ("POST", "/api/health"),
+        ("PUT", "/api/v1/projects/"),
+        ("OPTIONS", "/api/v1/nothing"),
         ("POST", "/cloutagent.v1.ProjectService/Nothing"),
     ],
 )
@@ -114,6 +114,70 @@ async def test_a_path_with_escapes_leads_nowhere(http: httpx.AsyncClient, projec
         response = await http.get(f"/api/v1/projects/{path}", headers=headers)
         assert response.status_code in (400, 404)
         assert failure_of(response).code in ("INVALID_ARGUMENT", "NOT_FOUND")
+
+
+async def test_head_and_options_need_what_get_needs(http: httpx.AsyncClient, projects: Projects) -> None:
+    project = await projects()
+    path, headers = f"/api/v1/projects/{project.id}", {"x-api-key": project.key}
+    got = await http.get(path, headers=headers)
+    asked = await http.head(path, headers=headers)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-length"] == str(len(got.content))
+    assert ((await http.head(path)).status_code, (await http.head("/api/health")).status_code) == (401, 200)
+    options = await http.options(path)
+    assert (options.status_code, options.headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS, PATCH")
+
+
+async def test_another_method_is_405_with_those_allowed(http: httpx.AsyncClient) -> None:
+    for verb, path, allow in (
+        ("PUT", "/api/v1/projects", "GET, HEAD, OPTIONS, POST"),
+        ("POST", "/api/health", "GET, HEAD, OPTIONS"),
+        ("GET", "/api/v1/projects/p/execute", "OPTIONS, POST"),
+        ("HEAD", "/api/v1/executions/e/stream", "GET, OPTIONS"),
+    ):
+        response = await http.request(verb, path)
+        assert (response.status_code, response.headers["allow"]) == (405, allow)
+        if verb != "HEAD":
+            assert response.json()["code"] == 12
+
+
+async def test_a_body_that_is_not_json_is_415(http: httpx.AsyncClient) -> None:
+    for content_type in ("text/plain", "application/xml", "application/octet-stream"):
+        response = await http.post("/api/v1/projects", content="{}", headers={"content-type": content_type})
+        assert (response.status_code, response.json()["code"]) == (415, 3)
+
+
+async def test_text_that_is_not_utf8_is_400(http: httpx.AsyncClient, projects: Projects) -> None:
+    project = await projects()
+    headers = {"x-api-key": project.key}
+    for path in ("projects/%FF", f"projects/{project.id}/secrets/%C0%AF", "projects?pageToken=%FF"):
+        response = await http.get(f"/api/v1/{path}", headers=headers)
+        assert response.status_code == 400, path
+        failure = failure_of(response)
+        assert failure.code == "INVALID_ARGUMENT"
+        assert not any(word in response.text for word in ("DecodeError", "Unexpected", "Exception", "google.protobuf"))
+
+
+@pytest.mark.parametrize(
+    "named", ["?id={}", "?project_id={}", "?projectId={}", "?project.id={}", "?project%2Eid={}", "?name=a&id={}"]
+)
+async def test_an_id_in_the_query_opens_nothing_of_another_project(
+    http: httpx.AsyncClient, projects: Projects, named: str
+) -> None:
+    mine, other = await projects(), await projects()
+    await other.call("SetSecret", name="TOKEN", value="of the other")
+    headers = {"x-api-key": mine.key}
+    query = named.format(other.id)
+    answers = [
+        await http.get(f"/api/v1/projects/{mine.id}/secrets{query}", headers=headers),
+        await http.get(f"/api/v1/projects/{mine.id}/secrets/TOKEN{query}", headers=headers),
+        await http.get(f"/api/v1/projects/{mine.id}/executions{query}", headers=headers),
+        await http.get(f"/api/v1/projects/{mine.id}/keys{query}", headers=headers),
+    ]
+    assert all(answer.status_code in (200, 400, 404) for answer in answers)
+    assert not any(other.id in answer.text or "of the other" in answer.text for answer in answers)
+    await http.delete(f"/api/v1/projects/{mine.id}{query}", headers=headers)
+    assert await other.call("ListSecrets") == {"names": ["TOKEN"]}
 
 
 async def test_names_of_fields_may_be_those_of_the_protos(http: httpx.AsyncClient) -> None:

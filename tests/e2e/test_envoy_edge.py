@@ -170,7 +170,8 @@ async def test_errors_carry_their_details(rest: httpx.AsyncClient) -> None:
     [
         ("GET", "/"),
         ("GET", "/api/v1/nothing"),
-        ("PUT", "/api/v1/me"),
+        ("PUT", "/api/v1/projects/p1/nothing"),
+        ("OPTIONS", "/api/v1/nothing"),
         ("POST", "/cloutagent.v1.ProjectService/GetProject"),
     ],
 )

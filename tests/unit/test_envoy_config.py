@@ -17,6 +17,7 @@ from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2
 
 from cloutagent_server.envoy_config import EnvoyAddresses, certificate_resource, config_directory, rendered_config
+from scripts.envoy_routes import write_routes
 from tests.support.certificates import Authority
 
 ADDRESSES = EnvoyAddresses("127.0.0.2", 4001, "127.0.0.3", 4002, "admin.sock")
@@ -28,6 +29,12 @@ def http_filter(config: dict[str, Any], name: str) -> dict[str, Any]:
     filters = {each["name"]: each["typed_config"] for each in manager["typed_config"]["http_filters"]}
     found: dict[str, Any] = filters[f"envoy.filters.http.{name}"]
     return found
+
+
+def scripts_of(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where the Lua scripts are."""
+    lua = http_filter(config, "lua")
+    return [lua["default_source_code"], *lua["source_codes"].values()]
 
 
 def api_methods() -> Iterator[tuple[str, descriptor_pb2.MethodDescriptorProto]]:
@@ -66,16 +73,17 @@ def test_rendering_replaces_addresses_and_file_names_and_nothing_else() -> None:
     assert listener["socket_address"] == {"address": "127.0.0.2", "port_value": 4001}
     assert endpoint["endpoint"]["address"]["socket_address"] == {"address": "127.0.0.3", "port_value": 4002}
     assert rendered["admin"]["address"]["pipe"] == {"path": "admin.sock", "mode": 0o600}
-    lua = http_filter(rendered, "lua")["default_source_code"]["filename"]
     descriptor_set = http_filter(rendered, "grpc_json_transcoder")["proto_descriptor"]
-    assert Path(lua).is_absolute()
-    assert Path(lua).is_file()
+    for script in scripts_of(rendered):
+        assert Path(script["filename"]).is_absolute()
+        assert Path(script["filename"]).is_file()
     assert Path(descriptor_set).is_absolute()
     assert Path(descriptor_set).is_file()
 
     places = EnvoyAddresses("127.0.0.1", 3001, "127.0.0.1", 50051, "envoy-admin.sock", writes_per_minute=100)
     back = rendered_config(places)
-    http_filter(back, "lua")["default_source_code"]["filename"] = f"envoy/{Path(lua).name}"
+    for script in scripts_of(back):
+        script["filename"] = f"envoy/{Path(script['filename']).name}"
     http_filter(back, "grpc_json_transcoder")["proto_descriptor"] = f"envoy/{Path(descriptor_set).name}"
     # Only the places themselves are replaced: rendered for the places of the checked-in file it is that file.
     assert back == yaml.safe_load((config_directory() / "envoy.yaml").read_text())
@@ -96,6 +104,28 @@ def test_every_path_variable_is_ignored_in_queries() -> None:
     assert variables
     camel = {re.sub(r"_(\w)", lambda match: match[1].upper(), name) for name in variables}
     assert variables | camel <= ignored
+
+
+def test_origins_of_web_pages_are_those_that_are_given() -> None:
+    addresses = replace(ADDRESSES, cors_origins=("https://a.example", "http://localhost:5173"))
+    (manager,) = rendered_config(addresses)["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+    (host,) = manager["typed_config"]["route_config"]["virtual_hosts"]
+    policy = host["typed_per_filter_config"]["envoy.filters.http.cors"]
+    assert policy["allow_origin_string_match"] == [{"exact": "https://a.example"}, {"exact": "http://localhost:5173"}]
+
+
+def test_the_routes_are_those_of_the_protos(tmp_path: Path) -> None:
+    fresh = tmp_path / "envoy.yaml"
+    checked_in = config_directory() / "envoy.yaml"
+    image = descriptor_pb2.FileDescriptorSet.FromString((config_directory() / "cloutagent.binpb").read_bytes())
+    write_routes(image, checked_in, fresh)
+    assert fresh.read_text() == checked_in.read_text(), "run `make generate`"
+
+
+def test_a_file_without_the_marks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "envoy.yaml").write_text("static_resources: {}\n")
+    with pytest.raises(ValueError, match="mark"):
+        write_routes(descriptor_pb2.FileDescriptorSet(), tmp_path / "envoy.yaml", tmp_path / "out.yaml")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +150,8 @@ def test_each_method_has_the_time_it_needs(path: str, timeout: str, idle_timeout
             or re.escape(match.get("path", ""))
             or (re.escape(match["prefix"]) + ".*")
         )
-        if "grpc" in match and re.fullmatch(pattern, path):
+        content_types = [each for each in match.get("headers", ()) if each["name"] == "content-type"]
+        if content_types and re.fullmatch(pattern, path):
             assert (route["route"]["timeout"], route["route"]["idle_timeout"]) == (timeout, idle_timeout)
             return
     pytest.fail(f"no route for {path}")

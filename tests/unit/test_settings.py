@@ -146,6 +146,36 @@ def test_every_fault_is_told_in_one_pass_by_its_variable(monkeypatch: pytest.Mon
     assert all("\n" not in line for line in told)
 
 
+def test_origins_of_web_pages_are_a_list(env: pytest.MonkeyPatch) -> None:
+    assert load().cors_origins == ()
+    env.setenv("CORS_ORIGINS", "https://app.example.com, http://localhost:5173,http://[::1]:8080")
+    assert load().cors_origins == ("https://app.example.com", "http://localhost:5173", "http://[::1]:8080")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "*",
+        "null",
+        "app.example.com",
+        "https://*.example.com",
+        "https://app.example.com/",
+        "https://app.example.com/path",
+        "https://App.example.com",
+        "https://app.example.com:443",
+        "http://app.example.com:80",
+        "https://user@app.example.com",
+        "ftp://app.example.com",
+        "https://app.example.com,",
+        "https://a.example,,https://b.example",
+    ],
+)
+def test_what_no_browser_sends_is_no_origin(env: pytest.MonkeyPatch, value: str) -> None:
+    env.setenv("CORS_ORIGINS", value)
+    (fault,) = faults()
+    assert fault.startswith("CORS_ORIGINS: must be origins")
+
+
 @pytest.mark.parametrize("name", ["ANTHROPIC_API_KEY", "ENCRYPTION_KEY", "ADMIN_API_KEY"])
 def test_a_fault_does_not_show_the_value(env: pytest.MonkeyPatch, name: str) -> None:
     env.setenv(name, "hunter2-hidden"[:14])

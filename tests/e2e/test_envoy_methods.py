@@ -1,0 +1,154 @@
+"""Which methods a path of the REST API takes, HEAD and OPTIONS, and what a body has to be. The server is a double."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from google.api import annotations_pb2
+
+from cloutagent_server.transport.server import FILES
+from tests.support.edge_server import EdgeServer, running_envoy
+
+pytestmark = pytest.mark.e2e
+
+DEADLINE = 10.0
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+JSON = "application/json"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[EdgeServer]:
+    async with EdgeServer().serve() as serving:
+        yield serving
+
+
+@pytest.fixture
+async def rest(server: EdgeServer, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        running_envoy(server.port, tmp_path) as envoy,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as client,
+    ):
+        yield client
+
+
+def paths() -> dict[str, set[str]]:
+    """A path for each route of the API, and the methods that it takes besides OPTIONS."""
+    found: dict[str, set[str]] = {}
+    for file in FILES:
+        for service in file.services_by_name.values():
+            for method in service.methods:
+                rule: Any = method.GetOptions().Extensions[annotations_pb2.http]
+                if verb := rule.WhichOneof("pattern"):
+                    taken = found.setdefault(re.sub(r"{[^}]*}", "x1", getattr(rule, verb)), set())
+                    taken |= {verb.upper(), "HEAD"} if verb == "get" and not method.server_streaming else {verb.upper()}
+    return found
+
+
+def assert_error(response: httpx.Response, status: int, code: int) -> None:
+    """The response is an error in the API's shape."""
+    assert (response.status_code, response.headers["content-type"]) == (status, JSON)
+    error = response.json()
+    assert set(error) == {"code", "message", "details"}
+    assert (error["code"], type(error["message"]), type(error["details"])) == (code, str, list)
+
+
+async def test_every_path_names_the_methods_it_takes(rest: httpx.AsyncClient, server: EdgeServer) -> None:
+    known = paths()
+    assert len(known) > 20
+    for path, taken in known.items():
+        allow = ", ".join(sorted({*taken, "OPTIONS"}))
+        response = await rest.options(path)
+        assert (response.status_code, response.headers["allow"], response.content) == (204, allow, b""), path
+        assert not {"content-type", "transfer-encoding"} & set(response.headers)
+        for method in {*METHODS, "TRACE"} - taken:
+            response = await rest.request(method, f"{path}?page_size=1")
+            assert (response.status_code, response.headers.get("allow")) == (405, allow), (method, path)
+            assert response.headers["x-request-id"]
+            if method == "HEAD":
+                assert response.content == b""
+            else:
+                assert_error(response, 405, 12)
+    assert server.requests == []
+
+
+async def test_what_a_path_takes_is_not_refused(rest: httpx.AsyncClient) -> None:
+    # Without a handler for most of them the double says 501: Envoy has passed them on.
+    for path, taken in paths().items():
+        for method in taken:
+            if not path.endswith("/stream"):
+                response = await rest.request(method, path.replace("x1", "p1"))
+                assert response.status_code in (200, 201, 204, 501), (method, path)
+
+
+async def test_head_is_get_without_a_body(rest: httpx.AsyncClient, server: EdgeServer) -> None:
+    for path in ("/api/health", "/api/v1/projects/p1", "/api/v1/projects?page_size=3", "/api/v1/executions/e1"):
+        got = await rest.get(path)
+        asked = await rest.head(path, headers={"x-api-key": "k", "x-head": "mine"})
+        assert (asked.status_code, asked.content) == (200, b"")
+        for name in ("content-type", "content-length"):
+            assert asked.headers.get(name) == got.headers.get(name)
+        assert set(asked.headers) == set(got.headers)
+    first, second, *_ = server.requests[-2:]
+    assert first == second
+    assert server.metadata[-1]["x-api-key"] == "k"
+    assert "x-head" not in server.metadata[-1]
+
+
+async def test_head_tells_the_status_of_an_error(rest: httpx.AsyncClient) -> None:
+    for path, status in (
+        ("/api/v1/projects/missing", 404),
+        ("/api/v1/projects/code-16", 401),
+        ("/api/v1/nothing", 404),
+        ("/api/v1/projects?surprise=1", 400),
+    ):
+        response = await rest.head(path)
+        assert (response.status_code, response.content) == (status, b"")
+    assert (await rest.get("/api/health")).status_code == 200
+
+
+async def test_json_is_taken_under_its_names(rest: httpx.AsyncClient) -> None:
+    for content_type in (
+        JSON,
+        "Application/JSON; charset=utf-8",
+        "application/merge-patch+json",
+        "application/x-www-form-urlencoded",
+        "",
+    ):
+        headers = {"content-type": content_type} if content_type else {}
+        response = await rest.post("/api/v1/projects", content=b'{"name": "n"}', headers=headers)
+        assert response.status_code == 201, content_type
+
+
+async def test_a_body_of_another_type_is_415(rest: httpx.AsyncClient, server: EdgeServer) -> None:
+    for content_type in (
+        "text/plain",
+        "application/xml",
+        "multipart/form-data; boundary=b",
+        "application/jsonp",
+        "json",
+    ):
+        headers = {"content-type": content_type}
+        assert_error(await rest.post("/api/v1/projects", content=b'{"name": "n"}', headers=headers), 415, 3)
+        assert_error(await rest.patch("/api/v1/projects/p1", content=b"{}", headers=headers), 415, 3)
+        assert server.requests == []
+        # Where there is no such path, or no such method, that is what counts.
+        assert_error(await rest.post("/api/v1/nothing", content=b"{}", headers=headers), 404, 5)
+        assert_error(await rest.put("/api/v1/projects", content=b"{}", headers=headers), 405, 12)
+    # What has no body has no type.
+    assert (await rest.get("/api/v1/projects", headers={"content-type": "text/plain"})).status_code == 200
+
+
+async def test_a_page_cannot_create_by_a_form(rest: httpx.AsyncClient, server: EdgeServer) -> None:
+    for content_type in ("application/x-www-form-urlencoded", ""):
+        headers = {"origin": "https://elsewhere.example", **({"content-type": content_type} if content_type else {})}
+        assert_error(await rest.post("/api/v1/projects", content=b'{"name": "n"}', headers=headers), 415, 3)
+        # A request with a key has asked before.
+        with_key = {**headers, "x-api-key": "k"}
+        server.requests.clear()
+        assert (await rest.post("/api/v1/projects/p1/execute", content=b"{}", headers=with_key)).status_code == 200
+    assert len(server.requests) == 1
