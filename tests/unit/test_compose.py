@@ -10,6 +10,7 @@ from subprocess import run
 import pytest
 from packaging.utils import canonicalize_name
 
+from cloutagent_server.envoy_process import EnvoyProcess
 from cloutagent_server.settings import Environment, Settings
 from scripts.generate_configuration import EXAMPLE, variables
 from scripts.image_size import MB, brought_along, sizes
@@ -162,6 +163,25 @@ def test_the_whole_env_file_reaches_the_server_but_for_places_of_the_container(
     assert (settings.grpc_host, settings.grpc_port) == ("0.0.0.0", 50051)
     places = (settings.project_root, settings.backup_root, settings.run_root)
     assert places == (Path("/app/projects"), Path("/app/backups"), Path("/app/runs"))
+
+
+def test_envoys_container_is_told_every_setting_that_envoy_is_made_from(
+    services: dict[str, Json], bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: set[str] = set()
+
+    class Watched(Settings):
+        def __getattribute__(self, name: str) -> object:
+            if name in Settings.model_fields:
+                read.add(name)
+            return super().__getattribute__(name)
+
+    bare.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1")
+    settings = Watched(_env_file=None)
+    read.clear()
+    EnvoyProcess.from_settings(settings, settings.grpc_port, tmp_path)
+    assert {"host", "port", "grpc_host", "grpc_port"} <= read
+    assert {name.upper() for name in read} <= services["envoy"]["environment"].keys()
 
 
 def test_envoys_container_gets_no_key(tmp_path: Path) -> None:
