@@ -50,8 +50,10 @@ async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> 
 
 
 async def test_a_message_that_cannot_be_read_is_an_error_of_the_call_alone(channel: grpc.aio.Channel) -> None:
-    with pytest.raises(grpc.aio.AioRpcError):
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
         await _call(channel, "/cloutagent.v1.ProjectService/CreateProject", b"\xff\xff")
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert raised.value.details() == "the request cannot be read: perhaps some text in it is not UTF-8"
     assert await _call(channel, "/cloutagent.v1.SystemService/GetHealth", b"")
 
 

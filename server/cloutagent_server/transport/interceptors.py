@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from cloutagent_server.domain.errors import AccessDenied, StorageUnavailable, StoredDataDamaged
+from cloutagent_server.domain.errors import AccessDenied, InvalidRequest, StorageUnavailable, StoredDataDamaged
 from cloutagent_server.transport import context as call
 from cloutagent_server.transport import validation
 from cloutagent_server.transport.access import FOREIGN_RULES, AccessControl, Rules
@@ -63,7 +63,7 @@ class Nested(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method in FOREIGN_RULES:
             return handler
-        self._wrapped[method] = self._wrap(method, handler)
+        self._wrapped[method] = self._wrap(method, _reading(handler))
         return self._wrapped[method]
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
@@ -96,6 +96,8 @@ class ErrorAnswering(Around):
         started = time.perf_counter()
         code = grpc.StatusCode.OK
         try:
+            if isinstance(request, _Unreadable):
+                raise InvalidRequest.of("", "the request cannot be read: perhaps some text in it is not UTF-8")
             yield
         except Exception as error:
             code = entry_for(error).code
@@ -142,6 +144,22 @@ class Guard(Around):
             await self._access.check(rule, principal, request)
         validation.check(request)
         yield
+
+
+class _Unreadable:
+    """Stands for a request whose bytes are not the method's message."""
+
+
+def _reading(handler: Handler) -> Handler:
+    """The handler with a deserializer that does not raise: what gRPC answers then tells Python's error."""
+
+    def deserialize(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError:
+            return _Unreadable()
+
+    return handler._replace(request_deserializer=deserialize)
 
 
 def _explain(error: Exception, method: str, request_id: str, code: grpc.StatusCode) -> None:
