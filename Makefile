@@ -37,8 +37,9 @@ lock: setup ## Pin all dependencies in requirements.lock again (UPGRADE=1: at th
 		--group dev --output-file requirements.lock pyproject.toml clients/python/pyproject.toml > /dev/null
 
 .PHONY: generate
-generate: setup ## Generate the Python stubs and Envoy's descriptor set from protos/
+generate: setup ## Generate the Python stubs, Envoy's descriptor set and the OpenAPI document from protos/
 	$(PY) -m scripts.generate_protos
+	$(PY) -m scripts.generate_openapi
 
 .PHONY: proto-baseline
 proto-baseline: setup ## Make the protos as they are the baseline for `buf breaking`

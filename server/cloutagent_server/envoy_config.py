@@ -65,4 +65,9 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
     lua["filename"] = str(directory / Path(lua["filename"]).name)
     transcoder = filters["envoy.filters.http.grpc_json_transcoder"]
     transcoder["proto_descriptor"] = str(directory / Path(transcoder["proto_descriptor"]).name)
+    (host,) = connection_manager["typed_config"]["route_config"]["virtual_hosts"]
+    for route in host["routes"]:
+        body = route.get("direct_response", {}).get("body", {})
+        if "filename" in body:
+            body["filename"] = str(directory / Path(body["filename"]).name)
     return config

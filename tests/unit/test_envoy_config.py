@@ -28,6 +28,22 @@ def http_filter(config: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
+def routes(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The routes of the only virtual host."""
+    (manager,) = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+    (host,) = manager["typed_config"]["route_config"]["virtual_hosts"]
+    found: list[dict[str, Any]] = host["routes"]
+    return found
+
+
+def page_files(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The bodies of the answers that Envoy gives itself and that stand in files."""
+    for route in routes(config):
+        body = route.get("direct_response", {}).get("body", {})
+        if "filename" in body:
+            yield body
+
+
 def api_methods() -> Iterator[tuple[str, descriptor_pb2.MethodDescriptorProto]]:
     """Service name and method, for every method of the API in the descriptor set."""
     files = descriptor_pb2.FileDescriptorSet.FromString((config_directory() / "cloutagent.binpb").read_bytes())
@@ -60,10 +76,15 @@ def test_rendering_replaces_addresses_and_file_names_and_nothing_else() -> None:
     assert Path(lua).is_file()
     assert Path(descriptor_set).is_absolute()
     assert Path(descriptor_set).is_file()
+    pages = [Path(body["filename"]) for body in page_files(rendered)]
+    assert [page.name for page in pages] == ["openapi.json", "docs.html", "docs.css"]
+    assert all(page.is_absolute() and page.is_file() for page in pages)
 
     back = rendered_config(EnvoyAddresses("127.0.0.1", 3001, "127.0.0.1", 50051, "envoy-admin.sock"))
     http_filter(back, "lua")["default_source_code"]["filename"] = f"envoy/{Path(lua).name}"
     http_filter(back, "grpc_json_transcoder")["proto_descriptor"] = f"envoy/{Path(descriptor_set).name}"
+    for body in page_files(back):
+        body["filename"] = f"envoy/{Path(body['filename']).name}"
     # Only the places themselves are replaced: rendered for the places of the checked-in file it is that file.
     assert back == yaml.safe_load((config_directory() / "envoy.yaml").read_text())
 
@@ -99,8 +120,7 @@ def test_every_path_variable_is_ignored_in_queries() -> None:
     ],
 )
 def test_each_method_has_the_time_it_needs(path: str, timeout: str, idle_timeout: str) -> None:
-    (manager,) = rendered_config(ADDRESSES)["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
-    for route in manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]:
+    for route in routes(rendered_config(ADDRESSES)):
         match = route["match"]
         pattern = (
             match.get("safe_regex", {}).get("regex")
