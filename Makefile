@@ -40,6 +40,7 @@ lock: setup ## Pin all dependencies in requirements.lock again (UPGRADE=1: at th
 generate: setup ## Generate stubs, Envoy's descriptor set and routes from protos/; what tells of settings from their class
 	$(PY) -m scripts.generate_protos
 	$(PY) -m scripts.generate_configuration
+	$(PY) -m scripts.generate_openapi
 
 .PHONY: proto-baseline
 proto-baseline: setup ## Make the protos as they are the baseline for `buf breaking`

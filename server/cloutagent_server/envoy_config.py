@@ -84,8 +84,8 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
     transcoder = filters["envoy.filters.http.grpc_json_transcoder"]
     transcoder["proto_descriptor"] = str(directory / Path(transcoder["proto_descriptor"]).name)
 
-    (virtual_host,) = connection_manager["typed_config"]["route_config"]["virtual_hosts"]
-    cors = virtual_host["typed_per_filter_config"]["envoy.filters.http.cors"]
+    (host,) = connection_manager["typed_config"]["route_config"]["virtual_hosts"]
+    cors = host["typed_per_filter_config"]["envoy.filters.http.cors"]
     cors["allow_origin_string_match"] = [{"exact": origin} for origin in addresses.cors_origins]
     if addresses.writes_per_minute:
         _limit_writes(filters[_RATE_LIMIT], addresses.writes_per_minute)
@@ -102,6 +102,10 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
                 }
             }
         )
+    for route in host["routes"]:
+        body = route.get("direct_response", {}).get("body", {})
+        if "filename" in body:
+            body["filename"] = str(directory / Path(body["filename"]).name)
     return config
 
 

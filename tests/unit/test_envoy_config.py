@@ -37,6 +37,22 @@ def scripts_of(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [lua["default_source_code"], *lua["source_codes"].values()]
 
 
+def routes(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The routes of the only virtual host."""
+    (manager,) = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+    (host,) = manager["typed_config"]["route_config"]["virtual_hosts"]
+    found: list[dict[str, Any]] = host["routes"]
+    return found
+
+
+def page_files(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The bodies of the answers that Envoy gives itself and that stand in files."""
+    for route in routes(config):
+        body = route.get("direct_response", {}).get("body", {})
+        if "filename" in body:
+            yield body
+
+
 def api_methods() -> Iterator[tuple[str, descriptor_pb2.MethodDescriptorProto]]:
     """Service name and method, for every method of the API in the descriptor set."""
     files = descriptor_pb2.FileDescriptorSet.FromString((config_directory() / "cloutagent.binpb").read_bytes())
@@ -79,12 +95,17 @@ def test_rendering_replaces_addresses_and_file_names_and_nothing_else() -> None:
         assert Path(script["filename"]).is_file()
     assert Path(descriptor_set).is_absolute()
     assert Path(descriptor_set).is_file()
+    pages = [Path(body["filename"]) for body in page_files(rendered)]
+    assert [page.name for page in pages] == ["openapi.json", "docs.html", "docs.css"]
+    assert all(page.is_absolute() and page.is_file() for page in pages)
 
     places = EnvoyAddresses("127.0.0.1", 3001, "127.0.0.1", 50051, "envoy-admin.sock", writes_per_minute=100)
     back = rendered_config(places)
     for script in scripts_of(back):
         script["filename"] = f"envoy/{Path(script['filename']).name}"
     http_filter(back, "grpc_json_transcoder")["proto_descriptor"] = f"envoy/{Path(descriptor_set).name}"
+    for body in page_files(back):
+        body["filename"] = f"envoy/{Path(body['filename']).name}"
     # Only the places themselves are replaced: rendered for the places of the checked-in file it is that file.
     assert back == yaml.safe_load((config_directory() / "envoy.yaml").read_text())
 
@@ -142,8 +163,7 @@ def test_a_file_without_the_marks_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_each_method_has_the_time_it_needs(path: str, timeout: str, idle_timeout: str) -> None:
-    (manager,) = rendered_config(ADDRESSES)["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
-    for route in manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]:
+    for route in routes(rendered_config(ADDRESSES)):
         match = route["match"]
         pattern = (
             match.get("safe_regex", {}).get("regex")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -155,7 +156,8 @@ def check_limits(usage: Usage, limits: CostLimits) -> LimitCheckResult:
     exceeded = None
     token_percent = cost_percent = None
     if limits.max_cost is not None:
-        cost_percent = float(usage.total_cost / limits.max_cost * 100)
+        # JSON has no infinity, which the percentage of a tiny limit would be as a float.
+        cost_percent = min(float(usage.total_cost / limits.max_cost * 100), sys.float_info.max)
         if usage.total_cost > limits.max_cost:
             exceeded = ExceededLimit.COST
     if limits.max_tokens is not None:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
+from tests.support.api.contract import assert_documented, assert_fits
 from tests.support.api.driver import TextAnswer
 from tests.support.api.failure import ApiFailure
 from tests.support.api.frames import sse_frames
@@ -45,6 +46,7 @@ class RestApi:
         response = await self.client.send(
             self._request(rpc, body or {}, {"x-api-key": key, "idempotency-key": idempotency_key})
         )
+        assert_documented(rpc, response)
         if response.is_error:
             raise failure_of(response)
         assert response.status_code == http, f"HTTP status {response.status_code} instead of {http}"
@@ -65,6 +67,7 @@ class RestApi:
             async for frame in sse_frames(answer.chunks):
                 if frame.event == "error":
                     raise ApiFailure(frame.document)
+                assert_fits("ExecutionEvent", frame.document)
                 yield event_from_text(frame.document)
 
     @asynccontextmanager
@@ -88,6 +91,7 @@ class RestApi:
         try:
             if response.is_error:
                 await response.aread()
+                assert_documented(rpc, response)
                 raise failure_of(response)
             assert response.status_code == 200
             yield TextAnswer(response.headers["content-type"], response.aiter_bytes())

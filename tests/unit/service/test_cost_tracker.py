@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from decimal import Decimal
 
 import pytest
@@ -110,6 +111,13 @@ def test_check_limits_calculates_percentages_correctly(tracker: CostTracker) -> 
     over = tracker.check_limits(RUN, CostLimits(500, Decimal("0.0035")))
     assert over.percent_of_token_limit == pytest.approx(300)
     assert over.percent_of_cost_limit == pytest.approx(300)
+
+
+def test_the_percentage_of_the_smallest_limit_is_a_number(tracker: CostTracker) -> None:
+    smallest = Decimal(math.ulp(0.0))
+    result = check_limits(Usage(total_cost=Decimal(1)), CostLimits(max_cost=smallest))
+    assert result.percent_of_cost_limit is not None and math.isfinite(result.percent_of_cost_limit)
+    assert result.exceeded is ExceededLimit.COST
 
 
 def test_a_limit_that_is_not_given_has_no_percentage(tracker: CostTracker) -> None:
