@@ -49,15 +49,22 @@ class Server:
             await asyncio.wait_for(self._process.wait(), DEADLINE)
             assert self._process.returncode == 0
 
+    async def end(self) -> None:
+        """Whatever happened, no process is left."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
 
 @asynccontextmanager
 async def running(*servers: Server) -> AsyncIterator[None]:
-    try:
+    async with AsyncExitStack() as stops:
+        for server in servers:
+            stops.push_async_callback(server.end)
         async with asyncio.TaskGroup() as starts:
             for server in servers:
                 starts.create_task(server.start())
         yield
-    finally:
         for server in reversed(servers):
             await server.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,9 @@ class GrpcServer:
         `host` may be `unix:` and the path of a socket, which only this user may open then; the port is 0.
         """
         address = host if host.startswith("unix:") else f"{host}:{port}"
+        if address is host and _takes_calls(host.removeprefix("unix:")):
+            # gRPC would put its own socket into the place of the other one.
+            raise OSError(f"cannot listen on {address}: another server does")
         try:
             bound: int = self._server.add_insecure_port(address)
         except RuntimeError as fault:
@@ -136,6 +140,12 @@ class GrpcServer:
         await self._server.stop(grace)
 
 
-def _close_to_others(socket: Path) -> None:
-    """Nobody is connected yet: the server was not started."""
-    socket.chmod(0o600)
+def _takes_calls(path: str) -> bool:
+    """Whether somebody listens on this Unix socket; what a dead server left does not count."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
+
+
+def _close_to_others(path: Path) -> None:
+    """Let this user alone connect. Nobody is connected yet: the server was not started."""
+    path.chmod(0o600)

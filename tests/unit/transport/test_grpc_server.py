@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -418,3 +420,23 @@ async def test_stop_gives_calls_under_way_their_grace(api: Api) -> None:
     await api.world.until(started.id, lambda stored: stored.status.terminal)
     await api.server.stop(grace=DEADLINE_SECONDS)
     assert (await call).execution.id == started.id
+
+
+async def test_a_socket_is_the_users_alone_and_taken_while_its_server_lives(tmp_path: Path) -> None:
+    world = make_world()
+    path = tmp_path / "server.sock"
+    # What a killed server leaves is no obstacle.
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    server = GrpcServer(world.services)
+    assert await server.start(f"unix:{path}", 0) == 0
+    try:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        second = GrpcServer(world.services)
+        with pytest.raises(OSError, match="another server does"):
+            await second.start(f"unix:{path}", 0)
+        await second.stop(grace=0)
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            assert (await system_pb2_grpc.SystemServiceStub(channel).GetHealth(system_pb2.GetHealthRequest())).version
+    finally:
+        await server.stop(grace=0)
