@@ -96,6 +96,10 @@ bench-storage: setup ## Measure the store with 10, 1,000 and 100,000 projects (s
 bench-executions: setup ## Measure executions, their watchers and the gateway (some minutes); fails when a target is missed
 	$(PY) -m benchmarks.executions
 
+.PHONY: bench-rest
+bench-rest: setup ## Measure a GET through Envoy against gRPC direct and a FastAPI service (some minutes)
+	$(PY) -m benchmarks.rest
+
 .PHONY: demo
 demo: setup ## Show the whole product at work, with no account (LIVE=1: against the vendor)
 	$(PY) -m scripts.demo $(if $(LIVE),--live)
