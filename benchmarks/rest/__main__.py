@@ -36,7 +36,7 @@ class Sizes:
         reading_seconds: How long they read.
     """
 
-    calls: int = 10_000
+    calls: int = 5_000
     in_flight: int = 32
     rounds: int = 5
     readers: int = 1_000
