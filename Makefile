@@ -26,15 +26,16 @@ setup: $(STAMP) ## Make .venv with everything in it; every other target does it 
 ifeq ($(wildcard $(PY)),)
 .PHONY: $(STAMP)
 endif
-$(STAMP): requirements.lock $(DISTRIBUTIONS) scripts/setup.sh
+$(STAMP): requirements.lock $(DISTRIBUTIONS) scripts/setup.sh tests/clients/package-lock.json
 	scripts/setup.sh
 	touch $@
 
 .PHONY: lock
-lock: setup ## Pin all dependencies in requirements.lock again (UPGRADE=1: at their newest versions)
+lock: setup ## Pin all dependencies again (UPGRADE=1: those of Python at their newest versions)
 	$(BIN)/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 		--no-emit-package cloutagent --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
 		--group dev --output-file requirements.lock pyproject.toml clients/python/pyproject.toml > /dev/null
+	npm install --prefix tests/clients --package-lock-only --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
 
 .PHONY: generate
 generate: setup ## Generate stubs, Envoy's descriptor set and routes from protos/; what tells of settings from their class
@@ -97,6 +98,10 @@ bench-storage: setup ## Measure the store with 10, 1,000 and 100,000 projects (s
 bench-executions: setup ## Measure executions, their watchers and the gateway (some minutes); fails when a target is missed
 	$(PY) -m benchmarks.executions
 
+.PHONY: bench-rest
+bench-rest: setup ## Measure a GET through Envoy against gRPC direct and a FastAPI service (some minutes)
+	$(PY) -m benchmarks.rest
+
 .PHONY: demo
 demo: setup ## Show the whole product at work, with no account (LIVE=1: against the vendor)
 	$(PY) -m scripts.demo $(if $(LIVE),--live)
@@ -116,5 +121,5 @@ validate-env: setup ## Check the settings in the environment and .env
 .PHONY: clean
 clean: ## Remove .venv, caches and reports; data stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache coverage.json \
-		dist clients/python/dist .coverage .coverage.*
+		dist clients/python/dist .coverage .coverage.* tests/clients/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv with everything that requirements.lock pins and with both distributions of this repository, editable.
+# Makes .venv with everything that requirements.lock pins and with both distributions of this repository, editable, and
+# installs the clients of tests/clients that its package-lock.json pins.
 # `make setup` calls it. PYTHON may name the interpreter to use; else the first of 3.11 or later on the PATH is taken.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -54,3 +55,7 @@ echo "setup: installing what requirements.lock pins into $venv"
 $venv/bin/python -m pip install --quiet --quiet --require-hashes --requirement requirements.lock
 $venv/bin/python -m pip install --quiet --quiet --no-deps --no-build-isolation \
   --editable clients/python --editable .
+
+command -v npm > /dev/null || fail "no npm found; install Node 20 or later, which the tests follow event streams with"
+echo "setup: installing what tests/clients/package-lock.json pins"
+npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null

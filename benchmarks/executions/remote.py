@@ -43,6 +43,7 @@ class Remote:
         rest_port: Of an Envoy before the server.
         project_id: A project to run executions in.
         api_key: The key of that project.
+        pid: Of the server.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, told: dict[str, Any], rest_port: int) -> None:
@@ -52,6 +53,7 @@ class Remote:
         self.rest_port = rest_port
         self.project_id: str = told["project_id"]
         self.api_key: str = told["api_key"]
+        self.pid = process.pid
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

@@ -15,11 +15,12 @@ from tests.support.api.frames import Frame, json_lines, sse_frames
 from tests.support.api.in_process import InProcessApi
 from tests.support.api.json_form import event_from_text
 from tests.support.api.scenario import ProjectHandle, Projects, kinds
-from tests.support.api.stage import DEPTHS, MEMORY, Stage
+from tests.support.api.stage import DEPTHS, GRPC, GRPC_ENVOY, MEMORY, Stage
 from tests.support.fake_engine import FakeEngine, answer, message, wait_for, write
 
 SSE = "text/event-stream"
 NDJSON = "application/x-ndjson"
+OPENING = b": open\nretry: 1000\n"
 
 
 async def _frames(
@@ -81,10 +82,52 @@ async def test_from_event_is_the_first_event_that_comes(projects: Projects) -> N
 async def test_last_event_id_resumes_after_that_event_and_takes_precedence(projects: Projects) -> None:
     project = await projects()
     result = await project.call("Execute", prompt="hello")
-    for last in (0, 3, 7):
+    for last in (0, 3, 6):
         expected = list(range(last + 1, 8))
         assert [int(frame.id) for frame in await _frames(project, result["id"], str(last))] == expected
         assert [line["sequence"] for line in await _lines(project, result["id"], str(last), fromEvent=2)] == expected
+
+
+@pytest.mark.depths(*DEPTHS)
+async def test_whoever_reconnects_after_the_end_is_told_to_stop(projects: Projects, stage: Stage) -> None:
+    project = await projects()
+    over = (await project.call("Execute", prompt="hello"))["id"]
+    going_on = (await project.start("hang"))["id"]
+    await project.reaches(going_on, "token_usage")
+    no_content = 200 if stage.api.depth in (GRPC, GRPC_ENVOY) else 204
+    for execution_id, last, fields, http in (
+        (over, "7", {}, no_content),
+        (over, "6", {}, 200),
+        (over, None, {"fromEvent": 8}, 200),
+        (going_on, "3", {}, 200),
+    ):
+        for accept in (SSE, NDJSON):
+            body = {"executionId": execution_id, **fields}
+            stream = project.api.text("StreamExecutionEvents", body, project.key, accept=accept, last_event_id=last)
+            async with stream as opened:
+                assert opened.http == http
+
+
+@pytest.mark.depths(*DEPTHS)
+async def test_whoever_repeats_a_call_after_the_end_gets_an_empty_stream(projects: Projects) -> None:
+    project = await projects()
+    body = {"projectId": project.id, "prompt": "hello", "idempotencyKey": "k"}
+    async with project.api.text("ExecuteEventStream", body, project.key) as opened:
+        assert len([frame async for frame in sse_frames(opened.chunks)]) == 7
+    async with project.api.text("ExecuteEventStream", body, project.key, last_event_id="7") as opened:
+        assert (opened.http, opened.content_type) == (200, SSE)
+        assert [frame async for frame in sse_frames(opened.chunks)] == []
+
+
+async def test_the_id_comes_last_in_its_frame(projects: Projects) -> None:
+    project = await projects()
+    result = await project.call("Execute", prompt="hello")
+    async with project.api.text("StreamExecutionEvents", {"executionId": result["id"]}, project.key) as opened:
+        text = b"".join([chunk async for chunk in opened.chunks]).decode()
+    assert text.startswith(OPENING.decode())
+    frames = text.removeprefix(OPENING.decode()).removesuffix("\n\n").split("\n\n")
+    names = [[line.partition(":")[0] for line in frame.split("\n")] for frame in frames]
+    assert names == [["event", "data", "id"]] * 7
 
 
 async def test_cursors_that_cannot_be_are_refused(projects: Projects) -> None:
@@ -204,7 +247,7 @@ async def test_a_quiet_stream_gives_signs_of_life(stage: Stage, projects: Projec
         break
     body = {"executionId": execution["id"], "fromEvent": 4}
     async with api.text("StreamExecutionEvents", body, project.key, accept=SSE) as opened:
-        assert [await anext(opened.chunks) for _ in range(3)][1:] == [b": heartbeat\n\n"] * 2
+        assert [await anext(opened.chunks) for _ in range(3)][1:] == [b": heartbeat\n"] * 2
     async with api.text("StreamExecutionEvents", body, project.key, accept=NDJSON) as opened:
         for _ in range(2):
             line = await anext(json_lines(opened.chunks))

@@ -1,5 +1,6 @@
-"""The lock file pins all that pip looks for by itself."""
+"""The lock files pin all that pip and npm look for by themselves."""
 
+import json
 import re
 from importlib.metadata import distributions
 from pathlib import Path
@@ -8,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 LOCK = Path(__file__).parents[2] / "requirements.lock"
+NPM_LOCK = Path(__file__).parents[1] / "clients" / "package-lock.json"
 
 
 def pinned() -> dict[str, set[str]]:
@@ -38,3 +40,12 @@ def test_extras_that_a_dependency_asks_for_are_pinned_with_it() -> None:
 
 def test_the_lock_names_no_index() -> None:
     assert "://" not in LOCK.read_text()
+
+
+def test_the_lock_of_npm_pins_by_hash_and_names_no_registry() -> None:
+    packages = json.loads(NPM_LOCK.read_text())["packages"]
+    packages.pop("")
+    assert packages
+    assert all(
+        package["integrity"].startswith("sha512-") and "resolved" not in package for package in packages.values()
+    )

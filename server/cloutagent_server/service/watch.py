@@ -28,8 +28,8 @@ class WatchService:
         self._storage = storage
         self._heartbeat_seconds = heartbeat_seconds
 
-    async def check_cursor(self, execution_id: str, after_sequence: int) -> None:
-        """Whether a watch may start after this event.
+    async def check_cursor(self, execution_id: str, after_sequence: int) -> bool:
+        """Check that a watch may start after this event. False if the execution has ended with it: nothing follows.
 
         Raises:
             ExecutionNotFound: There is no such execution.
@@ -42,6 +42,7 @@ class WatchService:
             raise CursorOutOfRange(await self._first_sequence(execution_id), execution.last_sequence)
         if execution.status.terminal:
             await self._storage.read_events(execution_id, after_sequence, 1)
+        return not execution.status.terminal or after_sequence < execution.last_sequence
 
     async def watch(self, execution_id: str, after_sequence: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
         """The events after a sequence number, in order and once each, up to 1,024 at a time, until the last one.

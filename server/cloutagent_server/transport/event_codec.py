@@ -124,18 +124,23 @@ class TextStream(Protocol):
 
 
 class ServerSentEvents:
-    """Server-sent events: `id:` is the sequence, `event:` the kind, `data:` the event's JSON."""
+    """Server-sent events: `event:` is the kind, `data:` the event's JSON, `id:` the sequence.
+
+    What is no event ends with its line, and not with an empty one: clients would take that for an event without data.
+    The id comes last in its frame. Some clients take it as seen as soon as its line has come: one whose connection is
+    cut inside of a frame must not resume behind an event that it never got.
+    """
 
     content_type = SSE_TYPE
 
     def opening(self) -> bytes:
         """A comment, and how long to wait before reconnecting, in milliseconds."""
-        return b": open\nretry: 1000\n\n"
+        return b": open\nretry: 1000\n"
 
     def events(self, batch: Sequence[events.StoredEvent]) -> bytes:
         """One frame an event."""
         return b"".join(
-            [b"id: %d\nevent: %b\ndata: %b\n\n" % (event[0], event.kind.encode(), event[1]) for event in batch]
+            [b"event: %b\ndata: %b\nid: %d\n\n" % (event.kind.encode(), event[1], event[0]) for event in batch]
         )
 
     def message(self, kind: str, message: Message) -> bytes:
@@ -144,7 +149,7 @@ class ServerSentEvents:
 
     def heartbeat(self, message: Message) -> bytes:
         """A comment."""
-        return b": heartbeat\n\n"
+        return b": heartbeat\n"
 
     def error(self, status: status_pb2.Status) -> bytes:
         """A frame `error` with the google.rpc.Status as JSON, without an id."""

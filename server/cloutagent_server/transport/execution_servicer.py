@@ -87,11 +87,14 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         self, request: execution_pb2.StreamExecutionEventsRequest, context: Context
     ) -> AsyncIterator[HttpBody | bytes]:
         """Stream events as text, encoded."""
-        after = last_event_id(context)
+        seen = last_event_id(context)
+        after = seen
         if after is None:
             after = request.from_event - 1 if request.HasField("from_event") else 0
-        async for body in self._text.after(context, request.execution_id, after):
-            yield body
+        bodies = self._text.after(context, request.execution_id, after, reconnects=seen is not None)
+        async with aclosing(bodies):
+            async for body in bodies:
+                yield body
 
     async def ExecuteEventStream(
         self, request: execution_pb2.ExecuteEventStreamRequest, context: Context

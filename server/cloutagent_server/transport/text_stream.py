@@ -13,7 +13,7 @@ from cloutagent_server.domain.errors import InvalidRequest
 from cloutagent_server.domain.events import StoredEvent
 from cloutagent_server.service.usage import UsageService
 from cloutagent_server.service.watch import WatchService
-from cloutagent_server.transport.context import Context, metadata_of, progress, request_id
+from cloutagent_server.transport.context import Context, answer_with, metadata_of, progress, request_id
 from cloutagent_server.transport.errors import to_status
 from cloutagent_server.transport.event_codec import TEXT_STREAMS, TextStream, heartbeat, text_stream_for
 from cloutagent_server.transport.shared_answers import SharedAnswers
@@ -43,13 +43,18 @@ class TextEvents:
         self._watches = watches
         self._shared = {form.content_type: SharedAnswers(_encoder(form)) for form in TEXT_STREAMS}
 
-    async def after(self, context: Context, execution_id: str, sequence: int) -> AsyncGenerator[HttpBody | bytes, None]:
+    async def after(
+        self, context: Context, execution_id: str, sequence: int, *, reconnects: bool = False
+    ) -> AsyncGenerator[HttpBody | bytes, None]:
         """The events after a sequence number in the form that the caller's `Accept` asks for, encoded or to be encoded.
+
+        A caller that `reconnects` until it is told to stop is told so when nothing can follow: a REST caller gets 204.
 
         Errors before the first byte are raised, so that the caller gets their status; later ones are also written to
         the stream, since HTTP has no status left to give.
         """
-        await self._watches.check_cursor(execution_id, sequence)
+        if not await self._watches.check_cursor(execution_id, sequence) and reconnects:
+            await answer_with(context, 204)
         stream = text_stream_for(metadata_of(context, "accept"))
         shared = self._shared[stream.content_type]
         yield HttpBody(content_type=stream.content_type, data=stream.opening())

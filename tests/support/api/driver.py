@@ -12,10 +12,11 @@ from tests.support.api.json_form import Json
 
 @dataclass(frozen=True)
 class TextAnswer:
-    """A stream of google.api.HttpBody: its media type and its bytes as they come."""
+    """A stream of google.api.HttpBody: its media type, its bytes as they come, and the status that HTTP gives it."""
 
     content_type: str
     chunks: AsyncIterator[bytes]
+    http: int = 200
 
 
 class Api(Protocol):

@@ -25,16 +25,18 @@ class Frame:
 
 
 async def sse_frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
-    """The events of a stream, comments and frames without data left out, as the standard says."""
-    async for block in _separated(chunks, b"\n\n"):
-        fields: dict[str, str] = {}
-        for line in block.decode().split("\n"):
-            name, _, value = line.partition(": ")
+    """The events of a stream, without comments. Every frame has data, for there are clients that hand over any."""
+    fields: dict[str, str] = {}
+    async for line in _separated(chunks, b"\n"):
+        if line:
+            name, _, value = line.decode().partition(": ")
             if name:
                 assert name not in fields, f"{name} comes twice in a frame"
                 fields[name] = value
-        if "data" in fields:
+        else:
             yield Frame(fields.get("id", ""), fields.get("event", "message"), fields["data"])
+            fields = {}
+    assert not fields.keys() - {"retry"}, f"the stream ends within {fields}"
 
 
 async def json_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[Json]:

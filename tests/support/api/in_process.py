@@ -132,7 +132,7 @@ class InProcessApi:
                 async for answer in answers:
                     yield answer.data
 
-            yield TextAnswer(first.content_type, chunks())
+            yield TextAnswer(first.content_type, chunks(), int(context.initial.get("x-http-code", "200")))
 
     async def _handler(self, path: str) -> Any:
         async def registered(details: Any) -> Any:

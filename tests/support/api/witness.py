@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class WitnessedApi:
                     _look(chunk.decode())
                     yield chunk
 
-            yield TextAnswer(answer.content_type, chunks())
+            yield replace(answer, chunks=chunks())
 
 
 def files_with(root: Path, text: str) -> list[Path]:

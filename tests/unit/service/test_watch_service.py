@@ -151,7 +151,13 @@ async def test_a_cursor_beyond_the_log_is_out_of_range(world: World, after: int)
 async def test_a_cursor_within_the_log_is_fine(world: World) -> None:
     log = await begun(world)
     for after in range(3):
-        await world.watches.check_cursor(log.id, after)
+        assert await world.watches.check_cursor(log.id, after)
+
+
+async def test_nothing_follows_the_end(world: World) -> None:
+    log = await begun(world)
+    await log.end()
+    assert [await world.watches.check_cursor(log.id, after) for after in range(4)] == [True, True, True, False]
 
 
 async def test_what_does_not_exist_is_not_found(world: World) -> None:

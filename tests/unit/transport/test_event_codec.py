@@ -115,10 +115,10 @@ def test_server_sent_events() -> None:
 
 def test_a_server_sent_heartbeat_and_opening_are_no_events() -> None:
     stream = ServerSentEvents()
-    assert stream.heartbeat(BEAT) == b": heartbeat\n\n"
+    assert stream.heartbeat(BEAT) == b": heartbeat\n"
     assert stream.opening().startswith(b": ")
     assert b"\nretry: 1000\n" in stream.opening()
-    assert stream.opening().endswith(b"\n\n")
+    assert stream.opening().endswith(b"\n") and b"\n\n" not in stream.opening()
 
 
 def test_a_server_sent_error_has_no_id() -> None:

@@ -175,10 +175,11 @@ class ExecutionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamExecutionEvents(self, request, context):
-        """The events of an execution as a text stream: server-sent events (`id:` is the sequence, `event:` the kind, `data:`
-        the event's JSON; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
+        """The events of an execution as a text stream: server-sent events (`event:` is the kind, `data:` the event's JSON,
+        `id:` the sequence; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
         names `application/x-ndjson`. The header `Last-Event-ID` resumes after that event and takes precedence over
-        `from_event`. Errors as for WatchExecution.
+        `from_event`; with the id of the last event of an execution that has ended the answer is 204, which tells clients
+        that reconnect by themselves to stop. Errors as for WatchExecution.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

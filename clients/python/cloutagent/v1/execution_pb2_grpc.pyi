@@ -64,10 +64,11 @@ class ExecutionServiceStub:
     Errors: NOT_FOUND; OUT_OF_RANGE if `after_sequence` lies beyond the last event.
     """
     StreamExecutionEvents: _grpc.UnaryStreamMultiCallable[_execution_pb2.StreamExecutionEventsRequest, _httpbody_pb2.HttpBody]
-    """The events of an execution as a text stream: server-sent events (`id:` is the sequence, `event:` the kind, `data:`
-    the event's JSON; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
+    """The events of an execution as a text stream: server-sent events (`event:` is the kind, `data:` the event's JSON,
+    `id:` the sequence; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
     names `application/x-ndjson`. The header `Last-Event-ID` resumes after that event and takes precedence over
-    `from_event`. Errors as for WatchExecution.
+    `from_event`; with the id of the last event of an execution that has ended the answer is 204, which tells clients
+    that reconnect by themselves to stop. Errors as for WatchExecution.
     """
     ExecuteEventStream: _grpc.UnaryStreamMultiCallable[_execution_pb2.ExecuteEventStreamRequest, _httpbody_pb2.HttpBody]
     """Queues a run of the agent and streams its events as StreamExecutionEvents does. A repeated call with the same
@@ -164,10 +165,11 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     Errors: NOT_FOUND; OUT_OF_RANGE if `after_sequence` lies beyond the last event.
     """
     StreamExecutionEvents: _aio.UnaryStreamMultiCallable[_execution_pb2.StreamExecutionEventsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """The events of an execution as a text stream: server-sent events (`id:` is the sequence, `event:` the kind, `data:`
-    the event's JSON; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
+    """The events of an execution as a text stream: server-sent events (`event:` is the kind, `data:` the event's JSON,
+    `id:` the sequence; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
     names `application/x-ndjson`. The header `Last-Event-ID` resumes after that event and takes precedence over
-    `from_event`. Errors as for WatchExecution.
+    `from_event`; with the id of the last event of an execution that has ended the answer is 204, which tells clients
+    that reconnect by themselves to stop. Errors as for WatchExecution.
     """
     ExecuteEventStream: _aio.UnaryStreamMultiCallable[_execution_pb2.ExecuteEventStreamRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Queues a run of the agent and streams its events as StreamExecutionEvents does. A repeated call with the same
@@ -291,10 +293,11 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.StreamExecutionEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """The events of an execution as a text stream: server-sent events (`id:` is the sequence, `event:` the kind, `data:`
-        the event's JSON; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
+        """The events of an execution as a text stream: server-sent events (`event:` is the kind, `data:` the event's JSON,
+        `id:` the sequence; a comment is a heartbeat), or one JSON event a line, heartbeats included, if the `Accept` header
         names `application/x-ndjson`. The header `Last-Event-ID` resumes after that event and takes precedence over
-        `from_event`. Errors as for WatchExecution.
+        `from_event`; with the id of the last event of an execution that has ended the answer is 204, which tells clients
+        that reconnect by themselves to stop. Errors as for WatchExecution.
         """
 
     @_abc_1.abstractmethod
