@@ -12,6 +12,8 @@ from scripts.openapi.schemas import Schemas
 
 _KEY: Json = {"apiKey": []}
 _STREAM = "google.api.HttpBody"
+# What the comments of streams name that can be resumed.
+_RESUMING = "`Last-Event-ID`"
 # Verbs of methods whose answer over REST is 201; all that a DELETE answers with is 204.
 _CREATING = ("Create", "Start")
 
@@ -116,7 +118,7 @@ class _Operation:
             schema = {"type": "string", "pattern": "^[ -~]+$", **keywords(rules)}
             text = "Makes a repeated request safe. The same as `idempotencyKey` in the body; the two must not differ."
             found.append({"name": "Idempotency-Key", "in": "header", "description": text, "schema": schema})
-        if "`Last-Event-ID`" in self._comment:
+        if _RESUMING in self._comment:
             text = "The `id` of the last event that the caller has seen: the stream goes on after it."
             schema = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
             found.append({"name": "Last-Event-ID", "in": "header", "description": text, "schema": schema})
@@ -136,6 +138,9 @@ class _Operation:
     def _successes(self) -> list[int]:
         if self._route.verb == "delete":
             return [204]
+        if self._route.verb == "get" and _RESUMING in self._comment:
+            # Whoever comes back after the last event is told to stop.
+            return [200, 204]
         if not self._method.name.startswith(_CREATING):
             return [200]
         # What asks for the same again, or for nothing to be created, is answered with 200.
@@ -146,9 +151,11 @@ class _Operation:
             "description": self._api.text(self._method.output_type) or "The stream.",
             "headers": {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}},
         }
+        if status == 204:
+            return answer
         if self._method.output_type.full_name == _STREAM:
             answer["content"] = self._stream()
-        elif status != 204:
+        else:
             answer["content"] = {"application/json": {"schema": self._schemas.answer(self._method.output_type)}}
         return answer
 

@@ -179,7 +179,7 @@ def test_envoys_container_is_told_every_setting_that_envoy_is_made_from(
     bare.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1")
     settings = Watched(_env_file=None)
     read.clear()
-    EnvoyProcess.from_settings(settings, settings.grpc_port, tmp_path)
+    EnvoyProcess.from_settings(settings, settings.upstream_addresses, tmp_path)
     assert {"host", "port", "grpc_host", "grpc_port"} <= read
     assert {name.upper() for name in read} <= services["envoy"]["environment"].keys()
 
