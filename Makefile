@@ -35,7 +35,7 @@ lock: setup ## Pin all dependencies again (UPGRADE=1: those of Python at their n
 	$(BIN)/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 		--no-emit-package cloutagent --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
 		--group dev --output-file requirements.lock pyproject.toml clients/python/pyproject.toml > /dev/null
-	npm install --prefix tests/clients --package-lock-only --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
+	cd tests/clients && npm install --package-lock-only --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
 
 .PHONY: generate
 generate: setup ## Generate stubs, Envoy's descriptor set and routes from protos/; what tells of settings from their class

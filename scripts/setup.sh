@@ -58,4 +58,4 @@ $venv/bin/python -m pip install --quiet --quiet --no-deps --no-build-isolation \
 
 command -v npm > /dev/null || fail "no npm found; install Node 20 or later, which the tests follow event streams with"
 echo "setup: installing what tests/clients/package-lock.json pins"
-npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
+(cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null)
