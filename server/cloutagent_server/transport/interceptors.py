@@ -12,7 +12,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -113,12 +113,14 @@ class ErrorAnswering(Around):
             _explain(error, method, request_id, code)
             status: Any = rpc_status.to_status(to_status(error, request_id))
             retry = call.retry_metadata(context, retry_seconds(error))
-            # A status waits behind the messages that the caller does not read.
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_STATUS_SECONDS):
                     await context.abort_with_status(
                         status._replace(trailing_metadata=(*status.trailing_metadata, *retry))
                     )
+            except TimeoutError:
+                # It is handed over, and waits behind messages that the caller does not read.
+                raise asyncio.CancelledError from None
         except BaseException:
             code = grpc.StatusCode.CANCELLED
             raise

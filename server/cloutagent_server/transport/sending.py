@@ -38,7 +38,11 @@ def sending(
                 async with guard, aclosing(handler.unary_stream(request, context)) as answers:
                     async for answer in answers:
                         guard.sending()
-                        await context.write(answer)
+                        try:
+                            await context.write(answer)
+                        except grpc.aio.BaseError as gone:
+                            # The caller is gone, or the server has stopped: what grpc tells by cancelling, too.
+                            raise asyncio.CancelledError from gone
                         guard.since = None
             except TimeoutError:
                 if not guard.noticed:

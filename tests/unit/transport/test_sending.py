@@ -20,6 +20,7 @@ from cloutagent_server.domain.project import Project
 from cloutagent_server.service.watch import WatchService
 from cloutagent_server.storage.base import ExecutionStorage
 from cloutagent_server.transport import interceptors
+from cloutagent_server.transport.sending import sending
 from cloutagent_server.transport.server import GrpcServer
 from tests.support import builders
 from tests.support import fake_engine as fake
@@ -200,3 +201,31 @@ async def sequences(call: Any) -> list[int]:
     while (answer := await call.read()) is not grpc.aio.EOF:
         found += [event.sequence for event in answer.events]
     return found
+
+
+async def test_a_caller_that_goes_during_a_write_has_cancelled() -> None:
+    """GRPC tells of it by an error of its own; nothing around the call may take that for a fault of the server."""
+    seen: list[BaseException] = []
+
+    @asynccontextmanager
+    async def around(_: object, __: object) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException as fault:
+            seen.append(fault)
+            raise
+
+    async def answers(_: object, __: object) -> AsyncIterator[bytes]:
+        yield b"one"
+
+    class Gone:
+        """A context whose caller has gone."""
+
+        async def write(self, _: bytes) -> None:
+            """As grpc.aio does it."""
+            raise grpc.aio.InternalError("failed")
+
+    handler: Any = sending(grpc.unary_stream_rpc_method_handler(answers), around, 20.0)
+    with pytest.raises(asyncio.CancelledError):
+        await handler.unary_stream(b"", Gone())
+    assert [type(fault) for fault in seen] == [asyncio.CancelledError]

@@ -24,9 +24,9 @@ from cloutagent_server.storage.filesystem.records import DIGEST, dump, load
 from cloutagent_server.storage.filesystem.schema import Schema
 
 _ENTRY: Final = Schema(1)
-# Version 1 had the markers of projects side by side.
 # Directories whose names this process has made durable.
 _MOST_KNOWN: Final = 4_096
+# Version 1 had the markers of projects side by side.
 _INDEX: Final = Schema(2, {1: lambda fields: {**fields, "outdated": True}})
 _KEY_CHANGE: Final = Schema(1)
 

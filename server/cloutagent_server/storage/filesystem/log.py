@@ -166,6 +166,9 @@ class ExecutionLog:
 
         Asks the kernel for what it has in memory, and nothing else, so that it may be called on the event loop.
         """
+        if self._changing.locked():
+            # What another process wrote may be known already and not be durable yet.
+            return None
         # The file is longer already by what this process appends, and tells of when that is done.
         writing, execution, size = self._writing, self._execution, self._size
         try:

@@ -10,8 +10,8 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 _MOST_FILES: Final = 4_096
-# Two changes within one tick of the file system's clock could leave the same times.
-_SETTLED_NS: Final = 100_000_000
+# Two changes within one tick of the file system's clock, at most a second, could leave the same times.
+_SETTLED_NS: Final = 2_000_000_000
 
 
 class Unchanged(Generic[T]):
