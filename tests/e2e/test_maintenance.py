@@ -24,6 +24,7 @@ class Operator:
         self._folder = folder
         self._env = {
             "PATH": os.environ["PATH"],
+            "METRICS_PORT": "0",
             "PROJECT_ROOT": str(root),
             "BACKUP_ROOT": str(folder / "backups"),
             "BACKUP_KEEP": "1",

@@ -7,9 +7,10 @@ import re
 import signal
 import stat
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -112,9 +113,16 @@ async def until_both_are_well(run_root: Path) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder in which the path of a Unix socket is not too long."""
+    with TemporaryDirectory(prefix="restart-") as folder:
+        yield Path(folder)
+
+
 # Five starts of a real server or Envoy, of a few seconds each where nothing else works.
 @pytest.mark.timeout(300)
-async def test_no_request_is_lost_when_both_servers_restart(tmp_path: Path) -> None:
+async def test_no_request_is_lost_when_both_servers_restart(tmp_path: Path, short_path: Path) -> None:
     settings = {
         "HOME": str(tmp_path),
         "ANTHROPIC_BASE_URL": "http://127.0.0.1:9",
@@ -123,14 +131,15 @@ async def test_no_request_is_lost_when_both_servers_restart(tmp_path: Path) -> N
         "RUN_ROOT": str(tmp_path / "runs"),
         "BACKUP_ENABLED": "false",
         "WARM_AGENTS": "0",
+        "METRICS_PORT": "0",
     }
-    socket = tmp_path / "second.sock"
+    socket = short_path / "second.sock"
     with reserved_port() as port:
         listening = ({"GRPC_PORT": str(port)}, {"GRPC_SOCKET": str(socket)})
         of_envoy = {
             "PORT": "0",
             "UPSTREAMS": f"127.0.0.1:{port}, unix:{socket}",
-            "RUN_ROOT": str(tmp_path / "e"),
+            "RUN_ROOT": str(short_path / "e"),
             "RATE_LIMIT_WRITES_PER_MINUTE": "0",
         }
         async with AsyncExitStack() as stack:
@@ -144,7 +153,7 @@ async def test_no_request_is_lost_when_both_servers_restart(tmp_path: Path) -> N
             address = re.search(r"http://\S+", envoy.said)
             assert address is not None
             rest = await stack.enter_async_context(httpx.AsyncClient(base_url=address[0], timeout=DEADLINE))
-            await until_both_are_well(tmp_path / "e")
+            await until_both_are_well(short_path / "e")
             created = (await rest.post("/api/v1/projects", json=PROJECT)).json()
 
             load = Load(rest)
@@ -154,10 +163,10 @@ async def test_no_request_is_lost_when_both_servers_restart(tmp_path: Path) -> N
                 tasks.create_task(load.write())
                 try:
                     for server in servers:
-                        await until_both_are_well(tmp_path / "e")
+                        await until_both_are_well(short_path / "e")
                         await server.stop()
                         await server.start()
-                    await until_both_are_well(tmp_path / "e")
+                    await until_both_are_well(short_path / "e")
                 finally:
                     load.end()
     assert set(load.answers) == {"GET 200", "POST 201"}, load.answers

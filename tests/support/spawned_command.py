@@ -20,13 +20,13 @@ class Spawned:
     """Use it as a context manager; at the end it is stopped in order, and killed if it does not stop."""
 
     def __init__(self, command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> None:
-        """Of this process's environment it sees the PATH alone. Its output goes to `log`."""
+        """Of this process's environment it sees the PATH alone; it shows no metrics. Its output goes to `log`."""
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={"PATH": os.environ["PATH"], **environment},
+                env={"PATH": os.environ["PATH"], **environment, "METRICS_PORT": "0"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

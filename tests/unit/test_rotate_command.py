@@ -20,7 +20,7 @@ async def rotate(folder: Path, root: Path, **settings: str) -> tuple[int, str, s
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "cloutagent_server", "rotate-encryption-key"),
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "PROJECT_ROOT": str(root), **settings},
+        env={"PATH": os.environ["PATH"], "METRICS_PORT": "0", "PROJECT_ROOT": str(root), **settings},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

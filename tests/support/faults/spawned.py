@@ -18,7 +18,7 @@ async def spawn(folder: Path, name: str, settings: dict[str, str], *arguments: s
             _COMMAND,
             *arguments,
             cwd=folder,
-            env={"PATH": os.environ["PATH"], **settings},
+            env={"PATH": os.environ["PATH"], "METRICS_PORT": "0", **settings},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=out,
             stderr=log,
