@@ -32,6 +32,10 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+def starts(output: str) -> int:
+    return len(re.findall(r"^ready$", output, re.MULTILINE))
+
+
 # Four starts of the whole stack.
 @pytest.mark.timeout(300)
 def test_changed_code_and_changed_protos_are_served_without_a_hand(tmp_path: Path) -> None:
@@ -77,8 +81,8 @@ def test_changed_code_and_changed_protos_are_served_without_a_hand(tmp_path: Pat
         assert descriptors.read_bytes() != before
 
         # What was generated did not count as one more change.
-        starts = re.findall(r"^ready$", develop.output, re.MULTILINE)
-        assert len(starts) == 3, develop.output
+        develop.until(lambda: starts(develop.output) >= 3, "said to be ready")
+        assert starts(develop.output) == 3, develop.output
         children = psutil.Process(develop.process.pid).children(recursive=True)
         assert develop.stop() == 0
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
