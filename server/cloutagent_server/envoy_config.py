@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -13,6 +15,9 @@ _PACKAGED = Path(__file__).parent / "_envoy"
 _CHECKED_IN = Path(__file__).parents[2] / "envoy"
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 _UNIX = "unix:"
+_METHOD = "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%"
+_TRACES = "traces"
+_TRACES_MILLISECONDS = 1000
 _RATE_LIMIT = "envoy.filters.http.local_ratelimit"
 # A year, as it is usual.
 _STRICT_TRANSPORT_SECURITY = "max-age=31536000"
@@ -39,6 +44,7 @@ class EnvoyAddresses:
         certificate_path: Absolute path of a file with a `certificate_resource`: Envoy listens with TLS. None: without.
         writes_per_minute: REST requests that change something, with one key or without a key from one address, before
             the answer is 429. 0: any number.
+        traces_url: Where an OTLP receiver takes traces over HTTP. None: there are none.
     """
 
     host: str
@@ -50,6 +56,7 @@ class EnvoyAddresses:
     other_upstreams: tuple[tuple[str, int], ...] = ()
     certificate_path: str | None = None
     writes_per_minute: int = 0
+    traces_url: str | None = None
 
 
 def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
@@ -102,6 +109,8 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
                 }
             }
         )
+    if addresses.traces_url is not None:
+        _trace(config, connection_manager["typed_config"], addresses.traces_url)
     for route in host["routes"]:
         body = route.get("direct_response", {}).get("body", {})
         if "filename" in body:
@@ -144,6 +153,56 @@ def _limit_writes(rate_limit: dict[str, Any], writes_per_minute: int) -> None:
         descriptor["token_bucket"] |= {"max_tokens": writes_per_minute, "tokens_per_fill": writes_per_minute}
     (retry_after,) = rate_limit["response_headers_to_add"]
     retry_after["header"]["value"] = str(math.ceil(60 / writes_per_minute))
+
+
+def _trace(config: dict[str, Any], connection_manager: dict[str, Any], url: str) -> None:
+    """One span for a request and one for what the server had of it, in the caller's trace if it names one."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    port = parts.port or (443 if secure else 80)
+    endpoint = {"endpoint": {"address": _upstream(parts.hostname or "", port)}}
+    cluster: dict[str, Any] = {
+        "name": _TRACES,
+        "type": "STRICT_DNS",
+        "dns_lookup_family": "V4_PREFERRED",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": _TRACES, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+    if secure:
+        cluster["transport_socket"] = {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": f"{_TLS}.UpstreamTlsContext",
+                "sni": parts.hostname,
+                "auto_sni_san_validation": True,
+                "common_tls_context": {
+                    "validation_context": {"trusted_ca": {"filename": ssl.get_default_verify_paths().cafile}}
+                },
+            },
+        }
+    config["static_resources"]["clusters"].append(cluster)
+    connection_manager["tracing"] = {
+        "spawn_upstream_span": True,
+        "operation": f"{_METHOD} %ROUTE_NAME%",
+        "upstream_operation": "server",
+        # As the caller sent them, before they were transcoded; and as in the access log without a query.
+        "custom_tags": [
+            {"tag": "http.method", "value": _METHOD},
+            {"tag": "http.url", "value": "%PATH(NQ:ORIG_OR_PATH):512%"},
+        ],
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                "service_name": "cloutagent-envoy",
+                "http_service": {"http_uri": {"uri": url, "cluster": _TRACES, "timeout": "3s"}},
+            },
+        },
+    }
+    (layer,) = config["layered_runtime"]["layers"]
+    layer["static_layer"]["tracing.opentelemetry.flush_interval_ms"] = _TRACES_MILLISECONDS
+    (access_log,) = connection_manager["access_log"]
+    access_log["typed_config"]["log_format"]["json_format"]["trace_id"] = "%TRACE_ID%"
 
 
 def _tls(certificate_path: str) -> dict[str, Any]:

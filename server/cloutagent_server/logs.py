@@ -7,6 +7,7 @@ import sys
 from typing import Final
 
 import structlog
+from opentelemetry.trace import format_trace_id, get_current_span
 
 from cloutagent_server.settings import LogLevel
 
@@ -23,6 +24,7 @@ def configure(level: LogLevel) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
+        _name_trace,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
@@ -30,6 +32,7 @@ def configure(level: LogLevel) -> None:
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.stdlib.add_log_level,
+            _name_trace,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
@@ -51,3 +54,11 @@ def configure(level: LogLevel) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
+
+
+def _name_trace(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Lines of what is traced name the trace."""
+    traced = get_current_span().get_span_context()
+    if traced.trace_flags.sampled:
+        line["trace_id"] = format_trace_id(traced.trace_id)
+    return line

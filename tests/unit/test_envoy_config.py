@@ -72,7 +72,11 @@ def test_envoy_accepts_the_rendered_configuration(tmp_path: Path, hardened: bool
         resource.write_text(json.dumps(certificate_resource(files.certificate, files.private_key, tmp_path)))
         others = (("127.0.0.4", 4003), ("server", 4004))
         addresses = replace(
-            ADDRESSES, other_upstreams=others, certificate_path=str(resource), writes_per_minute=1_000_000
+            ADDRESSES,
+            other_upstreams=others,
+            certificate_path=str(resource),
+            writes_per_minute=1_000_000,
+            traces_url="https://collector:4318/v1/traces",
         )
     config = tmp_path / "envoy.json"
     config.write_text(json.dumps(rendered_config(addresses)))
