@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 import grpc
 from opentelemetry.context import Context as TraceContext
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import INVALID_SPAN, NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from cloutagent_server.transport import context as call
@@ -27,11 +27,16 @@ _FAULTS: Final = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+_UNTRACED: Final = nullcontext(INVALID_SPAN)
+
+
+def call_span(tracer: Tracer, method: str, context: Context) -> AbstractContextManager[Span]:
+    """The block is a call of `method` (`/package.Service/Method`), in the trace that its caller names, if any."""
+    return _UNTRACED if isinstance(tracer, NoOpTracer) else _traced(tracer, method, context)
 
 
 @contextmanager
-def call_span(tracer: Tracer, method: str, context: Context) -> Iterator[Span]:
-    """The block is a call of `method` (`/package.Service/Method`), in the trace that its caller names, if any."""
+def _traced(tracer: Tracer, method: str, context: Context) -> Iterator[Span]:
     name = method.removeprefix("/")
     with tracer.start_as_current_span(
         name,
