@@ -64,7 +64,7 @@ def test_server_and_envoy_serve_are_found_well_and_stop_in_order(tmp_path: Path,
 
         at = envoy["environment"] | {"HOST": "127.0.0.1", "PORT": str(port)} | places
         with Spawned(sidecar, tmp_path, tmp_path / "envoy.log", at) as front:
-            front.until(lambda: f"Envoy listens on 127.0.0.1:{port}" in front.output, "listening")
+            front.until(lambda: "ready" in front.output.splitlines(), "listening")
             front.until(lambda: healthy(envoy, ports), "well")
             answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/projects", trust_env=False)
             assert (answer.status_code, answer.json()["code"]) == (401, 16)
@@ -149,7 +149,7 @@ def test_envoys_container_needs_no_key_wherever_it_runs(tmp_path: Path) -> None:
     values = {"APP_ENV": "production", "NODE_ENV": "production", "ENCRYPTION_KEY": "no key", "PORT": str(port)}
     values |= {"RUN_ROOT": str(tmp_path), "HOME": str(tmp_path)}
     with Spawned([sys.executable, "-m", "cloutagent_server.sidecar"], tmp_path, tmp_path / "log", values) as front:
-        front.until(lambda: f"Envoy listens on 127.0.0.1:{port}" in front.output, "listening")
+        front.until(lambda: "ready" in front.output.splitlines(), "listening")
         answer = httpx.get(f"http://127.0.0.1:{port}/api/health", trust_env=False)
         assert (answer.status_code, answer.json()["code"]) == (503, 14), "there is no server behind it"
         assert front.stop() == 0
