@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.certificates import Authority
 from tests.support.compose import REPOSITORY, Json, read
 from tests.support.spawned_command import Spawned, free_port
 
@@ -69,8 +70,9 @@ def confined(service: Json, volumes: Mapping[str, Path]) -> list[str]:
     for path in {sys.prefix, str(REPOSITORY)}:
         command += ["--ro-bind", path, path]
     for mount in service["volumes"]:
-        volume = str(volumes[mount["target"]])
-        command += ["--ro-bind" if mount.get("read_only") else "--bind", volume, volume]
+        volume = Path(mount["source"]) if mount["type"] == "bind" else volumes.get(mount["target"])
+        if volume is not None:
+            command += ["--ro-bind" if mount.get("read_only") else "--bind", str(volume), str(volume)]
     return command
 
 
@@ -99,7 +101,7 @@ def healthy(service: Json, environment: Mapping[str, str]) -> bool:
     """Whether the container's health check finds it well; Docker may have told all containers of a proxy."""
     kind, program, *arguments = service["healthcheck"]["test"]
     assert (kind, program) == ("CMD", "python")
-    values = {"PATH": os.environ["PATH"], "http_proxy": "http://127.0.0.1:9"}
+    values = {"PATH": os.environ["PATH"], "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, env=values | dict(environment), capture_output=True, check=False, timeout=30)
     return done.returncode == 0
@@ -113,7 +115,7 @@ def guess(url: str, source: str) -> int:
 
 
 @pytest.mark.timeout(240)
-def test_server_and_envoy_are_found_well_and_stop_in_order(
+def test_server_and_envoy_are_found_well_with_and_without_tls_and_stop_in_order(
     tmp_path: Path, services: dict[str, Json], volumes: dict[str, Path]
 ) -> None:
     server, envoy, port = services["server"], services["envoy"], free_port()
@@ -135,10 +137,24 @@ def test_server_and_envoy_are_found_well_and_stop_in_order(
             url = f"http://127.0.0.1:{port}"
             assert [guess(url, "127.0.0.2") for _ in range(3)] == [401, 401, 429]
             assert guess(url, "127.0.0.3") == 401, "who calls from elsewhere is not taken for the one who guessed"
-        assert not healthy(envoy, front_at)
+
+        authority, folder = Authority(), tmp_path / "tls"
+        folder.mkdir()
+        files = authority.issue_to(folder)
+        names = {"TLS_CERTIFICATE_FILE": str(files.certificate), "TLS_PRIVATE_KEY_FILE": str(files.private_key)}
+        with_tls = read(tmp_path, "prod", **SECRETS, **names, TLS_FOLDER=str(folder))["services"]
+        assert with_tls["server"]["environment"] == server["environment"], "the files are not in its container"
+        secure_at = placed(with_tls["envoy"], volumes) | {"HOST": "127.0.0.1", "PORT": str(port), "RUN_ROOT": "/tmp"}
+        with container(with_tls["envoy"], volumes, SIDECAR, tmp_path / "tls.log", secure_at) as secure:
+            secure.until(lambda: healthy(with_tls["envoy"], secure_at), "well")
+            with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=authority.client_context()) as client:
+                assert client.get("/api/health").headers["strict-transport-security"]
+            assert not healthy(envoy, front_at), "it is not served without TLS"
+        assert not healthy(with_tls["envoy"], secure_at)
         assert healthy(server, at)
-    for log in (running.output, front.output):
+    for log in (running.output, front.output, secure.output):
         assert not [secret for secret in SECRETS.values() if secret in log]
+        assert "PRIVATE KEY" not in log
 
 
 @pytest.mark.timeout(240)

@@ -155,6 +155,8 @@ def test_the_whole_env_file_reaches_the_server_but_for_places_of_the_container(
         "ANTHROPIC_API_KEY": "sk-ant-" + "v" * 30,
         "MAX_QUEUED_EXECUTIONS": "5",
         "GRPC_SOCKET": "/somewhere/else.sock",
+        "TLS_CERTIFICATE_FILE": "/on/the/host.pem",
+        "TLS_PRIVATE_KEY_FILE": "/on/the/host.key",
     }
     (folder / ".env").write_text(EXAMPLE.read_text() + "".join(f"{name}={value}\n" for name, value in own.items()))
     environment = compose.read(folder, "prod")["services"]["server"]["environment"]
@@ -164,7 +166,7 @@ def test_the_whole_env_file_reaches_the_server_but_for_places_of_the_container(
     assert settings.app_env is Environment.PRODUCTION
     assert settings.max_queued_executions == 5
     assert settings.admin_api_key is not None and settings.anthropic_api_key is not None
-    assert settings.grpc_socket == Path(SOCKETS, "server.sock")
+    assert (settings.grpc_socket, settings.certificate) == (Path(SOCKETS, "server.sock"), None)
     places = (settings.project_root, settings.backup_root, settings.run_root)
     assert places == (Path("/app/projects"), Path("/app/backups"), Path("/app/runs"))
 
@@ -203,6 +205,15 @@ def test_server_and_envoy_share_the_socket_which_the_server_alone_can_make(servi
         (line,) = [line for line in instructions if "install -d" in line]
         assert "useradd --uid 10001 --user-group" in line
         assert f"install -d -o {owner} -g {owner} -m 0700 " in line and line.split()[-1] == SOCKETS
+
+
+def test_the_folder_of_the_certificate_has_one_path_on_both_sides(tmp_path: Path, services: dict[str, Json]) -> None:
+    files = {"TLS_CERTIFICATE_FILE": "/etc/tls/fullchain.pem", "TLS_PRIVATE_KEY_FILE": "/etc/tls/privkey.pem"}
+    read = compose.read(tmp_path, "prod", ENCRYPTION_KEY=ENCRYPTION_KEY, TLS_FOLDER="/etc/tls", **files)["services"]
+    (mount,) = [mount for mount in read["envoy"]["volumes"] if mount["type"] == "bind"]
+    assert (mount["source"], mount["target"], mount["read_only"]) == ("/etc/tls", "/etc/tls", True)
+    assert files.items() <= read["envoy"]["environment"].items()
+    assert {mount["type"] for mount in services["envoy"]["volumes"]} == {"volume"}, "none unless it is named"
 
 
 def test_envoys_container_gets_no_key(tmp_path: Path) -> None:
