@@ -195,7 +195,7 @@ def test_envoy_that_cannot_start_says_why_and_fails(tmp_path: Path, environment:
     assert told in refused.output
 
 
-def test_envoys_container_needs_no_key_wherever_it_runs(tmp_path: Path) -> None:
+def test_envoys_container_needs_no_key_wherever_it_runs_and_ends_with_envoy(tmp_path: Path) -> None:
     port = free_port()
     values = {"APP_ENV": "production", "NODE_ENV": "production", "ENCRYPTION_KEY": "no key", "PORT": str(port)}
     values |= {"RUN_ROOT": str(tmp_path), "HOME": str(tmp_path)}
@@ -203,4 +203,7 @@ def test_envoys_container_needs_no_key_wherever_it_runs(tmp_path: Path) -> None:
         front.until(lambda: "ready" in front.output.splitlines(), "listening")
         answer = httpx.get(f"http://127.0.0.1:{port}/api/health", trust_env=False)
         assert (answer.status_code, answer.json()["code"]) == (503, 14), "there is no server behind it"
-        assert front.stop() == 0
+        (child,) = psutil.Process(front.process.pid).children()
+        child.kill()
+        assert front.process.wait(60) == 1, "so that the container is started again"
+    assert "Envoy ended by itself with exit code -9" in front.output
