@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +13,13 @@ import pytest
 from cloutagent.v1 import execution_pb2, project_pb2
 from cloutagent_server.envoy_config import EnvoyAddresses, rendered_config
 from cloutagent_server.envoy_process import EnvoyProcess
-from tests.support.edge_server import EdgeServer, running_envoy
+from tests.support.api.rest import http_client
+from tests.support.edge_server import EdgeServer, assert_error, running_envoy
+from tests.support.raw_http import answer_to
 
 pytestmark = pytest.mark.e2e
 
 DEADLINE = 10.0
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[EdgeServer]:
-    async with EdgeServer().serve() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def envoy(server: EdgeServer, tmp_path: Path) -> AsyncIterator[EnvoyProcess]:
-    async with running_envoy(server.port, tmp_path) as process:
-        yield process
-
-
-@pytest.fixture
-async def rest(envoy: EnvoyProcess) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as client:
-        yield client
-
-
-def assert_error(response: httpx.Response, status: int, code: int) -> dict[str, Any]:
-    """The response is an error in the API's shape; returns it."""
-    assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
-    error: dict[str, Any] = response.json()
-    assert set(error) == {"code", "message", "details"}
-    assert error["code"] == code
-    assert error["message"]
-    return error
-
-
-async def send_raw(port: int, request: bytes) -> tuple[int, dict[str, Any]]:
-    """Status and JSON body of the answer to these bytes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(request)
-        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)).decode()
-        length = next(line for line in head.lower().splitlines() if line.startswith("content-length:"))
-        body = await asyncio.wait_for(reader.readexactly(int(length.split(":")[1])), DEADLINE)
-        return int(head.split()[1]), json.loads(body)
-    finally:
-        writer.close()
 
 
 # REST answers
@@ -212,16 +172,13 @@ async def test_faults_of_the_protocol_are_json(envoy: EnvoyProcess) -> None:
         (431, b"GET /api/health HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 100_000 + b"\r\n\r\n"),
         (400, b"GET /api/health HTTP/1.1\r\nhost: a\r\nbad header: 1\r\n\r\n"),
     ):
-        answer, error = await send_raw(envoy.port, request)
-        assert (answer, error["code"]) == (status, 3)
-        assert error["message"]
+        answer = await answer_to(envoy.port, request)
+        assert (answer.status, answer.document["code"]) == (status, 3)
+        assert answer.document["message"]
 
 
-async def test_without_the_server_it_is_503(tmp_path: Path) -> None:
-    async with (
-        running_envoy(1, tmp_path) as envoy,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
-    ):
+async def test_without_the_server_it_is_503(cut_off: EnvoyProcess) -> None:
+    async with http_client(f"127.0.0.1:{cut_off.port}") as rest:
         error = assert_error(await rest.get("/api/health"), 503, 14)
     assert error["details"][0]["reason"] == "SERVER_UNAVAILABLE"
 
@@ -287,15 +244,15 @@ async def test_a_transcoded_call_has_the_limits_of_its_method(
     monkeypatch.setattr("cloutagent_server.envoy_process.rendered_config", impatient)
     async with running_envoy(server.port, tmp_path) as envoy:
         async with (
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+            http_client(f"127.0.0.1:{envoy.port}") as rest,
             asyncio.TaskGroup() as tasks,
         ):
             execute = tasks.create_task(rest.post("/api/v1/projects/p1/execute", json={"prompt": "wait"}))
             stream = tasks.create_task(rest.get("/api/v1/executions/e1/stream"))
             # These wait out their limit; what started before them has none, and is still there.
             unfinished = b"POST /api/v1/projects HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{"
-            status, error = await send_raw(envoy.port, unfinished)
-            assert (status, error["code"]) == (408, 4)
+            answer = await answer_to(envoy.port, unfinished)
+            assert (answer.status, answer.document["code"]) == (408, 4)
             assert_error(await rest.get("/api/v1/projects/wait"), 504, 4)
             server.gate.set()
         assert execute.result().json()["result"] == "4"
@@ -332,7 +289,7 @@ async def test_the_access_log_holds_no_key_no_query_and_no_body(
 ) -> None:
     async with (
         running_envoy(server.port, tmp_path) as envoy,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+        http_client(f"127.0.0.1:{envoy.port}") as rest,
     ):
         headers = {"x-api-key": "cla_hidden", "authorization": "Bearer hidden", "x-request-id": "r1"}
         await rest.patch("/api/v1/projects/p1?updateMask=hidden", json={"name": "hidden"}, headers=headers)

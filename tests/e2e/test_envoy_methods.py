@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,28 +10,12 @@ import pytest
 from google.api import annotations_pb2
 
 from cloutagent_server.transport.server import FILES
-from tests.support.edge_server import EdgeServer, running_envoy
+from tests.support.edge_server import EdgeServer, assert_error
 
 pytestmark = pytest.mark.e2e
 
-DEADLINE = 10.0
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 JSON = "application/json"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[EdgeServer]:
-    async with EdgeServer().serve() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def rest(server: EdgeServer, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with (
-        running_envoy(server.port, tmp_path) as envoy,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as client,
-    ):
-        yield client
 
 
 def paths() -> dict[str, set[str]]:
@@ -47,14 +29,6 @@ def paths() -> dict[str, set[str]]:
                     taken = found.setdefault(re.sub(r"{[^}]*}", "x1", getattr(rule, verb)), set())
                     taken |= {verb.upper(), "HEAD"} if verb == "get" and not method.server_streaming else {verb.upper()}
     return found
-
-
-def assert_error(response: httpx.Response, status: int, code: int) -> None:
-    """The response is an error in the API's shape."""
-    assert (response.status_code, response.headers["content-type"]) == (status, JSON)
-    error = response.json()
-    assert set(error) == {"code", "message", "details"}
-    assert (error["code"], type(error["message"]), type(error["details"])) == (code, str, list)
 
 
 async def test_every_path_names_the_methods_it_takes(rest: httpx.AsyncClient, server: EdgeServer) -> None:
