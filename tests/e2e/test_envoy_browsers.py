@@ -130,15 +130,19 @@ async def test_a_page_of_an_allowed_origin_may_ask(rest: httpx.AsyncClient, serv
             allowed = set(response.headers["access-control-allow-headers"].split(", "))
             assert {"x-api-key", "content-type", "idempotency-key", "last-event-id", "x-grpc-web"} <= allowed
             assert "access-control-allow-credentials" not in response.headers
+            assert response.headers["vary"] == "origin"
     assert server.requests == []
 
 
 async def test_a_page_of_another_origin_may_not(rest: httpx.AsyncClient) -> None:
     for origin in (OTHER_PAGE, "http://app.example", "https://app.example:8443", "null"):
         response = await rest.options("/api/v1/projects", headers=preflight(origin, "POST", "x-api-key"))
-        assert "access-control-allow-origin" not in response.headers
+        assert ("access-control-allow-origin" in response.headers, response.headers["vary"]) == (False, "origin")
         response = await rest.get("/api/v1/projects", headers={"origin": origin})
         assert (response.status_code, "access-control-allow-origin" in response.headers) == (200, False)
+        # A cache that keeps this answer must not give it to the pages that may read theirs.
+        assert response.headers["vary"] == "origin"
+    assert (await rest.get("/api/v1/projects")).headers["vary"] == "origin"
 
 
 async def test_an_allowed_page_may_read_every_answer(rest: httpx.AsyncClient) -> None:
@@ -161,7 +165,7 @@ async def test_an_allowed_page_may_read_every_answer(rest: httpx.AsyncClient) ->
         (200, await call(rest, GET_PROJECT, project_pb2.GetProjectRequest(project_id="p1"), origin=PAGE)),
     ):
         assert response.status_code == status
-        assert response.headers["access-control-allow-origin"] == PAGE
+        assert (response.headers["access-control-allow-origin"], response.headers["vary"]) == (PAGE, "origin")
         exposed = set(response.headers["access-control-expose-headers"].split(", "))
         assert {"grpc-status", "grpc-message", "grpc-status-details-bin", "x-request-id", "retry-after"} <= exposed
 

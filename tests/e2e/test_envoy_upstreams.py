@@ -27,6 +27,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-frame-options": "DENY",
     "cache-control": "no-store",
+    "vary": "origin",
 }
 
 
@@ -40,6 +41,9 @@ HEADERS = {
         ("GET", "/nothing", 404),
         ("GET", "/api/v1/projects/code-13", 500),
         ("GET", "/api/v1/projects/%2F", 400),
+        ("PUT", "/api/health", 405),
+        ("OPTIONS", "/api/health", 204),
+        ("GET", "/api/openapi.json", 200),
     ],
 )
 async def test_every_answer_has_the_headers(rest: httpx.AsyncClient, method: str, path: str, status: int) -> None:
