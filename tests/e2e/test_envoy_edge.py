@@ -224,10 +224,13 @@ async def test_over_http2_headers_that_are_too_large_reset_the_stream_alone(
         assert b"".join([chunk async for chunk in chunks]).endswith(b"data: {}\n\n")
 
 
-async def test_without_the_server_it_is_503(cut_off: EnvoyProcess) -> None:
+@pytest.mark.parametrize("path", ["/api/health", "/api/v1/executions/e1/stream", "/api/v1/projects/p1/usage/stream"])
+async def test_without_the_server_it_is_503(cut_off: EnvoyProcess, path: str) -> None:
     async with http_client(f"127.0.0.1:{cut_off.port}") as rest:
-        error = assert_error(await rest.get("/api/health"), 503, 14)
+        response = await rest.get(path, headers={"accept": "text/event-stream"})
+    error = assert_error(response, 503, 14)
     assert error["details"][0]["reason"] == "SERVER_UNAVAILABLE"
+    assert response.headers["retry-after"] == "1"
 
 
 async def test_the_query_does_not_override_the_path(rest: httpx.AsyncClient, server: EdgeServer) -> None:
