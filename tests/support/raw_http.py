@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import h11
+
 _DEADLINE = 10.0
 
 
@@ -36,9 +38,20 @@ async def answer_to(port: int, request: bytes) -> RawAnswer:
 
 
 async def read_answer(reader: asyncio.StreamReader) -> RawAnswer:
-    """The next answer of a connection; its length has to be told."""
-    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
-    fields = (line.partition(":") for line in lines)
-    headers = {name.lower(): value.strip() for name, _, value in fields}
-    assert len(headers) == len(lines), "a header comes twice"
-    return RawAnswer(int(first.split()[1]), headers, await reader.readexactly(int(headers["content-length"])))
+    """The next answer of a connection, as to a GET."""
+    http = h11.Connection(h11.CLIENT)
+    http.send(h11.Request(method="GET", target="/", headers=[("host", "a")]))
+    http.send(h11.EndOfMessage())
+    head: h11.Response | None = None
+    body = bytearray()
+    while not isinstance(event := http.next_event(), h11.EndOfMessage):
+        if event is h11.NEED_DATA:
+            http.receive_data(await reader.read(65_536))
+        elif isinstance(event, h11.Response):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+    assert head is not None
+    headers = {name.decode(): value.decode() for name, value in head.headers}
+    assert len(headers) == len(head.headers), "a header comes twice"
+    return RawAnswer(head.status_code, headers, bytes(body))
