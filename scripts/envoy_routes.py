@@ -55,7 +55,8 @@ def path_routes(image: FileDescriptorSet) -> list[PathRoute]:
             for method in service.method:
                 rule = method.options.Extensions[annotations_pb2.http]
                 for verb, template in _bindings(rule):
-                    pattern = _VARIABLE.sub(_SEGMENT, template)
+                    # The transcoder passes over a slash at the end.
+                    pattern = f"{_VARIABLE.sub(_SEGMENT, template)}/?"
                     path = found.setdefault(pattern, PathRoute(pattern, {"OPTIONS"}))
                     path.methods.add(verb)
                     path.writes |= bool(rule.body)

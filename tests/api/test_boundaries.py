@@ -60,6 +60,7 @@ PREFIXES = [
     "/api/v1/projects/{other}%20",
     "/api/v1/projects/%20{other}",
     "/api/v1/projects/{other}.",
+    "/api/v1/projects/{other}/",
     "/API/V1/PROJECTS/{other}",
 ]
 # Headers by which some proxies and frameworks take a request for another one.

@@ -46,7 +46,7 @@ async def test_a_project_as_curl_creates_it(http: httpx.AsyncClient) -> None:
         ("GET", "/"),
         ("GET", "/api/v1/nothing"),
         ("GET", "/api/v2/projects"),
-        ("PUT", "/api/v1/projects/"),
+        ("PUT", "/api/v1/projects/p1/nothing"),
         ("OPTIONS", "/api/v1/nothing"),
         ("POST", "/cloutagent.v1.ProjectService/Nothing"),
     ],

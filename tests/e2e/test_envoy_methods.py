@@ -16,6 +16,8 @@ pytestmark = pytest.mark.e2e
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 JSON = "application/json"
+# None is what a client of gRPC says.
+NEARLY_GRPC = ("application/grpc;x", "application/grpcx", "application/grpc-web;x", "application/grpc,application/json")
 
 
 def paths() -> dict[str, set[str]]:
@@ -105,6 +107,7 @@ async def test_a_body_of_another_type_is_415(rest: httpx.AsyncClient, server: Ed
         "multipart/form-data; boundary=b",
         "application/jsonp",
         "json",
+        *NEARLY_GRPC,
     ):
         headers = {"content-type": content_type}
         assert_error(await rest.post("/api/v1/projects", content=b'{"name": "n"}', headers=headers), 415, 3)
@@ -115,6 +118,41 @@ async def test_a_body_of_another_type_is_415(rest: httpx.AsyncClient, server: Ed
         assert_error(await rest.put("/api/v1/projects", content=b"{}", headers=headers), 405, 12)
     # What has no body has no type.
     assert (await rest.get("/api/v1/projects", headers={"content-type": "text/plain"})).status_code == 200
+
+
+async def test_no_name_of_json_lifts_the_limit_of_its_size(rest: httpx.AsyncClient, server: EdgeServer) -> None:
+    body = b'{"prompt": "' + b"x" * 2_097_152 + b'"}'
+    for content_type in (JSON, "application/grpcx+json", "application/grpc-web+json"):
+        headers = {"content-type": content_type}
+        assert_error(await rest.post("/api/v1/projects/p1/execute", content=body, headers=headers), 413, 3)
+    assert server.requests == []
+
+
+async def test_no_spelling_of_a_path_passes_by_its_routes(rest: httpx.AsyncClient, server: EdgeServer) -> None:
+    headers = {"origin": "https://elsewhere.example", "content-type": "text/plain"}
+    for path in (
+        "/api/v1/projects/",
+        "/api/v1//projects//",
+        "/api/v1/x/../projects/",
+        "/api/v1/projects/.",
+        "/api/v1/projects/%2e",
+        "/api/v1/project%73",
+        "/api/v1/%70rojects/",
+        "/api/v1/projects;x",
+        "/api/v1/projects:",
+        "/api/v1/projects%3Fx",
+        "/api/v1/projects/?page_size=1",
+        "/api/v1/projects/p1/execute/",
+        "/api/v1/projects/p1/execute/?",
+        "/api/v1/projects/p1/execut%65",
+        "/api/v1/projects/p1/secrets:encrypt/",
+        "/api/v1/projects/p1/secrets%3Aencrypt",
+        "/api/v1/projects/p1/secrets/S:restore/",
+    ):
+        response = await rest.post(path, content=b'{"name": "n"}', headers=headers)
+        assert response.status_code in (404, 415), path
+        assert server.requests == [], path
+    assert (await rest.put("/api/v1/projects/")).headers["allow"] == "GET, HEAD, OPTIONS, POST"
 
 
 async def test_a_page_cannot_create_by_a_form(rest: httpx.AsyncClient, server: EdgeServer) -> None:

@@ -102,6 +102,28 @@ async def test_what_is_limited_and_what_is_not(server: EdgeServer, tmp_path: Pat
                 await projects.CreateProject(request, metadata=(("x-api-key", "one"),), timeout=DEADLINE)
 
 
+async def test_no_content_type_evades_the_limit(server: EdgeServer, tmp_path: Path) -> None:
+    async with (
+        running_envoy(server.port, tmp_path, writes_per_minute=2) as envoy,
+        http_client(f"127.0.0.1:{envoy.port}") as rest,
+    ):
+        for kind in (
+            "application/grpc;x",
+            "application/grpcx",
+            "application/grpcx+json",
+            "application/grpc-web;x",
+            "application/grpc-web+json",
+            "application/grpc+json",
+            "Application/GRPC",
+        ):
+            server.forget()
+            headers = {"content-type": kind, **key(kind)}
+            for _ in range(2):
+                await rest.post(PROJECTS, json=BODY, headers=headers)
+                await rest.delete(f"{PROJECTS}/p1", headers=headers)
+            assert len(server.requests) <= 2, kind
+
+
 async def test_the_keys_that_are_counted_are_shown_nowhere(
     server: EdgeServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
