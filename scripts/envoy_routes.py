@@ -1,4 +1,4 @@
-"""The routes of `envoy.yaml` that follow from the protos: which methods a path takes, and that its body is JSON."""
+"""The routes of `envoy.yaml` that refuse: methods that a path does not take, and bodies that are not JSON."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _JSON = r"(?i)application/([\w.+-]+\+)?json\s*(;.*)?"
 # And what curl says by itself of a body, which is taken for JSON.
 _JSON_OR_FORM = r"(?i)application/(([\w.+-]+\+)?json|x-www-form-urlencoded)\s*(;.*)?"
 _NOT_JSON = "the content-type must be application/json"
+# What Envoy answers by itself, and the protos do not know.
+_PAGES = ("/api/docs", "/api/docs[.]css", "/api/openapi[.]json")
 
 
 @dataclass
@@ -46,14 +48,15 @@ class PathRoute:
 
 
 def path_routes(image: FileDescriptorSet) -> list[PathRoute]:
-    """All paths that the `google.api.http` options in these files name, sorted."""
-    found: dict[str, PathRoute] = {}
+    """All paths that the `google.api.http` options in these files name, and those of the documentation, sorted."""
+    found = {pattern: PathRoute(pattern, {"GET", "HEAD", "OPTIONS"}) for pattern in _PAGES}
     for file in image.file:
         for service in file.service:
             for method in service.method:
                 rule = method.options.Extensions[annotations_pb2.http]
                 for verb, template in _bindings(rule):
-                    pattern = _VARIABLE.sub(_SEGMENT, template)
+                    # The transcoder passes over a slash at the end.
+                    pattern = f"{_VARIABLE.sub(_SEGMENT, template)}/?"
                     path = found.setdefault(pattern, PathRoute(pattern, {"OPTIONS"}))
                     path.methods.add(verb)
                     path.writes |= bool(rule.body)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from cloutagent_server.domain.errors import StorageUnavailable
 from tests.support.api.rest import failure_of, http_client
 from tests.support.api.scenario import Projects, project_body
 from tests.support.api.stage import REST, Stage
@@ -45,7 +46,7 @@ async def test_a_project_as_curl_creates_it(http: httpx.AsyncClient) -> None:
         ("GET", "/"),
         ("GET", "/api/v1/nothing"),
         ("GET", "/api/v2/projects"),
-        ("PUT", "/api/v1/projects/"),
+        ("PUT", "/api/v1/projects/p1/nothing"),
         ("OPTIONS", "/api/v1/nothing"),
         ("POST", "/cloutagent.v1.ProjectService/Nothing"),
     ],
@@ -205,6 +206,29 @@ async def test_every_answer_has_a_request_id(http: httpx.AsyncClient) -> None:
     assert response.headers["x-request-id"] == "mine-1"
     detail = failure_of(response).detail("RequestInfo")
     assert detail is not None and detail["requestId"] == "mine-1"
+
+
+async def test_a_storage_that_fails_is_503_with_retry_after(
+    http: httpx.AsyncClient, stage: Stage, projects: Projects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = await projects()
+
+    async def broken(*_: object) -> None:
+        raise StorageUnavailable("no space left in /secret/path")
+
+    monkeypatch.setattr(stage.storage.projects, "list", broken)
+    response = await http.get("/api/v1/projects", headers={"x-api-key": project.key})
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    failure = failure_of(response)
+    assert (failure.code, failure.reason) == ("UNAVAILABLE", "SERVER_UNAVAILABLE")
+    assert "/secret/path" not in response.text
+
+
+async def test_a_deadline_that_passes_is_504(http: httpx.AsyncClient, projects: Projects) -> None:
+    project = await projects()
+    headers = {"x-api-key": project.key, "grpc-timeout": "200m"}
+    response = await http.post(f"/api/v1/projects/{project.id}/execute", json={"prompt": "hang"}, headers=headers)
+    assert (response.status_code, failure_of(response).code) == (504, "DEADLINE_EXCEEDED")
 
 
 async def test_a_body_larger_than_2_mib_is_413(http: httpx.AsyncClient, projects: Projects) -> None:

@@ -14,7 +14,9 @@ import pytest
 
 from cloutagent_server.envoy_config import EnvoyAddresses, rendered_config
 from cloutagent_server.envoy_process import EnvoyProcess
+from tests.support.api.rest import http_client
 from tests.support.edge_server import EdgeServer, running_envoy
+from tests.support.raw_http import answer_to
 
 pytestmark = pytest.mark.e2e
 
@@ -25,25 +27,8 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-frame-options": "DENY",
     "cache-control": "no-store",
+    "vary": "origin",
 }
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[EdgeServer]:
-    async with EdgeServer().serve() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def envoy(server: EdgeServer, tmp_path: Path) -> AsyncIterator[EnvoyProcess]:
-    async with running_envoy(server.port, tmp_path) as process:
-        yield process
-
-
-@pytest.fixture
-async def rest(envoy: EnvoyProcess) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as client:
-        yield client
 
 
 @pytest.mark.parametrize(
@@ -56,6 +41,9 @@ async def rest(envoy: EnvoyProcess) -> AsyncIterator[httpx.AsyncClient]:
         ("GET", "/nothing", 404),
         ("GET", "/api/v1/projects/code-13", 500),
         ("GET", "/api/v1/projects/%2F", 400),
+        ("PUT", "/api/health", 405),
+        ("OPTIONS", "/api/health", 204),
+        ("GET", "/api/openapi.json", 200),
     ],
 )
 async def test_every_answer_has_the_headers(rest: httpx.AsyncClient, method: str, path: str, status: int) -> None:
@@ -74,14 +62,9 @@ async def test_answers_to_faults_of_the_protocol_have_the_headers(envoy: EnvoyPr
         b"GET /api/health HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 100_000 + b"\r\n\r\n",
         b"GET /api/health HTTP/1.1\r\nhost: a\r\n" + b"x: y\r\n" * 200 + b"\r\n",
     ):
-        reader, writer = await asyncio.open_connection("127.0.0.1", envoy.port)
-        try:
-            writer.write(request)
-            head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)).decode().lower().splitlines()
-        finally:
-            writer.close()
-        assert int(head[0].split()[1]) in (400, 431)
-        assert {f"{name}: {value}".lower() for name, value in HEADERS.items()} <= set(head)
+        answer = await answer_to(envoy.port, request)
+        assert answer.status in (400, 431)
+        assert HEADERS.items() <= answer.headers.items()
 
 
 async def test_more_calls_than_the_circuit_breaker_allows_are_503(
@@ -96,7 +79,7 @@ async def test_more_calls_than_the_circuit_breaker_allows_are_503(
     monkeypatch.setattr("cloutagent_server.envoy_process.rendered_config", narrow)
     async with (
         running_envoy(server.port, tmp_path) as envoy,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+        http_client(f"127.0.0.1:{envoy.port}") as rest,
         asyncio.TaskGroup() as tasks,
     ):
         waiting = tasks.create_task(rest.get("/api/v1/projects/wait"))
@@ -157,8 +140,7 @@ async def test_what_reads_is_asked_again_of_another_server_and_what_changes_some
         relays = [await stack.enter_async_context(Relay(each.port).open()) for each in servers]
         others = (("127.0.0.1", relays[1].port),)
         envoy = await stack.enter_async_context(running_envoy(relays[0].port, tmp_path, other_upstreams=others))
-        base_url = f"http://127.0.0.1:{envoy.port}"
-        rest = await stack.enter_async_context(httpx.AsyncClient(base_url=base_url, timeout=DEADLINE))
+        rest = await stack.enter_async_context(http_client(f"127.0.0.1:{envoy.port}"))
 
         body = {"prompt": "wait"} if method == "POST" else None
         asked = asyncio.create_task(rest.request(method, path, json=body))
