@@ -18,6 +18,7 @@ from cloutagent_server.domain.errors import CloutAgentError, StorageUnavailable,
 from cloutagent_server.envoy_process import EnvoyFailed
 from cloutagent_server.folder_lock import FolderInUse
 from cloutagent_server.foreground import ComponentDied
+from cloutagent_server.monitoring.tracing import name_trace
 from cloutagent_server.service.key_rotation import Progress
 from cloutagent_server.service.secret_care import WrongEncryptionKey
 from cloutagent_server.settings import ENV_FILE, InvalidSettings, Settings, load, with_encryption_key
@@ -234,7 +235,7 @@ def _settings(local_model: bool = False) -> Settings:
         typer.echo(preflight.KEY_MISSING, err=True)
         raise typer.Exit(1)
     settings, generated = with_encryption_key(settings)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, name_trace)
     if generated:
         typer.echo(f"a new ENCRYPTION_KEY was written to {ENV_FILE}; keep it: it opens the stored secrets", err=True)
     return settings
