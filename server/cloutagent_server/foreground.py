@@ -26,13 +26,14 @@ def stop_signal() -> asyncio.Event:
 
 @asynccontextmanager
 async def running_envoy(
-    settings: Settings, upstreams: Sequence[tuple[str, int]], directory: Path
+    settings: Settings, upstreams: Sequence[tuple[str, int]], directory: Path, *, loopback_only: bool = False
 ) -> AsyncIterator[EnvoyProcess]:
     """An Envoy as the settings want it in front of the servers at `upstreams`, which at the end drains and stops.
 
-    `directory` is its own for as long. Raises EnvoyFailed if it does not start.
+    `directory` is its own for as long. With `loopback_only` it answers no request that names another host. Raises
+    EnvoyFailed if it does not start.
     """
-    envoy = EnvoyProcess.from_settings(settings, upstreams, directory)
+    envoy = EnvoyProcess.from_settings(settings, upstreams, directory, loopback_only=loopback_only)
     try:
         await envoy.start()
         yield envoy

@@ -63,7 +63,9 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
             settings = settings.model_copy(update={"anthropic_base_url": model_url, "anthropic_api_key": None})
         app, grpc_port, directory = await stack.enter_async_context(_server(settings))
         upstreams = [(settings.grpc_address, grpc_port)]
-        envoy = await stack.enter_async_context(running_envoy(settings, upstreams, directory / "envoy"))
+        envoy = await stack.enter_async_context(
+            running_envoy(settings, upstreams, directory / "envoy", loopback_only=settings.trusts_loopback)
+        )
         tls = settings.certificate is not None
         started(Stack(grpc_port, envoy.port, model_url, tls, settings.grpc_socket))
         await until_stopped(stopped, envoy)

@@ -170,7 +170,8 @@ def test_a_file_without_the_marks_is_refused(tmp_path: Path) -> None:
 def test_each_method_has_the_time_it_needs(path: str, timeout: str, idle_timeout: str) -> None:
     for route in routes(rendered_config(ADDRESSES)):
         match = route["match"]
-        if not any(each["name"] == "content-type" for each in match.get("headers", ())):
+        grpc = any(each["name"] == "content-type" for each in match.get("headers", ()))
+        if not grpc or route["name"] == "unreadable":
             continue
         pattern = (
             match.get("safe_regex", {}).get("regex")
