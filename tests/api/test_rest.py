@@ -224,11 +224,34 @@ async def test_a_storage_that_fails_is_503_with_retry_after(
     assert "/secret/path" not in response.text
 
 
-async def test_a_deadline_that_passes_is_504(http: httpx.AsyncClient, projects: Projects) -> None:
+@pytest.mark.parametrize("sizes", [[61_000], [600] * 85])
+async def test_headers_within_the_limit_are_taken(
+    http: httpx.AsyncClient, projects: Projects, sizes: list[int]
+) -> None:
     project = await projects()
-    headers = {"x-api-key": project.key, "grpc-timeout": "200m"}
-    response = await http.post(f"/api/v1/projects/{project.id}/execute", json={"prompt": "hang"}, headers=headers)
-    assert (response.status_code, failure_of(response).code) == (504, "DEADLINE_EXCEEDED")
+    headers = {f"x-{number}": "y" * size for number, size in enumerate(sizes)}
+    response = await http.get(f"/api/v1/projects/{project.id}", headers={**headers, "x-api-key": project.key})
+    assert response.status_code == 200, response.text
+    # And what is wrong is told as ever, however long it is.
+    response = await http.get(f"/api/v1/projects/{'p' * 60_000}", headers={"x-api-key": project.key})
+    assert (response.status_code, failure_of(response).reason) == (404, "PROJECT_NOT_FOUND")
+
+
+async def test_headers_that_grpc_would_read_have_no_meaning(http: httpx.AsyncClient, projects: Projects) -> None:
+    project = await projects()
+    path = f"/api/v1/projects/{project.id}"
+    for name, value in (
+        ("grpc-timeout", "nonsense"),
+        ("grpc-timeout", "1n"),
+        ("grpc-encoding", "nonsense"),
+        ("grpc-trace-bin", "%"),
+        ("anything-bin", "%"),
+    ):
+        headers = {name: value, "x-api-key": project.key}
+        assert (await http.get(path, headers=headers)).json() == {"project": project.document}, name
+        assert (await http.head(path, headers=headers)).status_code == 200, name
+        response = await http.post(f"{path}/estimate", json={"promptTokens": 1}, headers=headers)
+        assert response.status_code == 200, name
 
 
 async def test_a_body_larger_than_2_mib_is_413(http: httpx.AsyncClient, projects: Projects) -> None:

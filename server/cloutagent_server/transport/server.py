@@ -48,7 +48,15 @@ from cloutagent_server.transport.system_servicer import SystemServicer
 FILES: Final = (project_pb2.DESCRIPTOR, secret_pb2.DESCRIPTOR, execution_pb2.DESCRIPTOR, system_pb2.DESCRIPTOR)
 SERVICES: Final = tuple(service.full_name for file in FILES for service in file.services_by_name.values())
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
-_OPTIONS: Final = (("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.so_reuseport", 0))
+# More than Envoy lets through: 60 KiB, to which gRPC adds for each header. By default gRPC refuses 16 KiB, and by
+# chance what is above 8 KiB, and tells the sizes of all headers.
+MAX_METADATA_BYTES: Final = 96 * 1024
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.so_reuseport", 0),
+)
 
 
 @dataclass(frozen=True, slots=True)
