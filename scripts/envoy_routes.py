@@ -57,8 +57,7 @@ def path_routes(image: FileDescriptorSet) -> list[PathRoute]:
             for method in service.method:
                 rule = method.options.Extensions[annotations_pb2.http]
                 for verb, template in _bindings(rule):
-                    # The transcoder passes over a slash at the end.
-                    pattern = f"{_VARIABLE.sub(_SEGMENT, template)}/?"
+                    pattern = _VARIABLE.sub(_SEGMENT, template)
                     path = found.setdefault(pattern, PathRoute(pattern, {"OPTIONS"}))
                     path.methods.add(verb)
                     path.writes |= bool(rule.body)

@@ -143,7 +143,7 @@ async def test_errors_carry_their_details(rest: httpx.AsyncClient) -> None:
     ],
 )
 async def test_an_unknown_route_is_404(rest: httpx.AsyncClient, server: EdgeServer, method: str, path: str) -> None:
-    assert_error(await rest.request(method, path), 404, 5)
+    assert_error(await rest.request(method, path), 404, 5, "INVALID_REQUEST")
     assert server.requests == []
 
 
@@ -200,7 +200,9 @@ async def test_faults_of_the_protocol_are_json(
     answer = await answer_to(envoy.port, request_)
     assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
     assert (answer.document["code"], answer.document["message"]) == (3, message)
-    assert [detail["reason"] for detail in answer.document["details"]] == ["INVALID_REQUEST"]
+    info, request = answer.document["details"]
+    assert (info["reason"], request["@type"]) == ("INVALID_REQUEST", "type.googleapis.com/google.rpc.RequestInfo")
+    assert (request["requestId"] or None) == answer.headers.get("x-request-id")
     assert server.requests == []
 
 
@@ -228,7 +230,7 @@ async def test_over_http2_headers_that_are_too_large_reset_the_stream_alone(
 async def test_without_the_server_it_is_503(cut_off: EnvoyProcess, path: str) -> None:
     async with http_client(f"127.0.0.1:{cut_off.port}") as rest:
         response = await rest.get(path, headers={"accept": "text/event-stream"})
-    error = assert_error(response, 503, 14)
+    error = assert_error(response, 503, 14, "SERVER_UNAVAILABLE")
     assert error["details"][0]["reason"] == "SERVER_UNAVAILABLE"
     assert response.headers["retry-after"] == "1"
 
@@ -313,7 +315,7 @@ async def test_a_call_has_the_limits_of_its_method(
             unfinished = b"POST /api/v1/projects HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{"
             answer = await answer_to(envoy.port, unfinished)
             assert (answer.status, answer.document["code"]) == (408, 4)
-            assert_error(await rest.get("/api/v1/projects/wait"), 504, 4)
+            assert_error(await rest.get("/api/v1/projects/wait"), 504, 4, "SERVER_UNAVAILABLE")
             server.gate.set()
             # Whatever had ended the other stream of this connection would have arrived before this answer.
             assert await names_of_services(reflection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -9,11 +10,13 @@ import httpx
 import pytest
 from google.api import annotations_pb2
 
+from cloutagent_server.envoy_process import EnvoyProcess
 from cloutagent_server.transport.server import FILES
 from tests.support.edge_server import EdgeServer, assert_error
 
 pytestmark = pytest.mark.e2e
 
+DEADLINE = 10.0
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 JSON = "application/json"
 # None is what a client of gRPC says.
@@ -152,7 +155,20 @@ async def test_no_spelling_of_a_path_passes_by_its_routes(rest: httpx.AsyncClien
         response = await rest.post(path, content=b'{"name": "n"}', headers=headers)
         assert response.status_code in (404, 415), path
         assert server.requests == [], path
-    assert (await rest.put("/api/v1/projects/")).headers["allow"] == "GET, HEAD, OPTIONS, POST"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", "%2e%2e", ".%2E", "x/../..", "", ".", "%2e", "..?x=1", "../?x=1", "..//"],
+)
+async def test_no_name_of_a_secret_means_its_project(envoy: EnvoyProcess, server: EdgeServer, name: str) -> None:
+    for verb in ("DELETE", "GET", "HEAD"):
+        request = f"{verb} /api/v1/projects/p1/secrets/{name} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", envoy.port)
+        writer.write(request.encode())
+        assert (await asyncio.wait_for(reader.readline(), DEADLINE)).split()[1] == b"404"
+        writer.close()
+    assert server.requests == []
 
 
 async def test_a_page_cannot_create_by_a_form(rest: httpx.AsyncClient, server: EdgeServer) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cloutagent.v1 import project_pb2, project_pb2_grpc
 from cloutagent_server.settings import Settings
 from tests.support.api.rest import http_client
-from tests.support.edge_server import EdgeServer, running_envoy
+from tests.support.edge_server import EdgeServer, assert_error, running_envoy
 
 pytestmark = pytest.mark.e2e
 
@@ -80,7 +80,8 @@ async def test_what_is_limited_and_what_is_not(server: EdgeServer, tmp_path: Pat
         ):
             assert response.status_code != 429
         limited = await write(rest, key("one"))
-        assert (limited.status_code, limited.headers["content-type"]) == (429, "application/json")
+        error = assert_error(limited, 429, 8, "RATE_LIMITED")
+        assert error["details"][2]["retryDelay"] == f"{limited.headers['retry-after']}s"
         assert limited.headers["retry-after"] == "15"
         error = limited.json()
         assert (error["code"], error["details"][0]["reason"]) == (8, "RATE_LIMITED")

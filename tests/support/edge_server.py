@@ -212,13 +212,16 @@ class EdgeServer:
             await server.stop(0)
 
 
-def assert_error(response: httpx.Response, status: int, code: int) -> dict[str, Any]:
-    """The answer is an error in the API's shape; returns it."""
+def assert_error(response: httpx.Response, status: int, code: int, reason: str | None = None) -> dict[str, Any]:
+    """The answer is an error in the API's shape; returns it. With a `reason` it names that and its request."""
     assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
     error: dict[str, Any] = response.json()
     assert set(error) == {"code", "message", "details"}
     assert (error["code"], type(error["details"])) == (code, list)
     assert error["message"]
+    if reason is not None:
+        info, request = error["details"][:2]
+        assert (info["reason"], request["requestId"]) == (reason, response.headers["x-request-id"])
     return error
 
 
