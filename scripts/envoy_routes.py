@@ -22,6 +22,8 @@ _SEGMENT = "[^/:]+"
 _JSON = r"(?i)application/([\w.+-]+\+)?json\s*(;.*)?"
 # And what curl says by itself of a body, which is taken for JSON.
 _JSON_OR_FORM = r"(?i)application/(([\w.+-]+\+)?json|x-www-form-urlencoded)\s*(;.*)?"
+# That Envoy answers by itself.
+_ANSWERED = "  typed_per_filter_config: *answered"
 _NOT_JSON = "the content-type must be application/json"
 # What Envoy answers by itself, and the protos do not know.
 _PAGES = ("/api/docs", "/api/docs[.]css", "/api/openapi[.]json")
@@ -75,7 +77,7 @@ def rendered_routes(paths: list[PathRoute]) -> str:
             *_match(alike, [_unless(":method", "|".join(sorted(alike[0].methods - {"OPTIONS"})))]),
             "  route: {cluster: server}",
             f'  metadata: {{filter_metadata: {{envoy.filters.http.lua: {{allow: "{allow}"}}}}}}',
-            *_answered(first=not lines),
+            _ANSWERED,
         ]
     writes = [path for path in paths if path.writes]
     with_body = ["- name: ':method'", "  string_match: {safe_regex: {regex: PATCH|POST|PUT}}"]
@@ -90,7 +92,7 @@ def rendered_routes(paths: list[PathRoute]) -> str:
             *_match(writes, headers),
             "  route: {cluster: server}",
             f"  metadata: {{filter_metadata: {{envoy.filters.http.lua: {{status: '415', message: {_NOT_JSON}}}}}}}",
-            *_answered(first=False),
+            _ANSWERED,
         ]
     return "".join(f"{_INDENT}{line}\n" for line in lines)
 
@@ -143,16 +145,4 @@ def _unless(header: str, regex: str) -> list[str]:
         "    safe_regex:",
         f"      regex: '{regex}'",
         "  invert_match: true",
-    ]
-
-
-def _answered(*, first: bool) -> list[str]:
-    """That Envoy answers by itself; the first one gives it a name for the others."""
-    if not first:
-        return ["  typed_per_filter_config: *answered"]
-    return [
-        "  typed_per_filter_config: &answered",
-        "    envoy.filters.http.lua:",
-        '      "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute',
-        "      name: answers",
     ]

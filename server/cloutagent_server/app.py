@@ -24,6 +24,7 @@ from cloutagent_server.monitoring.measured_storage import MeasuredStorage
 from cloutagent_server.monitoring.prometheus import PrometheusMetrics
 from cloutagent_server.monitoring.readiness import Readiness
 from cloutagent_server.monitoring.server import MonitoringServer
+from cloutagent_server.monitoring.tracing import Tracing
 from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit, by_operator
 from cloutagent_server.service.auth import Authenticator
@@ -61,12 +62,14 @@ class App:
         prices: PriceList,
         daily: Sequence[Daily] = (),
         metrics: PrometheusMetrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`settings` must have an encryption key. `daily` is what is done each day while the server runs.
 
-        `metrics` are those that the engine reports to, where it does.
+        `metrics` and `tracing` are those that the engine reports to, where it does.
         """
         metrics = PrometheusMetrics(prices, __version__) if metrics is None else metrics
+        self._tracing = Tracing(settings.traces_url, __version__) if tracing is None else tracing
         storage = MeasuredStorage(storage, metrics)
         self._settings = settings
         self._storage = storage
@@ -89,6 +92,7 @@ class App:
             max_running_of_project=settings.max_concurrent_per_project,
             max_waiting_of_project=settings.max_queued_per_project,
             metrics=metrics,
+            tracer=self._tracing.tracer,
         )
         metrics.follow_queue(lambda: self._executions.waiting, lambda: self._executions.running)
         self._takeover = Takeover(self._executions)
@@ -111,6 +115,7 @@ class App:
             UsageService(storage),
             ReceiptService(storage, prices),
             metrics,
+            self._tracing.tracer,
         )
         self._server: GrpcServer | None = None
         # Why no calls are taken; None while they are.
@@ -125,6 +130,7 @@ class App:
         """The server on real parts: the file system, and agents behind the model gateway."""
         prices = GenaiPriceList()
         metrics = PrometheusMetrics(prices, __version__)
+        tracing = Tracing(settings.traces_url, __version__)
         key = settings.anthropic_api_key
         gateway = ModelGateway(
             settings.anthropic_base_url,
@@ -132,6 +138,7 @@ class App:
             prices,
             McpRelay(private=settings.calls_private_addresses),
             metrics=metrics,
+            tracer=tracing.tracer,
         )
         engine = ClaudeEngine(
             gateway,
@@ -142,7 +149,7 @@ class App:
             warm_agents=settings.warm_agents,
         )
         daily = [daily_backup(settings)] if settings.backup_enabled else []
-        return cls(settings, FileSystemStorage(settings.project_root), engine, prices, daily, metrics)
+        return cls(settings, FileSystemStorage(settings.project_root), engine, prices, daily, metrics, tracing)
 
     async def start(self) -> int:
         """Start storage, engine and server, and recover what a dead server left; returns the gRPC port.
@@ -195,6 +202,7 @@ class App:
         await self._engine.stop()
         await self._authenticator.stop()
         await self._storage.stop()
+        await self._tracing.stop()
         await self._monitoring.stop()
         log.info("stopped")
 

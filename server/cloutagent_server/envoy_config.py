@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -13,6 +15,10 @@ _PACKAGED = Path(__file__).parent / "_envoy"
 _CHECKED_IN = Path(__file__).parents[2] / "envoy"
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 _UNIX = "unix:"
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_METHOD = "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%"
+_TRACES = "traces"
+_TRACES_MILLISECONDS = 1000
 _RATE_LIMIT = "envoy.filters.http.local_ratelimit"
 # A year, as it is usual.
 _STRICT_TRANSPORT_SECURITY = "max-age=31536000"
@@ -39,6 +45,9 @@ class EnvoyAddresses:
         certificate_path: Absolute path of a file with a `certificate_resource`: Envoy listens with TLS. None: without.
         writes_per_minute: REST requests that change something, with one key or without a key from one address, before
             the answer is 429. 0: any number.
+        loopback_only: Whether only requests to this machine's loopback by name, or to `host`, are answered: a web page
+            can have a name of its own lead here.
+        traces_url: Where an OTLP receiver takes traces over HTTP. None: there are none.
     """
 
     host: str
@@ -50,6 +59,8 @@ class EnvoyAddresses:
     other_upstreams: tuple[tuple[str, int], ...] = ()
     certificate_path: str | None = None
     writes_per_minute: int = 0
+    loopback_only: bool = False
+    traces_url: str | None = None
 
 
 def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
@@ -65,14 +76,14 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
     (listener,) = config["static_resources"]["listeners"]
     listener["address"]["socket_address"] = _socket_address(addresses.host, addresses.port)
 
-    (cluster,) = config["static_resources"]["clusters"]
-    (endpoints,) = cluster["load_assignment"]["endpoints"]
     upstreams = ((addresses.upstream_host, addresses.upstream_port), *addresses.other_upstreams)
-    endpoints["lb_endpoints"] = [{"endpoint": {"address": _upstream(host, port)}} for host, port in upstreams]
-    if any(host.startswith(_UNIX) for host, _ in upstreams):
-        # Beside a socket there are no names to resolve, only addresses.
-        cluster["type"] = "STATIC"
-        del cluster["dns_lookup_family"]
+    for cluster in config["static_resources"]["clusters"]:
+        (endpoints,) = cluster["load_assignment"]["endpoints"]
+        endpoints["lb_endpoints"] = [{"endpoint": {"address": _upstream(host, port)}} for host, port in upstreams]
+        if any(host.startswith(_UNIX) for host, _ in upstreams):
+            # Beside a socket there are no names to resolve, only addresses.
+            cluster["type"] = "STATIC"
+            del cluster["dns_lookup_family"]
 
     (chain,) = listener["filter_chains"]
     (connection_manager,) = chain["filters"]
@@ -87,6 +98,8 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
     (host,) = connection_manager["typed_config"]["route_config"]["virtual_hosts"]
     cors = host["typed_per_filter_config"]["envoy.filters.http.cors"]
     cors["allow_origin_string_match"] = [{"exact": origin} for origin in addresses.cors_origins]
+    if addresses.loopback_only:
+        host["domains"] = sorted({*_LOOPBACK_NAMES, addresses.host})
     if addresses.writes_per_minute:
         _limit_writes(filters[_RATE_LIMIT], addresses.writes_per_minute)
     else:
@@ -102,6 +115,8 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
                 }
             }
         )
+    if addresses.traces_url is not None:
+        _trace(config, connection_manager["typed_config"], addresses.traces_url)
     for route in host["routes"]:
         body = route.get("direct_response", {}).get("body", {})
         if "filename" in body:
@@ -144,6 +159,56 @@ def _limit_writes(rate_limit: dict[str, Any], writes_per_minute: int) -> None:
         descriptor["token_bucket"] |= {"max_tokens": writes_per_minute, "tokens_per_fill": writes_per_minute}
     (retry_after,) = rate_limit["response_headers_to_add"]
     retry_after["header"]["value"] = str(math.ceil(60 / writes_per_minute))
+
+
+def _trace(config: dict[str, Any], connection_manager: dict[str, Any], url: str) -> None:
+    """One span for a request and one for what the server had of it, in the caller's trace if it names one."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    port = parts.port or (443 if secure else 80)
+    endpoint = {"endpoint": {"address": _upstream(parts.hostname or "", port)}}
+    cluster: dict[str, Any] = {
+        "name": _TRACES,
+        "type": "STRICT_DNS",
+        "dns_lookup_family": "V4_PREFERRED",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": _TRACES, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+    if secure:
+        cluster["transport_socket"] = {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": f"{_TLS}.UpstreamTlsContext",
+                "sni": parts.hostname,
+                "auto_sni_san_validation": True,
+                "common_tls_context": {
+                    "validation_context": {"trusted_ca": {"filename": ssl.get_default_verify_paths().cafile}}
+                },
+            },
+        }
+    config["static_resources"]["clusters"].append(cluster)
+    connection_manager["tracing"] = {
+        "spawn_upstream_span": True,
+        "operation": f"{_METHOD} %ROUTE_NAME%",
+        "upstream_operation": "server",
+        # As the caller sent them, before they were transcoded; and as in the access log without a query.
+        "custom_tags": [
+            {"tag": "http.method", "value": _METHOD},
+            {"tag": "http.url", "value": "%PATH(NQ:ORIG_OR_PATH):512%"},
+        ],
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                "service_name": "cloutagent-envoy",
+                "http_service": {"http_uri": {"uri": url, "cluster": _TRACES, "timeout": "3s"}},
+            },
+        },
+    }
+    (layer,) = config["layered_runtime"]["layers"]
+    layer["static_layer"]["tracing.opentelemetry.flush_interval_ms"] = _TRACES_MILLISECONDS
+    (access_log,) = connection_manager["access_log"]
+    access_log["typed_config"]["log_format"]["json_format"]["trace_id"] = "%TRACE_ID%"
 
 
 def _tls(certificate_path: str) -> dict[str, Any]:

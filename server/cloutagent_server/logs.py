@@ -18,11 +18,12 @@ _LEVELS: Final = {
 }
 
 
-def configure(level: LogLevel) -> None:
-    """Send the server's own lines and those of its libraries through one formatter."""
+def configure(level: LogLevel, *facts: structlog.typing.Processor) -> None:
+    """Send the server's own lines and those of its libraries through one formatter. `facts` add to each line."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
+        *facts,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
@@ -30,6 +31,7 @@ def configure(level: LogLevel) -> None:
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.stdlib.add_log_level,
+            *facts,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,

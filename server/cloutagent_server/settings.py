@@ -137,6 +137,11 @@ class Settings(BaseSettings):
     grpc_port: Port = Field(50051, description="Port of the server itself (gRPC). 0: any free one.")
     metrics_host: str = Field("127.0.0.1", description="Address that metrics and health probes are served on.")
     metrics_port: Port = Field(9464, description="Port of metrics and health probes. 0: none.")
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        description="Base URL of a receiver of OpenTelemetry traces (OTLP over HTTP), such as http://collector:4318. "
+        "With it server and Envoy send their traces there.",
+    )
     grpc_socket: Path | None = Field(
         None,
         description="Unix socket that the server listens on instead of GRPC_HOST and GRPC_PORT, for its user.",
@@ -216,6 +221,17 @@ class Settings(BaseSettings):
         return self.grpc_host if self.grpc_socket is None else f"unix:{self.grpc_socket}"
 
     @property
+    def trusts_loopback(self) -> bool:
+        """Whether whoever is on this machine may create projects: there is no admin key, and no way in from outside."""
+        return self.admin_api_key is None and is_loopback(f"http://{_in_url(self.host)}")
+
+    @property
+    def traces_url(self) -> str | None:
+        """Where traces are sent; None if they are not made."""
+        endpoint = self.otel_exporter_otlp_endpoint
+        return None if endpoint is None else f"{endpoint}/v1/traces"
+
+    @property
     def certificate(self) -> CertificateFiles | None:
         """The files of the API's certificate; None for an API without TLS."""
         if self.tls_certificate_file is None or self.tls_private_key_file is None:
@@ -260,9 +276,11 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("anthropic_base_url")
+    @field_validator("anthropic_base_url", "otel_exporter_otlp_endpoint")
     @classmethod
-    def _url(cls, value: str) -> str:
+    def _url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         parts = urlsplit(value)
         plain = not (parts.query or parts.fragment or "@" in parts.netloc) and parts.port != 0
         if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
@@ -339,6 +357,10 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def load(**overrides: Any) -> Settings:

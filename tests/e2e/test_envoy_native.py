@@ -67,6 +67,13 @@ async def test_the_size_limit_of_rest_does_not_bind_native_calls(channel: grpc.a
     assert result.result == "3000000"
 
 
+async def test_a_native_request_that_no_server_takes_is_refused_in_words(channel: grpc.aio.Channel) -> None:
+    request = execution_pb2.ExecuteRequest(project_id="p1", prompt="x" * 5_000_000)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await execution_pb2_grpc.ExecutionServiceStub(channel).Execute(request, timeout=DEADLINE)
+    assert raised.value.details() == "the request is larger than 4 MiB"
+
+
 async def test_an_unknown_native_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
     for path in ("/cloutagent.v1.ProjectService/Nothing", "/nothing.v1.Nothing/Nothing"):
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)

@@ -7,12 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from cloutagent_server.envoy_config import EnvoyAddresses, rendered_config
 from cloutagent_server.envoy_process import EnvoyProcess
 from tests.support.api.rest import http_client
 from tests.support.edge_server import EdgeServer, running_envoy
@@ -65,30 +63,6 @@ async def test_answers_to_faults_of_the_protocol_have_the_headers(envoy: EnvoyPr
         answer = await answer_to(envoy.port, request)
         assert answer.status in (400, 431)
         assert HEADERS.items() <= answer.headers.items()
-
-
-async def test_more_calls_than_the_circuit_breaker_allows_are_503(
-    server: EdgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def narrow(addresses: EnvoyAddresses) -> dict[str, Any]:
-        config = rendered_config(addresses)
-        (threshold,) = config["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"]
-        threshold["max_requests"] = 1
-        return config
-
-    monkeypatch.setattr("cloutagent_server.envoy_process.rendered_config", narrow)
-    async with (
-        running_envoy(server.port, tmp_path) as envoy,
-        http_client(f"127.0.0.1:{envoy.port}") as rest,
-        asyncio.TaskGroup() as tasks,
-    ):
-        waiting = tasks.create_task(rest.get("/api/v1/projects/wait"))
-        await asyncio.wait_for(server.waiting.wait(), DEADLINE)
-        refused = await rest.get("/api/v1/projects/p1")
-        assert (refused.status_code, refused.json()["code"]) == (503, 14)
-        assert refused.json()["details"][0]["reason"] == "SERVER_UNAVAILABLE"
-        server.gate.set()
-        assert (await waiting).status_code == 200
 
 
 class Relay:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from opentelemetry.trace import Tracer
 
 from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.domain.project import AgentConfig
@@ -49,10 +50,13 @@ async def running(
     listener: RememberingListener | None = None,
     silence_seconds: float = SILENCE_SECONDS,
     metrics: Metrics = NO_METRICS,
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[Run]:
     told = listener or RememberingListener()
     async with running_upstream(reply) as upstream, aiohttp.ClientSession() as http:
-        gateway = ModelGateway(upstream.url, KEY, PRICES, silence_seconds=silence_seconds, metrics=metrics)
+        gateway = ModelGateway(
+            upstream.url, KEY, PRICES, silence_seconds=silence_seconds, metrics=metrics, tracer=tracer
+        )
         await gateway.start()
         try:
             yield Run(gateway, gateway.open(CONFIG, OrderedListener(told)), upstream, told, http)

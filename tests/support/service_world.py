@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from opentelemetry.trace import Tracer
+
 from cloutagent_server.domain import event_json
 from cloutagent_server.domain.events import Event, Payload
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, Status
@@ -143,6 +145,7 @@ def make_world(
     max_waiting: int = 100,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
     place_pause_seconds: float = PAUSE_SECONDS,
+    tracer: Tracer | None = None,
 ) -> World:
     """Services over the given parts. `engine` runs the default script unless given."""
     storage = MemoryStorage() if storage is None else storage
@@ -151,7 +154,14 @@ def make_world(
     authenticator = Authenticator(storage.projects, admin_key)
     secrets = SecretManager(HeldAgainstAudit(storage.secrets, storage.audit), Keyring(ENCRYPTION_KEY))
     executions = ExecutionService(
-        storage, secrets, engine, prices, max_running, max_waiting, place_pause_seconds=place_pause_seconds
+        storage,
+        secrets,
+        engine,
+        prices,
+        max_running,
+        max_waiting,
+        place_pause_seconds=place_pause_seconds,
+        tracer=tracer,
     )
     projects = ProjectService(storage.projects, authenticator, executions, prices, engine)
     watches = WatchService(storage.executions, heartbeat_seconds)

@@ -14,6 +14,7 @@ import socket
 from typing import Final
 
 from aiohttp import web
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.mcp import HttpServer
@@ -21,6 +22,7 @@ from cloutagent_server.domain.metrics import NO_METRICS, CallOutcome, Metrics
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine import mcp_relay, messages_api
 from cloutagent_server.engine.base import CallRefused, PlannedCall, PriceList
+from cloutagent_server.engine.call_span import call_span
 from cloutagent_server.engine.connections import BoundedSite
 from cloutagent_server.engine.intake import (
     MOST_BYTES,
@@ -67,11 +69,13 @@ class ModelGateway:
         mcp: McpRelay | None = None,
         silence_seconds: float = SILENCE_SECONDS,
         metrics: Metrics = NO_METRICS,
+        tracer: Tracer | None = None,
     ) -> None:
         self.mcp = mcp or McpRelay()
         self._upstream = Upstream(upstream_base_url, api_key, silence_seconds)
         self._prices = prices
         self._metrics = metrics
+        self._tracer = NoOpTracer() if tracer is None else tracer
         self._sessions: set[GatewaySession] = set()
         self._room = Room(SERVER_BYTES)
         self._reader = Reader()
@@ -205,12 +209,18 @@ class ModelGateway:
             raise BadBody("max_tokens: must be at least 1")
         call = ModelCall(new_id(), CallMeter(body.model), self._prices)
         body = body.configured(config, most)
+        with call_span(self._tracer, session.trace, body.model, call):
+            return await self._metered(request, session, body, most, call)
+
+    async def _metered(
+        self, request: web.Request, session: GatewaySession, body: RequestBody, most: int, call: ModelCall
+    ) -> web.StreamResponse:
         try:
             allowed = min(most, await session.listener.before_call(self._planned(request, call.id, most, body)))
             if allowed < 1:
                 call.outcome = CallOutcome.REFUSED
                 return error_answer(402, "billing_error", "the budget of this run allows no more output")
-            data = body.configured(config, allowed).whole()
+            data = body.configured(session.config, allowed).whole()
             return await Relay(self._upstream, session, request, call).send(messages_api.MESSAGES_PATH, data)
         except CallRefused as refusal:
             call.outcome = CallOutcome.REFUSED

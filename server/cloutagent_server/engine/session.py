@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from opentelemetry.context import get_current
+
 from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.project import AgentConfig
 from cloutagent_server.engine.intake import RUN_BYTES, Room
@@ -44,6 +46,7 @@ class GatewaySession:
         calls: What each call of the run has used so far, by call id.
         last_error: How the latest call failed; None if it did not.
         room: The bytes that its requests may take.
+        trace: What the run is traced in: where the session was opened.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class GatewaySession:
         self.calls: dict[str, TokenUsage] = {}
         self.last_error: VendorError | None = None
         self.room = Room(RUN_BYTES, around)
+        self.trace = get_current()
         self._handlers: set[asyncio.Task[Any]] = set()
         self._counting = 0
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
+from opentelemetry.trace import NoOpTracer, Tracer
+
 from cloutagent_server.domain import event_json, timestamps
 from cloutagent_server.domain.cost import CostLimits, LimitCheckResult, Model, TokenUsage, Usage, check_limits
 from cloutagent_server.domain.errors import (
@@ -34,6 +36,7 @@ from cloutagent_server.service.places import PAUSE_SECONDS, PlaceEvents
 from cloutagent_server.service.prompts import fill
 from cloutagent_server.service.queue import RunQueue
 from cloutagent_server.service.requests import Estimate, ExecutionRequest, estimate, prepare
+from cloutagent_server.service.run_span import describe_end, run_span
 from cloutagent_server.service.runner import Run
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.unstored import UnstoredEnds
@@ -62,6 +65,7 @@ class ExecutionService:
         max_waiting_of_project: int | None = None,
         place_pause_seconds: float = PAUSE_SECONDS,
         metrics: Metrics = NO_METRICS,
+        tracer: Tracer | None = None,
     ) -> None:
         """The bounds are those of `RunQueue`, the pause that of `PlaceEvents`."""
         self._storage = storage
@@ -71,6 +75,7 @@ class ExecutionService:
         self._engine = engine
         self._prices = prices
         self._metrics = metrics
+        self._tracer = NoOpTracer() if tracer is None else tracer
         self._tracker = CostTracker(prices)
         self._turns = Turns()
         self._queue = RunQueue(
@@ -412,7 +417,9 @@ class ExecutionService:
     async def _drive(self, execution: Execution) -> None:
         unstored: Sequence[Payload] = ()
         try:
-            execution, unstored = await self._run(await self._places.take(execution))
+            with run_span(self._tracer, execution) as span:
+                execution, unstored = await self._run(await self._places.take(execution))
+                describe_end(span, execution)
         finally:
             if unstored:
                 self._unstored.keep(execution, unstored)

@@ -6,10 +6,11 @@ import asyncio
 import time
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cloutagent_server.domain.errors import QueueFull, ServerUnavailable
 from cloutagent_server.domain.execution import Execution
@@ -36,7 +37,7 @@ class RunQueue:
 
     def __init__(
         self,
-        run: Callable[[Execution], Awaitable[None]],
+        run: Callable[[Execution], Coroutine[Any, Any, None]],
         max_running: int,
         max_waiting: int,
         max_running_of_project: int | None = None,
@@ -44,7 +45,10 @@ class RunQueue:
         changed: Callable[[], None] = lambda: None,
         metrics: Metrics = NO_METRICS,
     ) -> None:
-        """`run` drives one execution to its end and raises nothing. `changed` is called when places have changed."""
+        """`run` drives one execution to its end and raises nothing, in the context in which it was added.
+
+        `changed` is called when places have changed.
+        """
         self._run = run
         self._max_running = max_running
         self._max_waiting = max_waiting
@@ -52,7 +56,7 @@ class RunQueue:
         self._max_waiting_of_project = max_waiting if max_waiting_of_project is None else max_waiting_of_project
         self._changed = changed
         self._metrics = metrics
-        self._waiting: dict[str, tuple[_Turn, Execution]] = {}
+        self._waiting: dict[str, tuple[_Turn, Execution, Context]] = {}
         self._order: list[_Turn] = []
         self._running: dict[str, asyncio.Task[None]] = {}
         self._waiting_of: Counter[str] = Counter()
@@ -108,7 +112,7 @@ class RunQueue:
         turn = _Turn(self._next_round(project_id), self._arrivals, execution.id, time.monotonic())
         self._arrivals += 1
         self._last_round_of[project_id] = turn.round
-        self._waiting[execution.id] = turn, execution
+        self._waiting[execution.id] = turn, execution, copy_context()
         self._waiting_of[project_id] += 1
         insort(self._order, turn)
         self._fill()
@@ -118,8 +122,8 @@ class RunQueue:
         """Take an execution out that waits. False if it does not (any more)."""
         if execution_id not in self._waiting:
             return False
-        project_id = self._remove(execution_id).project_id
-        left = [turn.round for turn, execution in self._waiting.values() if execution.project_id == project_id]
+        project_id = self._remove(execution_id)[0].project_id
+        left = [turn.round for turn, execution, _ in self._waiting.values() if execution.project_id == project_id]
         if left:
             self._last_round_of[project_id] = max(left)
         self._changed()
@@ -153,28 +157,28 @@ class RunQueue:
             turn = next((turn for turn in self._order if self._may_run(turn)), None)
             if turn is None:
                 return
-            execution = self._remove(turn.execution_id)
+            execution, context = self._remove(turn.execution_id)
             self._metrics.execution_dequeued(time.monotonic() - turn.since)
             self._running_of[execution.project_id] += 1
             if turn.round > self._round:
                 self._round = turn.round
                 self._served.clear()
             self._served.add(execution.project_id)
-            task = asyncio.ensure_future(self._run(execution))
+            task = asyncio.get_running_loop().create_task(self._run(execution), context=context)
             self._running[execution.id] = task
             task.add_done_callback(partial(self._ended, execution))
 
     def _may_run(self, turn: _Turn) -> bool:
-        _, execution = self._waiting[turn.execution_id]
+        _, execution, _ = self._waiting[turn.execution_id]
         return self._running_of[execution.project_id] < self._max_running_of_project
 
-    def _remove(self, execution_id: str) -> Execution:
-        turn, execution = self._waiting.pop(execution_id)
+    def _remove(self, execution_id: str) -> tuple[Execution, Context]:
+        turn, execution, context = self._waiting.pop(execution_id)
         del self._order[bisect_left(self._order, turn)]
         _less(self._waiting_of, execution.project_id)
         if execution.project_id not in self._waiting_of:
             del self._last_round_of[execution.project_id]
-        return execution
+        return execution, context
 
     def _ended(self, execution: Execution, _: asyncio.Task[None]) -> None:
         del self._running[execution.id]

@@ -21,12 +21,14 @@ import structlog
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from cloutagent_server.domain.errors import AccessDenied, InvalidRequest, StorageUnavailable, StoredDataDamaged
 from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.transport import context as call
 from cloutagent_server.transport import validation
 from cloutagent_server.transport.access import FOREIGN_RULES, AccessControl, Rules
+from cloutagent_server.transport.call_span import call_span, describe_end
 from cloutagent_server.transport.context import Context
 from cloutagent_server.transport.errors import entry_for, retry_seconds, to_status
 from cloutagent_server.transport.sending import STALL_SECONDS, sending
@@ -89,53 +91,58 @@ class Nested(grpc.aio.ServerInterceptor):
 
 
 class ErrorAnswering(Around):
-    """Gives each call its id, answers errors from the catalogue, counts calls, and logs one line for each."""
+    """Gives each call its id and its span, answers errors from the catalogue, counts it, and logs one line for it."""
 
-    def __init__(self, metrics: Metrics = NO_METRICS, streams: Collection[str] = ()) -> None:
+    def __init__(
+        self, metrics: Metrics = NO_METRICS, streams: Collection[str] = (), tracer: Tracer | None = None
+    ) -> None:
         """`streams` are the methods that answer with a stream."""
         self._metrics = metrics
         self._streams = frozenset(streams)
+        self._tracer = NoOpTracer() if tracer is None else tracer
 
     @asynccontextmanager
     async def around(self, method: str, request: Message, context: Context) -> AsyncIterator[None]:
         """Turn what the call raises into a status."""
-        request_id = call.begin(context)
-        stream = method in self._streams
-        self._metrics.call_started(method, stream=stream)
-        started = time.perf_counter()
-        code = grpc.StatusCode.OK
-        try:
-            if isinstance(request, _Unreadable):
-                raise InvalidRequest.of("", "the request cannot be read: perhaps some text in it is not UTF-8")
-            yield
-        except Exception as error:
-            code = entry_for(error).code
-            _explain(error, method, request_id, code)
-            status: Any = rpc_status.to_status(to_status(error, request_id))
-            retry = call.retry_metadata(context, retry_seconds(error))
+        with call_span(self._tracer, method, context) as span:
+            request_id = call.begin(context)
+            stream = method in self._streams
+            self._metrics.call_started(method, stream=stream)
+            started = time.perf_counter()
+            code = grpc.StatusCode.OK
             try:
-                async with asyncio.timeout(_STATUS_SECONDS):
-                    await context.abort_with_status(
-                        status._replace(trailing_metadata=(*status.trailing_metadata, *retry))
-                    )
-            except TimeoutError:
-                # It is handed over, and waits behind messages that the caller does not read.
-                raise asyncio.CancelledError from None
-        except BaseException:
-            code = grpc.StatusCode.CANCELLED
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            self._metrics.call_ended(method, code.name, seconds, stream=stream)
-            log.info(
-                "call",
-                method=method,
-                code=code.name,
-                milliseconds=round(seconds * 1000, 1),
-                request_id=request_id,
-                project_id=call.project_id(),
-                key_id=call.caller_id(),
-            )
+                if isinstance(request, _Unreadable):
+                    raise InvalidRequest.of("", "the request cannot be read: perhaps some text in it is not UTF-8")
+                yield
+            except Exception as error:
+                code = entry_for(error).code
+                _explain(error, method, request_id, code)
+                status: Any = rpc_status.to_status(to_status(error, request_id))
+                retry = call.retry_metadata(context, retry_seconds(error))
+                try:
+                    async with asyncio.timeout(_STATUS_SECONDS):
+                        await context.abort_with_status(
+                            status._replace(trailing_metadata=(*status.trailing_metadata, *retry))
+                        )
+                except TimeoutError:
+                    # It is handed over, and waits behind messages that the caller does not read.
+                    raise asyncio.CancelledError from None
+            except BaseException:
+                code = grpc.StatusCode.CANCELLED
+                raise
+            finally:
+                seconds = time.perf_counter() - started
+                self._metrics.call_ended(method, code.name, seconds, stream=stream)
+                describe_end(span, code, request_id)
+                log.info(
+                    "call",
+                    method=method,
+                    code=code.name,
+                    milliseconds=round(seconds * 1000, 1),
+                    request_id=request_id,
+                    project_id=call.project_id(),
+                    key_id=call.caller_id(),
+                )
 
 
 def streams_of(files: Iterable[FileDescriptor]) -> Collection[str]:

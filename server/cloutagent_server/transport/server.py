@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from cloutagent.v1 import (
     execution_pb2,
@@ -74,6 +75,7 @@ class Services:
     usage: UsageService
     receipts: ReceiptService
     metrics: Metrics = NO_METRICS
+    tracer: Tracer = field(default_factory=NoOpTracer)
 
 
 def arounds_for(services: Services) -> Sequence[Around]:
@@ -81,7 +83,7 @@ def arounds_for(services: Services) -> Sequence[Around]:
     access = AccessControl(services.authenticator, services.projects, services.executions, services.failed_attempts)
     actions = actions_of(FILES)
     return (
-        ErrorAnswering(services.metrics, streams_of(FILES)),
+        ErrorAnswering(services.metrics, streams_of(FILES), services.tracer),
         RefusalAuditing(actions, services.audit),
         Guard(rules_of(FILES), access),
         Auditing(actions, services.audit, services.secrets),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from decimal import Decimal
 
 import aiohttp
 import pytest
@@ -17,6 +18,7 @@ from cloutagent_server.monitoring.prometheus import PrometheusMetrics
 from tests.support.gateway_stage import KEY, MODEL, PRICES, Run, running
 from tests.support.messages import RememberingListener, Reply, answering, failing, stream_events, streaming
 from tests.support.scraping import Scrape
+from tests.support.spans import Spans, failed, parent_of
 
 WAIT = 5.0
 Told = tuple[str, CallOutcome, float | None]
@@ -117,6 +119,28 @@ async def test_a_run_that_ends_cuts_its_call() -> None:
         await run.gateway.close(run.session)
         await asyncio.wait_for(call, WAIT)
     assert notes.calls == [(MODEL, CallOutcome.CUT, None)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome", "fault"),
+    [(streaming(stream_events(9, 3)), "ok", False), (failing(529, "overloaded_error", "busy"), "vendor_error", True)],
+)
+async def test_a_call_is_a_span_in_the_trace_of_its_run(reply: Reply, outcome: str, fault: bool) -> None:
+    spans = Spans()
+    with spans.tracer.start_as_current_span("run") as around:
+        async with running(reply, tracer=spans.tracer) as run:
+            await asked(run)
+    span = next(span for span in spans.ended if span.name == f"chat {MODEL}")
+    assert (parent_of(span), span.kind.name) == (around.get_span_context().span_id, "CLIENT")
+    told: dict[str, object] = dict(span.attributes or {})
+    assert (told["cloutagent.model_call.outcome"], failed(span)) == (outcome, fault)
+    assert told.get("error.type") == (outcome if fault else None)
+    assert isinstance(told["gen_ai.response.time_to_first_chunk"], float)
+    used = (9, 3, Decimal("0.000072")) if not fault else (None, None, None)
+    cost = told.get("cloutagent.model_call.cost_usd")
+    assert (told.get("gen_ai.usage.input_tokens"), told.get("gen_ai.usage.output_tokens")) == used[:2]
+    assert (None if cost is None else Decimal(str(cost))) == used[2]
+    assert KEY not in span.to_json() and "busy" not in span.to_json()
 
 
 async def test_the_gateway_tells_whether_it_listens() -> None:
