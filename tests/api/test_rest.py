@@ -55,7 +55,7 @@ async def test_an_unknown_route_is_404_in_json(http: httpx.AsyncClient, verb: st
     response = await http.request(verb, path)
     assert response.status_code == 404
     failure = failure_of(response)
-    assert (failure.code, failure.details) == ("NOT_FOUND", [])
+    assert (failure.code, failure.reason) == ("NOT_FOUND", "INVALID_REQUEST")
 
 
 @pytest.mark.parametrize(
