@@ -44,19 +44,18 @@ def prices() -> GenaiPriceList:
 
 def settings_of(folder: Path, **changes: Any) -> Settings:
     """Settings of a server on this folder."""
-    return Settings(
-        _env_file=None,
-        app_env="test",
-        anthropic_base_url="http://127.0.0.1:9",
-        encryption_key="5e" * 32,
-        admin_api_key=ADMIN_KEY,
-        project_root=folder,
-        grpc_port=0,
-        metrics_port=0,
-        stop_grace_seconds=0,
-        max_failed_authentications=1000,
-        **changes,
-    )
+    given: dict[str, Any] = {
+        "app_env": "test",
+        "anthropic_base_url": "http://127.0.0.1:9",
+        "encryption_key": "5e" * 32,
+        "admin_api_key": ADMIN_KEY,
+        "project_root": folder,
+        "grpc_port": 0,
+        "metrics_port": 0,
+        "stop_grace_seconds": 0,
+        "max_failed_authentications": 1000,
+    }
+    return Settings(_env_file=None, **{**given, **changes})
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

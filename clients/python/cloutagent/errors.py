@@ -72,7 +72,7 @@ class Violation:
     """A field of a request that is wrong.
 
     Attributes:
-        field: Its path, such as `agent.model`; empty for the whole request.
+        field: Its path in the JSON of the API, such as `agent.maxTokens`; empty for the whole request.
         description: What is wrong with it, for people.
     """
 

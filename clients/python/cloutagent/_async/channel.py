@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -10,6 +10,10 @@ from cloutagent._configuration import Configuration
 from cloutagent._identity import user_agent
 from cloutagent._retry import RetryPolicy
 from cloutagent.v1 import execution_pb2_grpc, project_pb2_grpc, secret_pb2_grpc, system_pb2_grpc
+
+# A connection with a call under way on which nothing came for so long is asked whether it is alive, and given up when
+# it does not answer for so long. A stream that is alive brings something every 15 seconds, so only a dead one is asked.
+KEEPALIVE_MILLISECONDS: Final = (30_000, 10_000)
 
 
 class AsyncConnection:
@@ -46,9 +50,11 @@ def _options(retry: RetryPolicy, *, local: bool) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", -1),
         ("grpc.initial_reconnect_backoff_ms", first),
         ("grpc.max_reconnect_backoff_ms", longest),
-        # A stream that is alive brings something every 15 seconds, so this asks only of one that seems dead.
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS[0]),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_MILLISECONDS[1]),
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_MILLISECONDS[1]),
+        # Else gRPC would ask twice, and then but once a minute until the client has something to send.
+        ("grpc.http2.max_pings_without_data", 0),
         # Each client has a connection of its own, and gives it up when it is closed.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0 if local else 1),
