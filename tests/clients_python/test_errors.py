@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 from typing import Any
 
 import grpc
@@ -173,10 +174,13 @@ async def test_the_admin_must_name_a_project(admin: AsyncClient) -> None:
         await admin.executions.start("hello")
 
 
-async def test_a_deadline_that_passes(client: AsyncClient) -> None:
-    with pytest.raises(errors.DeadlineExceededError) as caught:
-        await client.executions.list(timeout=1e-9).__anext__()
-    assert isinstance(caught.value, TimeoutError)
+async def test_a_deadline_that_passes(kind: Kind) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with make_client(kind, address=address, timeout=0.2) as client:
+            with pytest.raises(errors.DeadlineExceededError) as caught:
+                await client.system.health()
+    assert issubclass(caught.type, TimeoutError) and caught.value.request_id is not None
 
 
 async def test_a_client_that_is_closed_takes_no_calls(kind: Kind, address: str) -> None:
