@@ -128,10 +128,10 @@ async def test_a_read_is_made_again_under_one_id(caller: AsyncClient, failing: F
 
 
 async def test_the_last_failure_is_raised(caller: AsyncClient, failing: FailingServer) -> None:
-    failing.failures = [UNAVAILABLE] * 4
+    failing.failures = [UNAVAILABLE] * 6
     with pytest.raises(errors.UnavailableError) as caught:
         await caller.projects.get()
-    assert failing.methods == ["GetProject"] * 4
+    assert failing.methods == ["GetProject"] * 6
     assert caught.value.request_id == failing.calls[0].metadata["x-request-id"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import socket
 from typing import Any
@@ -191,6 +192,27 @@ async def test_a_client_that_is_closed_takes_no_calls(kind: Kind, address: str) 
     await client.close()
     with pytest.raises(RuntimeError, match="closed"):
         await client.system.health()
+
+
+async def test_closing_a_client_ends_what_is_under_way(
+    kind: Kind, address: str, project: NewProject, client: AsyncClient, engine: FakeEngine
+) -> None:
+    closing = make_client(kind, address=address, api_key=project.api_key)
+    execution = await closing.executions.start("hang")
+    started = asyncio.Event()
+
+    async def follow() -> None:
+        async for event in closing.executions.watch(execution.id):
+            if event.kind == "token_usage":
+                started.set()
+
+    following = asyncio.ensure_future(follow())
+    await started.wait()
+    await closing.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await following
+    assert execution.id in engine.running
+    await client.executions.cancel(execution.id)
 
 
 async def test_a_run_returns_its_result(client: AsyncClient) -> None:

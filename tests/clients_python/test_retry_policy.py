@@ -81,7 +81,14 @@ def test_a_call_is_made_as_often_as_the_policy_says_and_never_beyond_its_deadlin
 def test_a_call_with_time_enough_is_made_the_whole_number_of_times() -> None:
     clock = FakeClock()
     attempts = Attempts(RetryPolicy(), 30, repeatable=True, clock=clock, draw=lambda: 0.0)
-    assert tried(attempts, clock, unavailable()) == [0.05, 0.1, 0.2]
+    assert tried(attempts, clock, unavailable()) == [0.05, 0.1, 0.2, 0.4, 0.8]
+
+
+def test_a_patient_call_is_made_until_its_time_is_up() -> None:
+    clock = FakeClock()
+    attempts = Attempts(RetryPolicy(), 300, repeatable=True, patient=True, clock=clock)
+    tried(attempts, clock, unavailable())
+    assert 1290 < clock.now < 1300
 
 
 def test_a_call_that_is_not_safe_is_made_once() -> None:
@@ -117,7 +124,13 @@ def watching(clock: FakeClock, timeout: float | None = None, policy: RetryPolicy
 def test_a_watch_that_never_had_an_answer_gives_up_as_a_call_does() -> None:
     clock = FakeClock()
     reconnects = watching(clock)
-    assert len(tried(reconnects, clock, unavailable())) == 3
+    assert len(tried(reconnects, clock, unavailable())) == 5
+
+
+def test_a_watch_of_a_server_that_is_known_to_be_there_is_patient_at_once() -> None:
+    clock = FakeClock()
+    tried(Reconnects(RetryPolicy(), None, patient=True, clock=clock), clock, unavailable())
+    assert clock.now > 1300
 
 
 @given(policies)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.clients_python.conftest import ADMIN_KEY, QUICK, agent, settings_of
 from tests.support.api.ports import reserved_port
 from tests.support.api.stage import Stage
 from tests.support.fake_engine import FakeEngine, FakeExecutor, Step, answer, ask, report, wait_for, write
-from tests.support.python_client.two_clients import Kind, make_client
+from tests.support.python_client.two_clients import KINDS, Kind, make_client
 from tests.support.unsteady_proxy import UnsteadyProxy, random_life
 
 DEADLINE_SECONDS = 20.0
@@ -56,10 +57,15 @@ class Pace:
         return lambda prompt: [ask(), report(1, 1), *steps, answer("done")]
 
 
-async def watched(client: AsyncClient, execution_id: str, saw: Callable[[int], Awaitable[None] | None]) -> list[str]:
+async def watched(
+    client: AsyncClient,
+    execution_id: str,
+    saw: Callable[[int], Awaitable[None] | None],
+    seconds: float = DEADLINE_SECONDS,
+) -> list[str]:
     """The kinds of the events of an execution, each once and in order."""
     sequences, kinds = [], []
-    async with asyncio.timeout(DEADLINE_SECONDS), client.executions.watch(execution_id) as events:
+    async with asyncio.timeout(seconds), client.executions.watch(execution_id) as events:
         async for event in events:
             sequences.append(event.sequence)
             kinds.append(event.kind)
@@ -74,7 +80,7 @@ async def watched(client: AsyncClient, execution_id: str, saw: Callable[[int], A
 @asynccontextmanager
 async def behind(proxy: UnsteadyProxy, kind: Kind, project: NewProject) -> AsyncIterator[AsyncClient]:
     """A client behind the proxy."""
-    retry = RetryPolicy(attempts=20, first_delay=0.002, longest_delay=0.02)
+    retry = RetryPolicy(attempts=1000, first_delay=0.002, longest_delay=0.02)
     async with make_client(
         kind, address=f"http://127.0.0.1:{proxy.port}", api_key=project.api_key, retry=retry
     ) as client:
@@ -117,8 +123,8 @@ async def test_a_run_over_a_bad_connection_is_run_once(
 class Restarted:
     """A second gRPC server before the same services, of which the proxy knows the newest."""
 
-    def __init__(self, stage: Stage, proxy: UnsteadyProxy) -> None:
-        self._services = stage.app.services
+    def __init__(self, app: App, proxy: UnsteadyProxy) -> None:
+        self._services = app.services
         self._proxy = proxy
         self._server: GrpcServer | None = None
 
@@ -141,7 +147,7 @@ async def test_a_watch_outlasts_restarts_of_the_server(
     engine.script = pace.script(60)
     execution = await client.executions.start("hello")
     async with UnsteadyProxy(0, lambda: ETERNAL).serve() as proxy, AsyncExitStack() as ending:
-        server = Restarted(shared_stage, proxy)
+        server = Restarted(shared_stage.app, proxy)
         ending.push_async_callback(server.stop)
         await server.restart()
         unsteady = await ending.enter_async_context(behind(proxy, kind, project))
@@ -155,8 +161,8 @@ async def test_a_watch_outlasts_restarts_of_the_server(
     assert kinds.count("text_delta") == 60 and kinds[-1] == "completed"
 
 
-async def test_a_watch_of_what_waits_goes_on_with_the_next_server(
-    kind: Kind, prices: GenaiPriceList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_watches_of_what_waits_go_on_with_the_next_server(
+    prices: GenaiPriceList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cloutagent_server.service.auth.BCRYPT_COST", 4)
     async with AsyncExitStack() as ending:
@@ -165,21 +171,64 @@ async def test_a_watch_of_what_waits_goes_on_with_the_next_server(
         first, second = (App(settings, FileSystemStorage(tmp_path), FakeEngine(), prices) for _ in range(2))
         await first.start()
         ending.push_async_callback(second.stop)
-        client = await ending.enter_async_context(
-            make_client(kind, address=f"127.0.0.1:{port}", api_key=ADMIN_KEY, retry=QUICK)
-        )
-        project_id = (await client.projects.create(name="p", agent=agent())).project.id
-        await client.executions.start("hang", project_id=project_id, idempotency_key="k")
-        waiting = await client.executions.start("hello", project_id=project_id)
-        queued = asyncio.Event()
-        watching = asyncio.ensure_future(watched(client, waiting.id, lambda sequence: queued.set()))
-        await queued.wait()
+        clients = [
+            await ending.enter_async_context(
+                make_client(kind, address=f"127.0.0.1:{port}", api_key=ADMIN_KEY, retry=QUICK)
+            )
+            for kind in KINDS
+        ]
+        project_id = (await clients[0].projects.create(name="p", agent=agent())).project.id
+        await clients[0].executions.start("hang", project_id=project_id, idempotency_key="k")
+        waiting = await clients[0].executions.start("hello", project_id=project_id)
+        queued = [asyncio.Event() for _ in clients]
+        watching = [
+            asyncio.ensure_future(watched(client, waiting.id, partial(_note, seen)))
+            for client, seen in zip(clients, queued, strict=True)
+        ]
+        for seen in queued:
+            await seen.wait()
         await first.stop()
         await second.start()
-        assert (await watching)[-1] == "completed"
+        one, other = await asyncio.gather(*watching)
+        assert one == other and one[-1] == "completed"
         with pytest.raises(errors.ExecutionFailedError) as interrupted:
-            await client.executions.run("hang", project_id=project_id, idempotency_key="k")
+            await clients[0].executions.run("hang", project_id=project_id, idempotency_key="k")
         assert interrupted.value.failure_reason == "interrupted"
+
+
+@pytest.mark.full
+async def test_watches_of_twenty_runs_that_are_cut_a_hundred_times(
+    kind: Kind, prices: GenaiPriceList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloutagent_server.service.auth.BCRYPT_COST", 4)
+    async with AsyncExitStack() as ending:
+        engine = FakeEngine()
+        app = App(settings_of(tmp_path, max_concurrent_executions=20), FileSystemStorage(tmp_path), engine, prices)
+        target = await app.start()
+        ending.push_async_callback(app.stop)
+        # Twenty streams share a connection, and the head of each answer takes some of its bytes.
+        proxy = await ending.enter_async_context(UnsteadyProxy(target, random_life(8, 500, 7_000)).serve())
+        direct = await ending.enter_async_context(
+            make_client("async", address=f"127.0.0.1:{target}", api_key=ADMIN_KEY)
+        )
+        project = await direct.projects.create(name="p", agent=agent())
+        server = Restarted(app, proxy)
+        ending.push_async_callback(server.stop)
+        paces = {f"run {n}": Pace() for n in range(20)}
+        engine.script = lambda prompt: paces[prompt].script(200)(prompt)
+        unsteady = await ending.enter_async_context(behind(proxy, kind, project))
+        runs = {prompt: await direct.executions.start(prompt, project_id=project.project.id) for prompt in paces}
+
+        async def saw(pace: Pace, sequence: int) -> None:
+            pace.saw(sequence)
+            if pace is paces["run 0"] and sequence % 50 == 0:
+                await server.restart()
+
+        told = await asyncio.gather(
+            *(watched(unsteady, runs[prompt].id, partial(saw, pace), 300) for prompt, pace in paces.items())
+        )
+        assert proxy.cuts >= 100
+    assert all(kinds.count("text_delta") == 200 and kinds[-1] == "completed" for kinds in told)
 
 
 async def test_a_connection_that_falls_silent_is_given_up(
@@ -261,6 +310,10 @@ async def test_a_read_of_the_client_for_asyncio_that_is_cancelled_loses_nothing(
             gate.set()
             kinds += [event.kind async for event in events]
     assert kinds == ["queued", "started", "text_delta", "completed"]
+
+
+def _note(seen: asyncio.Event, sequence: int) -> None:
+    seen.set()
 
 
 def _port_of(stage: Stage) -> int:

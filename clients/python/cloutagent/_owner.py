@@ -22,3 +22,16 @@ def async_owner() -> tuple[int, asyncio.AbstractEventLoop]:
     import asyncio
 
     return os.getpid(), asyncio.get_running_loop()
+
+
+def sync_interrupted() -> bool:
+    """Whether what came out of a call and is no failure of it is the caller's own: always, with threads."""
+    return True
+
+
+def async_interrupted() -> bool:
+    """Whether the caller's task is being cancelled. If it is not, grpc.aio raised CancelledError by itself."""
+    import asyncio
+
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ class RetryPolicy:
         outage: For how many seconds a watch that was connected tries to come back.
     """
 
-    attempts: int = 4
+    attempts: int = 6
     first_delay: float = 0.1
     longest_delay: float = 5.0
     outage: float = 300.0
@@ -64,12 +65,14 @@ class Attempts:
         timeout: float,
         *,
         repeatable: bool,
+        patient: bool = False,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`repeatable` says that making the call twice does no more than making it once."""
+        """`repeatable`: making the call twice does no more than making it once; `patient`: it is made on and on."""
         self._policy = policy
         self._repeatable = repeatable
+        self._most = math.inf if patient else policy.attempts
         self._clock = clock
         self._draw = draw
         self._end = clock() + timeout
@@ -82,7 +85,7 @@ class Attempts:
     def pause(self, failure: ApiError) -> float:
         """Seconds to wait before the next attempt. Raises the failure if there shall be none."""
         self._failures += 1
-        if not self._repeatable or not passes_by(failure) or self._failures >= self._policy.attempts:
+        if not self._repeatable or not passes_by(failure) or self._failures >= self._most:
             raise failure
         pause = self._policy.pause(self._failures, failure.retry_delay, self._draw())
         if pause >= self.timeout():
@@ -98,15 +101,17 @@ class Reconnects:
         policy: RetryPolicy,
         timeout: float | None,
         *,
+        patient: bool = False,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
+        """`patient`: the server is known to be there, as if it had answered."""
         self._policy = policy
         self._clock = clock
         self._draw = draw
         self._end = None if timeout is None else clock() + timeout
         self._failures = 0
-        self._last_answer: float | None = None
+        self._last_answer = clock() if patient else None
 
     def answered(self) -> None:
         """An answer came, be it a sign of life."""

@@ -48,15 +48,27 @@ class AsyncExecutions:
         execution = await self.start(prompt, timeout=timeout, **options)
         try:
             if not has_ended(execution):
-                left = None if end is None else end - monotonic()
-                async with self.watch(execution.id, after_sequence=execution.last_sequence, timeout=left) as events:
-                    async for _ in events:
-                        pass
-                execution = await self.get(execution.id)
+                execution = await self._ended(execution, end)
         except CloutAgentError as error:
             error.execution_id = execution.id
             raise
         return completed(execution)
+
+    async def _ended(self, execution: Execution, end: float | None) -> Execution:
+        """An execution after its end, for which it waits until the monotonic clock shows `end`.
+
+        The server has just answered: whatever becomes of it now, the execution is worth the patience of a watch.
+        """
+        from cloutagent._async.watch import AsyncEventWatch
+
+        left = None if end is None else end - monotonic()
+        async with AsyncEventWatch(self._transport, execution.id, execution.last_sequence, left, True) as events:
+            async for _ in events:
+                pass
+        left = self._transport.configuration.retry.outage if end is None else max(end - monotonic(), 1.0)
+        request = execution_pb2.GetExecutionRequest(execution_id=execution.id)
+        method = self._transport.connection.executions.GetExecution
+        return (await self._transport.call(method, request, left, repeatable=True, patient=True)).execution
 
     async def start(self, prompt: str, *, timeout: float | None = None, **options: Unpack[StartOptions]) -> Execution:
         """Queue a run and return at once. See `run` for the arguments."""

@@ -13,7 +13,7 @@ from cloutagent._async.channel import AsyncConnection
 from cloutagent._configuration import Configuration
 from cloutagent._failures import failure_of
 from cloutagent._identity import new_request_id
-from cloutagent._owner import ASYNC_ADVICE, async_owner
+from cloutagent._owner import ASYNC_ADVICE, async_interrupted, async_owner
 from cloutagent._retry import Attempts
 from cloutagent.errors import ApiError, ConfigurationError
 from cloutagent.v1.project_pb2 import GetCurrentProjectRequest
@@ -44,8 +44,7 @@ class AsyncTransport:
         """The connection, opened when it is first asked for. Raises RuntimeError where it may not be used."""
         owner = async_owner()
         with self._lock:
-            if self._closed:
-                raise RuntimeError("the client is closed")
+            self.check_open()
             if self._connection is None:
                 self._connection, self._owner = AsyncConnection(self.configuration), owner
             if self._owner != owner:
@@ -59,23 +58,36 @@ class AsyncTransport:
         timeout: float | None,
         *,
         repeatable: bool = False,
+        patient: bool = False,
     ) -> Answer:
-        """Make a unary call. One that is `repeatable` is made again when it fails for a moment. Raises ApiError."""
-        attempts = Attempts(
-            self.configuration.retry, self.configuration.timeout if timeout is None else timeout, repeatable=repeatable
-        )
+        """Make a unary call. Raises ApiError.
+
+        One that is `repeatable` is made again when it fails for a moment; with `patient`, until its time is up.
+        """
+        within = self.configuration.timeout if timeout is None else timeout
+        attempts = Attempts(self.configuration.retry, within, repeatable=repeatable, patient=patient)
         request_id = new_request_id()
         while True:
+            self.check_open()
             try:
                 return await method(request, timeout=attempts.timeout(), metadata=self.metadata(request_id))
             except grpc.RpcError as error:
                 failure = failure_of(error, request_id)
+            except BaseException:
+                if not async_interrupted():
+                    self.check_open()
+                raise
             await self.wait(attempts.pause(failure), failure)
 
     def metadata(self, request_id: str) -> tuple[tuple[str, str], ...]:
         """What goes with a call."""
         key = self.configuration.api_key
         return (("x-request-id", request_id), *((("x-api-key", key),) if key is not None else ()))
+
+    def check_open(self) -> None:
+        """Raise RuntimeError if the client was closed."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
 
     async def wait(self, seconds: float, failure: ApiError) -> None:
         """Wait before a call is made again."""

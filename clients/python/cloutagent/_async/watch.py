@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -13,6 +14,7 @@ from cloutagent._async.transport import AsyncTransport
 from cloutagent._failures import failure_of
 from cloutagent._following import EventFollowing, Following, UsageFollowing
 from cloutagent._identity import new_request_id
+from cloutagent._owner import async_interrupted
 from cloutagent._retry import Reconnects
 from cloutagent.errors import UnavailableError
 from cloutagent.v1.cost_pb2 import UsageReport
@@ -24,8 +26,7 @@ Item = TypeVar("Item")
 class AsyncWatch(AsyncIterator[Item], Generic[Item]):
     """An iterator over a stream of the server, which comes back by itself when the connection is lost.
 
-    Leaving it early ends nothing but the watch; `close`, or the end of a `with` block, gives the connection's stream
-    back at once. One watch is for one task or thread.
+    Leaving it early ends nothing but the watch. One watch is for one task or thread.
     """
 
     def __init__(
@@ -34,12 +35,16 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
         method: Callable[[], grpc.aio.UnaryStreamMultiCallable[Any, Any]],
         following: Following[Any, Any, Item],
         timeout: float | None,
+        patient: bool = False,
     ) -> None:
-        """`method` is looked up for each connection; `timeout` is how many seconds the whole watch may take."""
+        """`method` is looked up for each connection; `timeout` is how many seconds the whole watch may take.
+
+        With `patient` the first connection is tried for as long as the later ones.
+        """
         self._transport = transport
         self._method = method
         self._following = following
-        self._reconnects = Reconnects(transport.configuration.retry, timeout)
+        self._reconnects = Reconnects(transport.configuration.retry, timeout, patient=patient)
         self._ready: deque[Item] = deque()
         self._call: Any = None
         self._answers: AsyncIterator[Any] | None = None
@@ -71,6 +76,11 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
     ) -> None:
         await self.close()
 
+    def __del__(self) -> None:
+        # A loop that was left early gives its stream back once nobody has it any more.
+        with suppress(Exception):
+            self._hang_up()
+
     async def _read(self) -> None:
         """Take one answer, or wait until there may be a connection again."""
         try:
@@ -79,6 +89,8 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
             failure = failure_of(error, self._request_id)
         except BaseException:
             self._hang_up()
+            if not async_interrupted():
+                self._transport.check_open()
             raise
         else:
             if answer is not None:
@@ -121,14 +133,15 @@ class AsyncEventWatch(AsyncWatch[ExecutionEvent]):
     """
 
     def __init__(
-        self, transport: AsyncTransport, execution_id: str, after_sequence: int, timeout: float | None
+        self,
+        transport: AsyncTransport,
+        execution_id: str,
+        after_sequence: int,
+        timeout: float | None,
+        patient: bool = False,
     ) -> None:
-        super().__init__(
-            transport,
-            lambda: transport.connection.executions.WatchExecution,
-            EventFollowing(execution_id, after_sequence),
-            timeout,
-        )
+        following = EventFollowing(execution_id, after_sequence)
+        super().__init__(transport, lambda: transport.connection.executions.WatchExecution, following, timeout, patient)
         self.last_sequence = after_sequence
 
     async def __anext__(self) -> ExecutionEvent:

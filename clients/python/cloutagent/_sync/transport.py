@@ -13,7 +13,7 @@ import grpc
 from cloutagent._configuration import Configuration
 from cloutagent._failures import failure_of
 from cloutagent._identity import new_request_id
-from cloutagent._owner import SYNC_ADVICE, sync_owner
+from cloutagent._owner import SYNC_ADVICE, sync_interrupted, sync_owner
 from cloutagent._retry import Attempts
 from cloutagent._sync.channel import Connection
 from cloutagent.errors import ApiError, ConfigurationError
@@ -45,8 +45,7 @@ class Transport:
         """The connection, opened when it is first asked for. Raises RuntimeError where it may not be used."""
         owner = sync_owner()
         with self._lock:
-            if self._closed:
-                raise RuntimeError("the client is closed")
+            self.check_open()
             if self._connection is None:
                 self._connection, self._owner = Connection(self.configuration), owner
             if self._owner != owner:
@@ -60,23 +59,36 @@ class Transport:
         timeout: float | None,
         *,
         repeatable: bool = False,
+        patient: bool = False,
     ) -> Answer:
-        """Make a unary call. One that is `repeatable` is made again when it fails for a moment. Raises ApiError."""
-        attempts = Attempts(
-            self.configuration.retry, self.configuration.timeout if timeout is None else timeout, repeatable=repeatable
-        )
+        """Make a unary call. Raises ApiError.
+
+        One that is `repeatable` is made again when it fails for a moment; with `patient`, until its time is up.
+        """
+        within = self.configuration.timeout if timeout is None else timeout
+        attempts = Attempts(self.configuration.retry, within, repeatable=repeatable, patient=patient)
         request_id = new_request_id()
         while True:
+            self.check_open()
             try:
                 return method(request, timeout=attempts.timeout(), metadata=self.metadata(request_id))
             except grpc.RpcError as error:
                 failure = failure_of(error, request_id)
+            except BaseException:
+                if not sync_interrupted():
+                    self.check_open()
+                raise
             self.wait(attempts.pause(failure), failure)
 
     def metadata(self, request_id: str) -> tuple[tuple[str, str], ...]:
         """What goes with a call."""
         key = self.configuration.api_key
         return (("x-request-id", request_id), *((("x-api-key", key),) if key is not None else ()))
+
+    def check_open(self) -> None:
+        """Raise RuntimeError if the client was closed."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
 
     def wait(self, seconds: float, failure: ApiError) -> None:
         """Wait before a call is made again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -13,6 +14,7 @@ import grpc
 from cloutagent._failures import failure_of
 from cloutagent._following import EventFollowing, Following, UsageFollowing
 from cloutagent._identity import new_request_id
+from cloutagent._owner import sync_interrupted
 from cloutagent._retry import Reconnects
 from cloutagent._sync.transport import Transport
 from cloutagent.errors import UnavailableError
@@ -25,8 +27,7 @@ Item = TypeVar("Item")
 class Watch(Iterator[Item], Generic[Item]):
     """An iterator over a stream of the server, which comes back by itself when the connection is lost.
 
-    Leaving it early ends nothing but the watch; `close`, or the end of a `with` block, gives the connection's stream
-    back at once. One watch is for one task or thread.
+    Leaving it early ends nothing but the watch. One watch is for one task or thread.
     """
 
     def __init__(
@@ -35,12 +36,16 @@ class Watch(Iterator[Item], Generic[Item]):
         method: Callable[[], grpc.UnaryStreamMultiCallable[Any, Any]],
         following: Following[Any, Any, Item],
         timeout: float | None,
+        patient: bool = False,
     ) -> None:
-        """`method` is looked up for each connection; `timeout` is how many seconds the whole watch may take."""
+        """`method` is looked up for each connection; `timeout` is how many seconds the whole watch may take.
+
+        With `patient` the first connection is tried for as long as the later ones.
+        """
         self._transport = transport
         self._method = method
         self._following = following
-        self._reconnects = Reconnects(transport.configuration.retry, timeout)
+        self._reconnects = Reconnects(transport.configuration.retry, timeout, patient=patient)
         self._ready: deque[Item] = deque()
         self._call: Any = None
         self._answers: Iterator[Any] | None = None
@@ -72,6 +77,11 @@ class Watch(Iterator[Item], Generic[Item]):
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        # A loop that was left early gives its stream back once nobody has it any more.
+        with suppress(Exception):
+            self._hang_up()
+
     def _read(self) -> None:
         """Take one answer, or wait until there may be a connection again."""
         try:
@@ -80,6 +90,8 @@ class Watch(Iterator[Item], Generic[Item]):
             failure = failure_of(error, self._request_id)
         except BaseException:
             self._hang_up()
+            if not sync_interrupted():
+                self._transport.check_open()
             raise
         else:
             if answer is not None:
@@ -121,13 +133,16 @@ class EventWatch(Watch[ExecutionEvent]):
         last_sequence: Number of the last event that was handed out: the `after_sequence` of a watch that goes on.
     """
 
-    def __init__(self, transport: Transport, execution_id: str, after_sequence: int, timeout: float | None) -> None:
-        super().__init__(
-            transport,
-            lambda: transport.connection.executions.WatchExecution,
-            EventFollowing(execution_id, after_sequence),
-            timeout,
-        )
+    def __init__(
+        self,
+        transport: Transport,
+        execution_id: str,
+        after_sequence: int,
+        timeout: float | None,
+        patient: bool = False,
+    ) -> None:
+        following = EventFollowing(execution_id, after_sequence)
+        super().__init__(transport, lambda: transport.connection.executions.WatchExecution, following, timeout, patient)
         self.last_sequence = after_sequence
 
     def __next__(self) -> ExecutionEvent:
