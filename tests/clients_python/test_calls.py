@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,7 +16,7 @@ import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from cloutagent import AsyncClient, errors
+from cloutagent import AsyncClient, Client, errors
 from cloutagent.v1.execution_pb2 import StartExecutionRequest
 from tests.clients_python.conftest import QUICK, agent
 from tests.support.certificates import Authority
@@ -27,12 +28,13 @@ PROJECT = "6d0f2c1e-0000-4000-8000-000000000000"
 
 @dataclass
 class Call:
-    """A call that came: its method, its request, its metadata, the seconds that it had (gRPC rounds them), and when."""
+    """A call that came: its method, its request, the seconds that it had (gRPC rounds them), whence and when."""
 
     method: str
     request: bytes
     metadata: dict[str, str]
     seconds: float
+    peer: str
     at: float = field(default_factory=monotonic)
 
 
@@ -54,7 +56,7 @@ class FailingServer(grpc.GenericRpcHandler):
 
         async def answer(request: bytes, context: Any) -> bytes:
             metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
-            self.calls.append(Call(method, request, metadata, context.time_remaining()))
+            self.calls.append(Call(method, request, metadata, context.time_remaining(), context.peer()))
             if self.failures:
                 await context.abort_with_status(rpc_status.to_status(self.failures.pop(0)))
             return b""
@@ -125,6 +127,22 @@ async def test_a_read_is_made_again_under_one_id(caller: AsyncClient, failing: F
     await caller.projects.get()
     assert failing.methods == ["GetProject"] * 4
     assert len({call.metadata["x-request-id"] for call in failing.calls}) == 1
+
+
+async def test_retries_are_logged_without_the_key(
+    caller: AsyncClient, failing: FailingServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing.failures = [UNAVAILABLE]
+    with caplog.at_level("DEBUG"):
+        await caller.projects.get()
+    assert "as asked" in caplog.text and "cla_key" not in caplog.text
+
+
+async def test_threads_share_a_client(server: tuple[FailingServer, int]) -> None:
+    with Client(address=f"127.0.0.1:{server[1]}") as client:
+        await asyncio.gather(*(asyncio.to_thread(client.system.health) for _ in range(40)))
+    assert len(server[0].calls) == 40
+    assert len({call.peer for call in server[0].calls}) == 1
 
 
 async def test_the_last_failure_is_raised(caller: AsyncClient, failing: FailingServer) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,13 @@ def test_other_faults_are_refused(tmp_path: Path) -> None:
 
 def test_a_configuration_does_not_show_the_key() -> None:
     assert "cla_key" not in repr(configured(api_key="cla_key"))
+
+
+@pytest.mark.parametrize("names", ["Client, CloutAgentError, RetryPolicy, errors, types", "AsyncClient"])
+def test_an_import_loads_neither_grpc_nor_asyncio(names: str) -> None:
+    program = f"import sys; from cloutagent import {names}; print({{'asyncio', 'grpc'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
 
 
 def test_a_client_that_was_forked_says_so(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,7 +261,7 @@ async def test_a_start_that_no_budget_is_left_for_says_which(
 
 async def test_a_run_that_is_cancelled_raises(client: AsyncClient, engine: FakeEngine) -> None:
     with pytest.raises(errors.DeadlineExceededError) as waiting:
-        await client.executions.run("hang", idempotency_key="k", timeout=0.5)
+        await client.executions.run("hang", idempotency_key="k", timeout=1)
     assert waiting.value.execution_id is not None
     assert waiting.value.execution_id in engine.running, "whoever stops waiting ends nothing"
     await client.executions.cancel(waiting.value.execution_id)

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cloutagent import AsyncClient, RetryPolicy, errors
+from cloutagent import AsyncClient, Client, RetryPolicy, errors
 from cloutagent.types import NewProject
 from cloutagent_server.app import App
 from cloutagent_server.engine.prices import GenaiPriceList
@@ -276,6 +277,31 @@ async def test_a_watch_that_is_left_is_let_go_and_the_run_goes_on(
         assert [(await anext(events)).kind for _ in range(3)] == ["queued", "started", "token_usage"]
     assert not [event async for event in events]
     assert execution.id in engine.running
+    await client.executions.cancel(execution.id)
+
+
+async def test_a_watch_that_nobody_has_any_more_is_let_go(
+    address: str, project: NewProject, client: AsyncClient, kind: Kind
+) -> None:
+    execution = await client.executions.start("hang")
+
+    def left_by_a_thread() -> Any:
+        with Client(address=address, api_key=project.api_key) as blocking:
+            watch = blocking.executions.watch(execution.id)
+            next(watch)
+            call = watch._call
+            del watch
+            return call.cancelled()
+
+    async def left_by_a_task() -> Any:
+        async with AsyncClient(address=address, api_key=project.api_key) as asynchronous:
+            watch = asynchronous.executions.watch(execution.id)
+            await anext(watch)
+            call = watch._call
+            del watch
+            return call.cancelled()
+
+    assert await (asyncio.to_thread(left_by_a_thread) if kind == "sync" else left_by_a_task())
     await client.executions.cancel(execution.id)
 
 

@@ -72,7 +72,7 @@ class AsyncExecutions:
 
     async def start(self, prompt: str, *, timeout: float | None = None, **options: Unpack[StartOptions]) -> Execution:
         """Queue a run and return at once. See `run` for the arguments."""
-        project_id = await self._transport.project(options.get("project_id"))
+        project_id = await self._transport.project(options.get("project_id"), timeout)
         request = start_request(project_id, prompt, options)
         method = self._transport.connection.executions.StartExecution
         # The request has an idempotency key.
@@ -82,7 +82,7 @@ class AsyncExecutions:
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[StartOptions]
     ) -> ExecutionEstimate:
         """Check all that `start` checks but the queue, and estimate the cost. Nothing is created or called."""
-        project_id = await self._transport.project(options.get("project_id"))
+        project_id = await self._transport.project(options.get("project_id"), timeout)
         request = start_request(project_id, prompt, options, dry=True)
         method = self._transport.connection.executions.StartExecution
         return (await self._transport.call(method, request, timeout, repeatable=True)).estimate
@@ -136,7 +136,7 @@ class AsyncExecutions:
             timeout: How many seconds each call may take.
         """
         request = execution_pb2.ListExecutionsRequest(
-            project_id=await self._transport.project(project_id),
+            project_id=await self._transport.project(project_id, timeout),
             statuses=statuses,
             labels=[f"{name}={value}" for name, value in (labels or {}).items()],
             created_after=timestamp(created_after),

@@ -30,14 +30,14 @@ class AsyncKeys:
     ) -> NewApiKey:
         """Create a further key. `expires_at` has a time zone; without it the key does not expire."""
         request = project_pb2.CreateApiKeyRequest(
-            project_id=await self._transport.project(project_id), name=name, expires_at=timestamp(expires_at)
+            project_id=await self._transport.project(project_id, timeout), name=name, expires_at=timestamp(expires_at)
         )
         answer = await self._transport.call(self._transport.connection.projects.CreateApiKey, request, timeout)
         return NewApiKey(answer.key, answer.api_key)
 
     async def list(self, *, project_id: str | None = None, timeout: float | None = None) -> Sequence[ApiKey]:
         """The keys that work, the default key first. Never a key itself."""
-        request = project_pb2.ListApiKeysRequest(project_id=await self._transport.project(project_id))
+        request = project_pb2.ListApiKeysRequest(project_id=await self._transport.project(project_id, timeout))
         method = self._transport.connection.projects.ListApiKeys
         return tuple((await self._transport.call(method, request, timeout, repeatable=True)).keys)
 
@@ -54,7 +54,7 @@ class AsyncKeys:
         The client goes on with the old key: make a new one.
         """
         request = project_pb2.RotateApiKeyRequest(
-            project_id=await self._transport.project(project_id),
+            project_id=await self._transport.project(project_id, timeout),
             key_id=key_id,
             grace_period=None if grace_period is None else milliseconds(grace_period),
         )
@@ -63,5 +63,7 @@ class AsyncKeys:
 
     async def revoke(self, key_id: str, *, project_id: str | None = None, timeout: float | None = None) -> None:
         """End a key at once."""
-        request = project_pb2.RevokeApiKeyRequest(project_id=await self._transport.project(project_id), key_id=key_id)
+        request = project_pb2.RevokeApiKeyRequest(
+            project_id=await self._transport.project(project_id, timeout), key_id=key_id
+        )
         await self._transport.call(self._transport.connection.projects.RevokeApiKey, request, timeout)

@@ -50,7 +50,7 @@ class AsyncProjects:
 
     async def get(self, project_id: str | None = None, *, timeout: float | None = None) -> Project:
         """One project."""
-        request = project_pb2.GetProjectRequest(project_id=await self._transport.project(project_id))
+        request = project_pb2.GetProjectRequest(project_id=await self._transport.project(project_id, timeout))
         method = self._transport.connection.projects.GetProject
         return (await self._transport.call(method, request, timeout, repeatable=True)).project
 
@@ -87,7 +87,7 @@ class AsyncProjects:
         `description`, or `agent.enabled_tools` to have none.
         """
         project = project_pb2.Project(
-            id=await self._transport.project(project_id),
+            id=await self._transport.project(project_id, timeout),
             name=name,
             description=description,
             agent=agent,

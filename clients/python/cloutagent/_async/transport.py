@@ -94,13 +94,16 @@ class AsyncTransport:
         log.debug("trying again in %.2f s: %s", seconds, failure)
         await sleep(seconds)
 
-    async def project(self, given: str | None) -> str:
-        """The project that a call is about: the one it names, the client's, or the one that the key belongs to."""
+    async def project(self, given: str | None, timeout: float | None) -> str:
+        """The project that a call is about: the one it names, the client's, or the one that the key belongs to.
+
+        The latter is asked for once, in a call that has the same `timeout`.
+        """
         known = given or self.configuration.project_id or self._own_project
         if known is not None:
             return known
         method = self.connection.projects.GetCurrentProject
-        current = await self.call(method, GetCurrentProjectRequest(), None, repeatable=True)
+        current = await self.call(method, GetCurrentProjectRequest(), timeout, repeatable=True)
         if not current.HasField("project"):
             raise ConfigurationError("the admin key belongs to no project: name one by project_id")
         self._own_project = current.project.id

@@ -165,4 +165,4 @@ class AsyncUsageWatch(AsyncWatch[UsageReport]):
         super().__init__(transport, lambda: transport.connection.executions.WatchUsage, self._usage, timeout)
 
     async def _prepare(self) -> None:
-        self._usage.project_id = await self._transport.project(self._usage.project_id)
+        self._usage.project_id = await self._transport.project(self._usage.project_id, None)

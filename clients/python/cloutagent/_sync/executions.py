@@ -73,7 +73,7 @@ class Executions:
 
     def start(self, prompt: str, *, timeout: float | None = None, **options: Unpack[StartOptions]) -> Execution:
         """Queue a run and return at once. See `run` for the arguments."""
-        project_id = self._transport.project(options.get("project_id"))
+        project_id = self._transport.project(options.get("project_id"), timeout)
         request = start_request(project_id, prompt, options)
         method = self._transport.connection.executions.StartExecution
         # The request has an idempotency key.
@@ -83,7 +83,7 @@ class Executions:
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[StartOptions]
     ) -> ExecutionEstimate:
         """Check all that `start` checks but the queue, and estimate the cost. Nothing is created or called."""
-        project_id = self._transport.project(options.get("project_id"))
+        project_id = self._transport.project(options.get("project_id"), timeout)
         request = start_request(project_id, prompt, options, dry=True)
         method = self._transport.connection.executions.StartExecution
         return (self._transport.call(method, request, timeout, repeatable=True)).estimate
@@ -137,7 +137,7 @@ class Executions:
             timeout: How many seconds each call may take.
         """
         request = execution_pb2.ListExecutionsRequest(
-            project_id=self._transport.project(project_id),
+            project_id=self._transport.project(project_id, timeout),
             statuses=statuses,
             labels=[f"{name}={value}" for name, value in (labels or {}).items()],
             created_after=timestamp(created_after),

@@ -51,7 +51,7 @@ class Projects:
 
     def get(self, project_id: str | None = None, *, timeout: float | None = None) -> Project:
         """One project."""
-        request = project_pb2.GetProjectRequest(project_id=self._transport.project(project_id))
+        request = project_pb2.GetProjectRequest(project_id=self._transport.project(project_id, timeout))
         method = self._transport.connection.projects.GetProject
         return (self._transport.call(method, request, timeout, repeatable=True)).project
 
@@ -86,7 +86,7 @@ class Projects:
         `description`, or `agent.enabled_tools` to have none.
         """
         project = project_pb2.Project(
-            id=self._transport.project(project_id),
+            id=self._transport.project(project_id, timeout),
             name=name,
             description=description,
             agent=agent,

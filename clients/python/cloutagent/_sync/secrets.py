@@ -38,7 +38,7 @@ class Secrets:
     ) -> SetSecretResponse:
         """Store a secret as its next version. `expected_version` is what it must be at now; 0: it must not exist."""
         request = secret_pb2.SetSecretRequest(
-            project_id=self._transport.project(project_id),
+            project_id=self._transport.project(project_id, timeout),
             name=name,
             value=value,
             expected_version=expected_version,
@@ -50,14 +50,14 @@ class Secrets:
     ) -> str:
         """The plain value, of the current version or of an earlier one."""
         request = secret_pb2.GetSecretRequest(
-            project_id=self._transport.project(project_id), name=name, version=version
+            project_id=self._transport.project(project_id, timeout), name=name, version=version
         )
         method = self._transport.connection.secrets.GetSecret
         return (self._transport.call(method, request, timeout, repeatable=True)).value
 
     def list(self, *, project_id: str | None = None, timeout: float | None = None) -> Sequence[str]:
         """The names in alphabetical order."""
-        request = secret_pb2.ListSecretsRequest(project_id=self._transport.project(project_id))
+        request = secret_pb2.ListSecretsRequest(project_id=self._transport.project(project_id, timeout))
         method = self._transport.connection.secrets.ListSecrets
         return tuple((self._transport.call(method, request, timeout, repeatable=True)).names)
 
@@ -65,7 +65,9 @@ class Secrets:
         self, name: str, *, project_id: str | None = None, timeout: float | None = None
     ) -> GetSecretMetadataResponse:
         """What is known of a secret, never its value."""
-        request = secret_pb2.GetSecretMetadataRequest(project_id=self._transport.project(project_id), name=name)
+        request = secret_pb2.GetSecretMetadataRequest(
+            project_id=self._transport.project(project_id, timeout), name=name
+        )
         method = self._transport.connection.secrets.GetSecretMetadata
         return self._transport.call(method, request, timeout, repeatable=True)
 
@@ -73,7 +75,9 @@ class Secrets:
         self, name: str, *, project_id: str | None = None, timeout: float | None = None
     ) -> Sequence[SecretVersion]:
         """The versions that are kept, newest first, never their values."""
-        request = secret_pb2.ListSecretVersionsRequest(project_id=self._transport.project(project_id), name=name)
+        request = secret_pb2.ListSecretVersionsRequest(
+            project_id=self._transport.project(project_id, timeout), name=name
+        )
         method = self._transport.connection.secrets.ListSecretVersions
         return tuple((self._transport.call(method, request, timeout, repeatable=True)).versions)
 
@@ -82,23 +86,27 @@ class Secrets:
     ) -> RestoreSecretVersionResponse:
         """Make the value of a version the current one again, as a new version."""
         request = secret_pb2.RestoreSecretVersionRequest(
-            project_id=self._transport.project(project_id), name=name, version=version
+            project_id=self._transport.project(project_id, timeout), name=name, version=version
         )
         return self._transport.call(self._transport.connection.secrets.RestoreSecretVersion, request, timeout)
 
     def delete(self, name: str, *, project_id: str | None = None, timeout: float | None = None) -> None:
         """Delete a secret with all its versions."""
-        request = secret_pb2.DeleteSecretRequest(project_id=self._transport.project(project_id), name=name)
+        request = secret_pb2.DeleteSecretRequest(project_id=self._transport.project(project_id, timeout), name=name)
         self._transport.call(self._transport.connection.secrets.DeleteSecret, request, timeout)
 
     def encrypt(self, plaintext: str, *, project_id: str | None = None, timeout: float | None = None) -> str:
         """Seal a value for the project without storing it."""
-        request = secret_pb2.EncryptRequest(project_id=self._transport.project(project_id), plaintext=plaintext)
+        request = secret_pb2.EncryptRequest(
+            project_id=self._transport.project(project_id, timeout), plaintext=plaintext
+        )
         method = self._transport.connection.secrets.Encrypt
         return (self._transport.call(method, request, timeout, repeatable=True)).ciphertext
 
     def decrypt(self, ciphertext: str, *, project_id: str | None = None, timeout: float | None = None) -> str:
         """Open what `encrypt` sealed for the same project."""
-        request = secret_pb2.DecryptRequest(project_id=self._transport.project(project_id), ciphertext=ciphertext)
+        request = secret_pb2.DecryptRequest(
+            project_id=self._transport.project(project_id, timeout), ciphertext=ciphertext
+        )
         method = self._transport.connection.secrets.Decrypt
         return (self._transport.call(method, request, timeout, repeatable=True)).plaintext

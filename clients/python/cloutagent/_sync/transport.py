@@ -95,13 +95,16 @@ class Transport:
         log.debug("trying again in %.2f s: %s", seconds, failure)
         sleep(seconds)
 
-    def project(self, given: str | None) -> str:
-        """The project that a call is about: the one it names, the client's, or the one that the key belongs to."""
+    def project(self, given: str | None, timeout: float | None) -> str:
+        """The project that a call is about: the one it names, the client's, or the one that the key belongs to.
+
+        The latter is asked for once, in a call that has the same `timeout`.
+        """
         known = given or self.configuration.project_id or self._own_project
         if known is not None:
             return known
         method = self.connection.projects.GetCurrentProject
-        current = self.call(method, GetCurrentProjectRequest(), None, repeatable=True)
+        current = self.call(method, GetCurrentProjectRequest(), timeout, repeatable=True)
         if not current.HasField("project"):
             raise ConfigurationError("the admin key belongs to no project: name one by project_id")
         self._own_project = current.project.id

@@ -35,7 +35,7 @@ class Usage:
     ) -> UsageReport:
         """Usage by day and model, the sum, and how the budgets stand."""
         request = execution_pb2.GetUsageRequest(
-            project_id=self._transport.project(project_id), from_day=day(from_day), to_day=day(to_day)
+            project_id=self._transport.project(project_id, timeout), from_day=day(from_day), to_day=day(to_day)
         )
         method = self._transport.connection.executions.GetUsage
         return (self._transport.call(method, request, timeout, repeatable=True)).report
@@ -48,7 +48,10 @@ class Usage:
         project_id: str | None = None,
         timeout: float | None = None,
     ) -> Watch[UsageReport]:
-        """What `get` returns: at once, and again whenever it has changed. Has no end; `timeout` gives it one."""
+        """What `get` returns: at once, and again whenever it has changed.
+
+        It has no end of its own: leave it, or have it raise DeadlineExceededError after `timeout`.
+        """
         from cloutagent._sync.watch import UsageWatch
 
         return UsageWatch(self._transport, project_id, day(from_day), day(to_day), timeout)
@@ -63,7 +66,7 @@ class Usage:
     ) -> float:
         """US dollars that so many tokens cost with the project's model at list price."""
         request = execution_pb2.EstimateCostRequest(
-            project_id=self._transport.project(project_id),
+            project_id=self._transport.project(project_id, timeout),
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
         )

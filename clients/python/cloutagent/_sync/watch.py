@@ -166,4 +166,4 @@ class UsageWatch(Watch[UsageReport]):
         super().__init__(transport, lambda: transport.connection.executions.WatchUsage, self._usage, timeout)
 
     def _prepare(self) -> None:
-        self._usage.project_id = self._transport.project(self._usage.project_id)
+        self._usage.project_id = self._transport.project(self._usage.project_id, None)
