@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloutagent._following import EventFollowing, UsageFollowing
@@ -46,6 +46,7 @@ def answer(*events: ExecutionEvent) -> WatchExecutionResponse:
     return WatchExecutionResponse(events=events)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_is_cut_each_event_comes_once_and_in_order(data: st.DataObject) -> None:
     unknown_ones = data.draw(st.sets(st.integers(1, EVENTS - 1)))

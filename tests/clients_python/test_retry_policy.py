@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloutagent import RetryPolicy
@@ -68,6 +68,7 @@ def test_pauses_grow(policy: RetryPolicy, draw: float) -> None:
     assert pauses == sorted(pauses)
 
 
+@settings(deadline=None)
 @given(policies, chances, st.floats(0.001, 300), st.none() | st.floats(0.01, 100))
 def test_a_call_is_made_as_often_as_the_policy_says_and_never_beyond_its_deadline(
     policy: RetryPolicy, draw: float, timeout: float, asked: float | None
@@ -133,6 +134,7 @@ def test_a_watch_of_a_server_that_is_known_to_be_there_is_patient_at_once() -> N
     assert clock.now > 1300
 
 
+@settings(max_examples=50, deadline=None)
 @given(policies)
 def test_a_watch_that_was_connected_tries_for_as_long_as_the_outage_may_take(policy: RetryPolicy) -> None:
     clock = FakeClock()
