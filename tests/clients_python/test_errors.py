@@ -226,6 +226,15 @@ async def test_a_run_that_was_run_before_returns_the_same(client: AsyncClient) -
     assert await client.executions.run("hello", idempotency_key="once") == first
 
 
+async def test_the_time_of_a_run_is_not_that_of_its_start(kind: Kind) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with make_client(kind, address=address, project_id=NOBODY, timeout=0.2) as client:
+            with pytest.raises(errors.DeadlineExceededError) as caught:
+                await client.executions.run("hello", timeout=600)
+    assert caught.value.execution_id is None, "nothing is known to have been started"
+
+
 async def test_a_run_that_fails_raises(client: AsyncClient, engine: FakeEngine) -> None:
     with pytest.raises(errors.ExecutionFailedError, match="overloaded") as failed:
         await client.executions.run("fail")

@@ -45,7 +45,9 @@ class AsyncExecutions:
             ApiError: A call failed. If the execution was started, `execution_id` says which it is.
         """
         end = None if timeout is None else monotonic() + timeout
-        execution = await self.start(prompt, timeout=timeout, **options)
+        at_once = self._transport.configuration.timeout
+        within = at_once if timeout is None else min(timeout, at_once)
+        execution = await self.start(prompt, timeout=within, **options)
         try:
             if not has_ended(execution):
                 execution = await self._ended(execution, end)
