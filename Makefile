@@ -38,10 +38,11 @@ lock: setup ## Pin all dependencies again (UPGRADE=1: those of Python at their n
 	cd tests/clients && npm install --package-lock-only --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
 
 .PHONY: generate
-generate: setup ## Generate stubs, Envoy's descriptor set and routes from protos/; what tells of settings from their class
+generate: setup ## Generate from protos/, from the settings class, and the blocking client from the one for asyncio
 	$(PY) -m scripts.generate_protos
 	$(PY) -m scripts.generate_configuration
 	$(PY) -m scripts.generate_openapi
+	$(PY) -m scripts.generate_sync_client
 
 .PHONY: proto-baseline
 proto-baseline: setup ## Make the protos as they are the baseline for `buf breaking`

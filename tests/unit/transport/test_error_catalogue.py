@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from decimal import Decimal
 
 import grpc
 import pytest
@@ -14,40 +13,15 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from cloutagent.v1 import error_reason_pb2
 from cloutagent.v1.error_reason_pb2 import ErrorReason
 from cloutagent_server.domain import errors
-from cloutagent_server.domain.cost import BudgetExceeded, BudgetScope, ExceededLimit
 from cloutagent_server.domain.errors import CloutAgentError, FieldViolation, InvalidRequest
 from cloutagent_server.transport.errors import CATALOGUE, ERROR_DOMAIN, MAX_VIOLATIONS, Entry, entry_for, to_status
 from scripts.proto_image import PROTOS
+from tests.support.server_errors import EXAMPLES
 
 REQUEST_ID = "request-7"
 # Answered before a request reaches the server.
 OF_ENVOY = {ErrorReason.RATE_LIMITED}
 ABSTRACT = {errors.CloutAgentError, errors.Unauthenticated, errors.NotFound}
-EXAMPLES: tuple[CloutAgentError, ...] = (
-    InvalidRequest.of("name", "is required"),
-    errors.ApiKeyMissing(),
-    errors.ApiKeyInvalid(),
-    errors.AuthenticationRateLimited(7),
-    errors.AccessDenied("not yours"),
-    errors.ProjectNotFound("p"),
-    errors.WatcherTooSlow(7),
-    errors.ExecutionNotFound("e"),
-    errors.SecretNotFound("TOKEN"),
-    errors.ApiKeyNotFound("k"),
-    errors.LastApiKey("k"),
-    errors.ApiKeyLimitReached(20),
-    errors.SecretVersionNotFound("TOKEN", 3),
-    errors.SecretVersionConflict("TOKEN", 3),
-    errors.RevisionConflict("changed"),
-    errors.IdempotencyKeyReused("e"),
-    errors.ExecutionNotFinished("e"),
-    errors.QueueFull(7),
-    errors.BudgetUsedUp(BudgetExceeded(BudgetScope.DAILY, ExceededLimit.COST, Decimal("2.5"), Decimal("2.75"))),
-    errors.CursorOutOfRange(1, 9),
-    errors.StoredDataDamaged("/srv/projects/p", "not JSON"),
-    errors.ServerUnavailable("stopping"),
-    errors.StorageUnavailable("ENOSPC /srv"),
-)
 
 
 def subclasses(kind: type[CloutAgentError]) -> Iterator[type[CloutAgentError]]:

@@ -1,0 +1,1 @@
+"""The Python client, blocking and for asyncio, against a real server."""
