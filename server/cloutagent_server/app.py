@@ -177,6 +177,7 @@ class App:
 
     async def leave_rotation(self) -> None:
         """Tell whoever balances load to send nothing more, and go on serving all that comes."""
+        self._away = "stopping"
         if self._server is not None:
             await self._server.leave_rotation()
 
@@ -186,7 +187,6 @@ class App:
         Calls are still answered, so that whoever watches a run sees its end.
         """
         log.info("stopping")
-        self._away = "stopping"
         await self.leave_rotation()
         await self._takeover.stop()
         await self._executions.stop(self._settings.stop_grace_seconds)
