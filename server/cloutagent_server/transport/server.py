@@ -48,7 +48,15 @@ from cloutagent_server.transport.system_servicer import SystemServicer
 FILES: Final = (project_pb2.DESCRIPTOR, secret_pb2.DESCRIPTOR, execution_pb2.DESCRIPTOR, system_pb2.DESCRIPTOR)
 SERVICES: Final = tuple(service.full_name for file in FILES for service in file.services_by_name.values())
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
-_OPTIONS: Final = (("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.so_reuseport", 0))
+# Envoy lets headers of 60 KiB through and adds some of its own; gRPC counts 32 bytes more for each.
+MAX_METADATA_BYTES: Final = 72 * 1024
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    # From the first on calls are refused by chance, from the second on always.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.so_reuseport", 0),
+)
 
 
 @dataclass(frozen=True, slots=True)
