@@ -20,7 +20,7 @@ from cloutagent_server.engine.limits import AgentLimits
 from cloutagent_server.engine.mcp_relay import McpRelay
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.maintenance import daily_backup
-from cloutagent_server.monitoring.measured_storage import MeasuredStorage
+from cloutagent_server.monitoring.measured_storage import MeasuredStorage, measured_operations
 from cloutagent_server.monitoring.prometheus import PrometheusMetrics
 from cloutagent_server.monitoring.readiness import Readiness
 from cloutagent_server.monitoring.server import MonitoringServer
@@ -43,7 +43,7 @@ from cloutagent_server.service.watch import WatchService
 from cloutagent_server.settings import Environment, Settings, keyring_of
 from cloutagent_server.storage.base import Storage
 from cloutagent_server.storage.filesystem import FileSystemStorage
-from cloutagent_server.transport.server import GrpcServer, Services
+from cloutagent_server.transport.server import METHODS, GrpcServer, Services
 
 log: Final = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class App:
         """
         metrics = PrometheusMetrics(prices, __version__) if metrics is None else metrics
         self._tracing = Tracing(settings.traces_url, __version__) if tracing is None else tracing
+        metrics.expect(METHODS, measured_operations())
         storage = MeasuredStorage(storage, metrics)
         self._settings = settings
         self._storage = storage

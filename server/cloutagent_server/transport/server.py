@@ -47,6 +47,12 @@ from cloutagent_server.transport.system_servicer import SystemServicer
 
 FILES: Final = (project_pb2.DESCRIPTOR, secret_pb2.DESCRIPTOR, execution_pb2.DESCRIPTOR, system_pb2.DESCRIPTOR)
 SERVICES: Final = tuple(service.full_name for file in FILES for service in file.services_by_name.values())
+METHODS: Final = tuple(
+    f"/{service.full_name}/{method.name}"
+    for file in FILES
+    for service in file.services_by_name.values()
+    for method in service.methods
+)
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 # Envoy lets headers of 60 KiB through and adds some of its own; gRPC counts 32 bytes more for each.
 MAX_METADATA_BYTES: Final = 72 * 1024
