@@ -3,6 +3,8 @@
 
 function envoy_on_request(handle)
   local headers = handle:headers()
+  -- For the access log.
+  handle:streamInfo():dynamicMetadata():set("cloutagent", "method", "HEAD")
   headers:replace("x-head", "1")
   headers:replace(":method", "GET")
 end

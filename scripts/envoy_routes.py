@@ -1,4 +1,4 @@
-"""The routes of `envoy.yaml` that follow from the protos: which methods a path takes, and that its body is JSON."""
+"""The routes of `envoy.yaml` that refuse: methods that a path does not take, and bodies that are not JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _SEGMENT = "[^/:]+"
 _JSON = r"(?i)application/([\w.+-]+\+)?json\s*(;.*)?"
 # And what curl says by itself of a body, which is taken for JSON.
 _JSON_OR_FORM = r"(?i)application/(([\w.+-]+\+)?json|x-www-form-urlencoded)\s*(;.*)?"
+# That Envoy answers by itself.
+_ANSWERED = "  typed_per_filter_config: *answered"
 _NOT_JSON = "the content-type must be application/json"
+# What Envoy answers by itself, and the protos do not know.
+_PAGES = ("/api/docs", "/api/docs[.]css", "/api/openapi[.]json")
 
 
 @dataclass
@@ -46,8 +50,8 @@ class PathRoute:
 
 
 def path_routes(image: FileDescriptorSet) -> list[PathRoute]:
-    """All paths that the `google.api.http` options in these files name, sorted."""
-    found: dict[str, PathRoute] = {}
+    """All paths that the `google.api.http` options in these files name, and those of the documentation, sorted."""
+    found = {pattern: PathRoute(pattern, {"GET", "HEAD", "OPTIONS"}) for pattern in _PAGES}
     for file in image.file:
         for service in file.service:
             for method in service.method:
@@ -72,7 +76,7 @@ def rendered_routes(paths: list[PathRoute]) -> str:
             *_match(alike, [_unless(":method", "|".join(sorted(alike[0].methods - {"OPTIONS"})))]),
             "  route: {cluster: server}",
             f'  metadata: {{filter_metadata: {{envoy.filters.http.lua: {{allow: "{allow}"}}}}}}',
-            *_answered(first=not lines),
+            _ANSWERED,
         ]
     writes = [path for path in paths if path.writes]
     with_body = ["- name: ':method'", "  string_match: {safe_regex: {regex: PATCH|POST|PUT}}"]
@@ -87,7 +91,7 @@ def rendered_routes(paths: list[PathRoute]) -> str:
             *_match(writes, headers),
             "  route: {cluster: server}",
             f"  metadata: {{filter_metadata: {{envoy.filters.http.lua: {{status: '415', message: {_NOT_JSON}}}}}}}",
-            *_answered(first=False),
+            _ANSWERED,
         ]
     return "".join(f"{_INDENT}{line}\n" for line in lines)
 
@@ -140,16 +144,4 @@ def _unless(header: str, regex: str) -> list[str]:
         "    safe_regex:",
         f"      regex: '{regex}'",
         "  invert_match: true",
-    ]
-
-
-def _answered(*, first: bool) -> list[str]:
-    """That Envoy answers by itself; the first one gives it a name for the others."""
-    if not first:
-        return ["  typed_per_filter_config: *answered"]
-    return [
-        "  typed_per_filter_config: &answered",
-        "    envoy.filters.http.lua:",
-        '      "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute',
-        "      name: answers",
     ]

@@ -9,17 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
+from scripts.openapi.elements import comments
 from scripts.proto_image import compile_protos, own_files
 
 PACKAGE = "cloutagent.v1"
-
-# Numbers of the parts of a file, as `SourceCodeInfo.Location.path` names them.
-_SERVICE, _METHOD = 6, 2
-_MESSAGE, _ENUM, _FIELD, _NESTED, _NESTED_ENUM, _VALUE = 4, 5, 2, 3, 4, 2
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Api:
         for file in image.file:
             self._pool.Add(file)
         own = [file for file in image.file if file.name in set(own_files(protos))]
-        self._comments = {name: text for file in own for name, text in _comments(file)}
+        self._comments = {f"{file.package}.{name}": text for file in own for name, text in comments(file)}
         self.services: Sequence[Any] = [
             self._pool.FindServiceByName(f"{file.package}.{service.name}") for file in own for service in file.service
         ]
@@ -134,39 +130,3 @@ def in_presence_oneof(field: Any) -> bool:
     """Whether the field is `optional`: alone in a oneof that protoc made for it."""
     oneof = field.containing_oneof
     return oneof is not None and len(oneof.fields) == 1 and oneof.name == f"_{field.name}"
-
-
-def _comments(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:
-    said = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
-    for name, path in _elements(file):
-        yield f"{file.package}.{name}", said.get(path, "")
-
-
-def _elements(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for index, service in enumerate(file.service):
-        yield service.name, (_SERVICE, index)
-        for place, method in enumerate(service.method):
-            yield f"{service.name}.{method.name}", (_SERVICE, index, _METHOD, place)
-    for index, message in enumerate(file.message_type):
-        yield from _of_message(message, (_MESSAGE, index), message.name)
-    for index, enum in enumerate(file.enum_type):
-        yield from _of_enum(enum, (_ENUM, index), "", enum.name)
-
-
-def _of_message(message: DescriptorProto, path: tuple[int, ...], name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield name, path
-    for index, field in enumerate(message.field):
-        yield f"{name}.{field.name}", (*path, _FIELD, index)
-    for index, nested in enumerate(message.nested_type):
-        yield from _of_message(nested, (*path, _NESTED, index), f"{name}.{nested.name}")
-    for index, enum in enumerate(message.enum_type):
-        yield from _of_enum(enum, (*path, _NESTED_ENUM, index), f"{name}.", enum.name)
-
-
-def _of_enum(
-    enum: EnumDescriptorProto, path: tuple[int, ...], scope: str, name: str
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{scope}{name}", path
-    for index, value in enumerate(enum.value):
-        # A value's comment is found under its enum, though protobuf counts its name to the scope around.
-        yield f"{scope}{name}.{value.name}", (*path, _VALUE, index)

@@ -79,8 +79,7 @@ def _page(operation: str, summary: str, kind: str, schema: Json) -> Json:
             "security": [],
             "responses": {
                 "200": {"description": f"{summary}.", "content": {kind: {"schema": schema}}},
-                "405": errors.reference(405),
-                "429": errors.reference(429),
+                **{str(status): errors.reference(status) for status in (400, 405, 429, 431)},
             },
         }
     }

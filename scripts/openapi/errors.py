@@ -30,12 +30,16 @@ _STATUSES: dict[int, tuple[str, str]] = {
         "Too much at a time: requests, keys that are not valid, or executions in the queue. `Retry-After`, or "
         "RetryInfo in the details, says when to try again.",
     ),
+    431: (
+        "HeadersTooLarge",
+        "The request's headers are larger than 60 KiB, or more than 100. Over HTTP/2 the stream is reset instead.",
+    ),
     499: ("Cancelled", "The call was cancelled before it had an answer."),
     500: ("Internal", "A fault of the server, which its log explains under the request id."),
     503: ("Unavailable", "The server is stopping, cannot be reached or cannot store anything now. Try again."),
     504: ("Timeout", "The server did not answer in time."),
 }
-_ALWAYS = {400, 405, 429, 499, 500, 503, 504}
+_ALWAYS = {400, 405, 429, 431, 499, 500, 503, 504}
 
 _TYPE = "type.googleapis.com/google.rpc."
 
@@ -68,7 +72,8 @@ def responses() -> Json:
 
 
 def _response(status: int, text: str) -> Json:
-    headers: Json = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
+    # Headers that are refused are not read: no id is known, or made.
+    headers: Json = {} if status == 431 else {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
     if status == 405:
         headers["Allow"] = {"$ref": "#/components/headers/Allow"}
     if status in (429, 503):

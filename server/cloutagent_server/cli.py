@@ -11,19 +11,21 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvloop
 
-from cloutagent_server import __version__, logs, maintenance, preflight, supervisor
+from cloutagent_server import __version__, logs, maintenance, preflight, sidecar, supervisor
 from cloutagent_server.app import rotate_key
 from cloutagent_server.domain.audit import to_json
 from cloutagent_server.domain.errors import CloutAgentError, StorageUnavailable, StoredDataDamaged
 from cloutagent_server.envoy_process import EnvoyFailed
 from cloutagent_server.folder_lock import FolderInUse
+from cloutagent_server.foreground import ComponentDied
+from cloutagent_server.monitoring.tracing import name_trace
 from cloutagent_server.service.key_rotation import Progress
 from cloutagent_server.service.secret_care import WrongEncryptionKey
 from cloutagent_server.settings import ENV_FILE, InvalidSettings, Settings, load, with_encryption_key
 from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged, Manifest
 from cloutagent_server.storage.filesystem.backup.restore import RestoreRefused, verify
 from cloutagent_server.storage.filesystem.layout import Layout
-from cloutagent_server.supervisor import ComponentDied, Stack
+from cloutagent_server.supervisor import Stack
 
 cli = typer.Typer(
     name="cloutagent-server",
@@ -59,11 +61,7 @@ def up(local_model: LocalModelOption = False) -> None:
 @cli.command()
 def envoy() -> None:
     """Run Envoy alone, in front of the servers in UPSTREAMS, which run by `serve`, until Ctrl-C."""
-    # What the model needs is of no concern here.
-    settings = _load(local_model=True)
-    logs.configure(settings.log_level)
-    scheme = "http" if settings.certificate is None else "https"
-    _run(supervisor.serve_envoy(settings, lambda port: typer.echo(f"REST, gRPC    {scheme}://127.0.0.1:{port}\nready")))
+    raise typer.Exit(sidecar.main())
 
 
 @cli.command("local-model")
@@ -237,7 +235,7 @@ def _settings(local_model: bool = False) -> Settings:
         typer.echo(preflight.KEY_MISSING, err=True)
         raise typer.Exit(1)
     settings, generated = with_encryption_key(settings)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, name_trace)
     if generated:
         typer.echo(f"a new ENCRYPTION_KEY was written to {ENV_FILE}; keep it: it opens the stored secrets", err=True)
     return settings

@@ -15,6 +15,7 @@ _PACKAGED = Path(__file__).parent / "_envoy"
 _CHECKED_IN = Path(__file__).parents[2] / "envoy"
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 _UNIX = "unix:"
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _METHOD = "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%"
 _TRACES = "traces"
 _TRACES_MILLISECONDS = 1000
@@ -44,6 +45,8 @@ class EnvoyAddresses:
         certificate_path: Absolute path of a file with a `certificate_resource`: Envoy listens with TLS. None: without.
         writes_per_minute: REST requests that change something, with one key or without a key from one address, before
             the answer is 429. 0: any number.
+        loopback_only: Whether only requests to this machine's loopback by name, or to `host`, are answered: a web page
+            can have a name of its own lead here.
         traces_url: Where an OTLP receiver takes traces over HTTP. None: there are none.
     """
 
@@ -56,6 +59,7 @@ class EnvoyAddresses:
     other_upstreams: tuple[tuple[str, int], ...] = ()
     certificate_path: str | None = None
     writes_per_minute: int = 0
+    loopback_only: bool = False
     traces_url: str | None = None
 
 
@@ -72,14 +76,14 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
     (listener,) = config["static_resources"]["listeners"]
     listener["address"]["socket_address"] = _socket_address(addresses.host, addresses.port)
 
-    (cluster,) = config["static_resources"]["clusters"]
-    (endpoints,) = cluster["load_assignment"]["endpoints"]
     upstreams = ((addresses.upstream_host, addresses.upstream_port), *addresses.other_upstreams)
-    endpoints["lb_endpoints"] = [{"endpoint": {"address": _upstream(host, port)}} for host, port in upstreams]
-    if any(host.startswith(_UNIX) for host, _ in upstreams):
-        # Beside a socket there are no names to resolve, only addresses.
-        cluster["type"] = "STATIC"
-        del cluster["dns_lookup_family"]
+    for cluster in config["static_resources"]["clusters"]:
+        (endpoints,) = cluster["load_assignment"]["endpoints"]
+        endpoints["lb_endpoints"] = [{"endpoint": {"address": _upstream(host, port)}} for host, port in upstreams]
+        if any(host.startswith(_UNIX) for host, _ in upstreams):
+            # Beside a socket there are no names to resolve, only addresses.
+            cluster["type"] = "STATIC"
+            del cluster["dns_lookup_family"]
 
     (chain,) = listener["filter_chains"]
     (connection_manager,) = chain["filters"]
@@ -94,6 +98,8 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
     (host,) = connection_manager["typed_config"]["route_config"]["virtual_hosts"]
     cors = host["typed_per_filter_config"]["envoy.filters.http.cors"]
     cors["allow_origin_string_match"] = [{"exact": origin} for origin in addresses.cors_origins]
+    if addresses.loopback_only:
+        host["domains"] = sorted({*_LOOPBACK_NAMES, addresses.host})
     if addresses.writes_per_minute:
         _limit_writes(filters[_RATE_LIMIT], addresses.writes_per_minute)
     else:

@@ -64,6 +64,7 @@ class EnvoyProcess:
         other_upstreams: tuple[tuple[str, int], ...] = (),
         certificate: CertificateFiles | None = None,
         writes_per_minute: int = 0,
+        loopback_only: bool = False,
         traces_url: str | None = None,
     ) -> None:
         """An Envoy that listens on `host` and `port` (0: a free one) for the server at the upstream address.
@@ -71,7 +72,7 @@ class EnvoyProcess:
         `host` is an IP address, `upstream_host` may be a name. `run_dir` is made if it is missing; it holds the
         rendered configuration and the socket of the admin interface while Envoy runs, and no other Envoy may use it in
         this time. With a `certificate` it listens with TLS, and serves a new one within seconds of a change of its
-        files. `cors_origins`, `other_upstreams`, `writes_per_minute` and `traces_url` are those of `EnvoyAddresses`.
+        files. The rest is that of `EnvoyAddresses`.
         """
         self._addresses = EnvoyAddresses(
             host,
@@ -83,6 +84,7 @@ class EnvoyProcess:
             other_upstreams,
             None if certificate is None else str(run_dir.absolute() / _CERTIFICATE),
             writes_per_minute,
+            loopback_only,
             traces_url,
         )
         self._certificate = certificate
@@ -92,7 +94,9 @@ class EnvoyProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
-    def from_settings(cls, settings: Settings, upstreams: Sequence[tuple[str, int]], run_dir: Path) -> EnvoyProcess:
+    def from_settings(
+        cls, settings: Settings, upstreams: Sequence[tuple[str, int]], run_dir: Path, *, loopback_only: bool = False
+    ) -> EnvoyProcess:
         """An Envoy as the settings want it, for the servers at these addresses."""
         (host, port), *others = upstreams
         return cls(
@@ -105,6 +109,7 @@ class EnvoyProcess:
             other_upstreams=tuple(others),
             certificate=settings.certificate,
             writes_per_minute=settings.rate_limit_writes_per_minute,
+            loopback_only=loopback_only,
             traces_url=settings.traces_url,
         )
 

@@ -31,6 +31,8 @@ _HARMLESS: Final = {
     "admin_api_key": "0" * 16,
 }
 _ALIKE: Final = 0.85
+# Of the kernel, for the path of a Unix socket.
+_SOCKET_BYTES: Final = 107
 
 
 def examine(
@@ -53,6 +55,7 @@ def examine(
             return None, faults
     faults += _ports(settings, replaced)
     faults += _folders(settings)
+    faults += _socket(settings.grpc_socket)
     if not {"encryption_key", "encryption_keys_retired"} & replaced.keys():
         faults += _stored_secrets(settings)
     return (None if faults else settings), faults
@@ -90,7 +93,8 @@ def _ports(settings: Settings, replaced: Iterable[str]) -> Iterator[str]:
     seen: dict[int, str] = {}
     for field in [name for name in Settings.model_fields if name == "port" or name.endswith("_port")]:
         port = getattr(settings, field)
-        if not port or field in replaced:
+        unused = field == "grpc_port" and settings.grpc_socket is not None
+        if not port or unused or field in replaced:
             continue
         if port in seen:
             yield f"{field.upper()}: is {port}, as {seen[port]} is; choose another port, or 0 for any free one"
@@ -109,6 +113,18 @@ def _folders(settings: Settings) -> Iterator[str]:
         yield str(fault)
     except OSError:
         pass  # It cannot be looked into: that has been told.
+
+
+def _socket(path: Path | None) -> Iterator[str]:
+    """What keeps the server from listening there: unlike other folders, it makes none for a socket."""
+    if path is None:
+        return
+    if len(os.fsencode(path)) > _SOCKET_BYTES:
+        yield f"GRPC_SOCKET: has more than {_SOCKET_BYTES} bytes, as no path of a socket may; choose a shorter one"
+    elif not path.parent.exists():
+        yield f"GRPC_SOCKET: {path.parent} is not there; make it, for this user alone"
+    elif (fault := _unusable(path.parent)) is not None:
+        yield f"GRPC_SOCKET: {fault}"
 
 
 def _unusable(folder: Path) -> str | None:

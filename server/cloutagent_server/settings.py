@@ -221,6 +221,11 @@ class Settings(BaseSettings):
         return self.grpc_host if self.grpc_socket is None else f"unix:{self.grpc_socket}"
 
     @property
+    def trusts_loopback(self) -> bool:
+        """Whether whoever is on this machine may create projects: there is no admin key, and no way in from outside."""
+        return self.admin_api_key is None and is_loopback(f"http://{_in_url(self.host)}")
+
+    @property
     def traces_url(self) -> str | None:
         """Where traces are sent; None if they are not made."""
         endpoint = self.otel_exporter_otlp_endpoint
@@ -352,6 +357,10 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def load(**overrides: Any) -> Settings:

@@ -1,20 +1,25 @@
-"""Envoy in a container of its own, as `python -m cloutagent_server.sidecar`, in front of a server elsewhere.
+"""Envoy alone, in front of servers that run by `cloutagent-server serve`.
 
-The settings are the server's, and Envoy's part of them is used: HOST and PORT say where Envoy listens, GRPC_HOST and
-GRPC_PORT where the server is, and RUN_ROOT where Envoy's own files go. Keys are neither needed nor read: what runs here
-imports nothing that could use them.
+`cloutagent-server envoy` runs it where the server is installed; `python -m cloutagent_server.sidecar` does the same in
+Envoy's container, whose image has the packages that are imported here and no others. The settings are the server's, and
+Envoy's part of them is used. Keys are neither needed nor read: nothing that could use them is imported.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
+import shutil
 import sys
 from typing import Final
 
-from cloutagent_server.envoy_process import EnvoyFailed, EnvoyProcess
+from cloutagent_server import logs
+from cloutagent_server.envoy_process import EnvoyFailed
+from cloutagent_server.folder_lock import FolderInUse, run_directory
+from cloutagent_server.foreground import ComponentDied, running_envoy, stop_signal, until_stopped
 from cloutagent_server.settings import Environment, InvalidSettings, Settings, load
+
+# Below RUN_ROOT, apart from the directories of servers: what these leave when they die is not ended here.
+_FOLDER: Final = "envoy"
 
 # What stands for the keys, which other environments and other places of the model insist on.
 _NO_KEYS: Final = {
@@ -31,31 +36,26 @@ async def run(settings: Settings) -> None:
     """Run Envoy until SIGINT or SIGTERM, then let what is under way end, for up to 5 s.
 
     Raises:
-        EnvoyFailed: Envoy did not start, or ended by itself.
+        EnvoyFailed: Envoy did not start.
+        ComponentDied: Envoy ended by itself.
+        FolderInUse: RUN_ROOT is kept by another that starts.
+        OSError: RUN_ROOT cannot be written to.
     """
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    envoy = EnvoyProcess.from_settings(settings, settings.upstream_addresses, settings.run_root / "envoy")
-    try:
-        await envoy.start()
-        print(f"Envoy listens on {settings.host}:{envoy.port}", flush=True)
-        stopping, ended = asyncio.create_task(stopped.wait()), asyncio.create_task(envoy.wait())
-        await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not stopped.is_set():
-            raise EnvoyFailed(f"Envoy ended by itself with exit code {await ended}; its log says why")
-    finally:
-        await envoy.stop()
-        with contextlib.suppress(OSError):
-            (settings.run_root / "envoy").rmdir()
+    stopped = stop_signal()
+    with run_directory(settings.run_root / _FOLDER, shutil.rmtree) as directory:
+        async with running_envoy(settings, settings.upstream_addresses, directory / "envoy") as envoy:
+            scheme = "http" if settings.certificate is None else "https"
+            print(f"REST, gRPC    {scheme}://127.0.0.1:{envoy.port}\nready", flush=True)
+            await until_stopped(stopped, envoy)
 
 
 def main() -> int:
-    """Run with the settings of the environment; returns the exit status."""
+    """Run with the settings of the environment and `.env`; returns the exit status."""
     try:
-        asyncio.run(run(load(**_NO_KEYS)))
-    except (InvalidSettings, EnvoyFailed, OSError) as fault:
+        settings = load(**_NO_KEYS)
+        logs.configure(settings.log_level)
+        asyncio.run(run(settings))
+    except (InvalidSettings, EnvoyFailed, ComponentDied, FolderInUse, OSError) as fault:
         print(fault, file=sys.stderr)
         return 1
     return 0

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cloutagent_server import interpreter
 from cloutagent_server.app import App
 from cloutagent_server.engine.claude import clear_away
 from cloutagent_server.engine.local_model import LocalModel
-from cloutagent_server.envoy_process import EnvoyProcess
 from cloutagent_server.folder_lock import check_apart, run_directory
+from cloutagent_server.foreground import running_envoy, stop_signal, until_stopped
 from cloutagent_server.settings import Settings
-
-log: Final = logging.getLogger(__name__)
 
 # An Envoy in front asks each second how a server is (`health_checks` in envoy.yaml).
 ROTATION_SECONDS: Final = 2.0
-
-
-class ComponentDied(Exception):
-    """A part of the stack ended by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +40,12 @@ async def serve(settings: Settings, started: Callable[[Stack], None]) -> None:
 
     Before it stops, an Envoy in front of several servers has the time to send what comes to the others.
     """
-    stopped = _on_stop_signal()
+    stopped = stop_signal()
     async with _server(settings) as (app, port, _):
         started(Stack(port, grpc_socket=settings.grpc_socket))
         await stopped.wait()
         await app.leave_rotation()
         await asyncio.sleep(ROTATION_SECONDS)
-
-
-async def serve_envoy(settings: Settings, started: Callable[[int], None]) -> None:
-    """Run Envoy alone in front of the servers in the settings, until SIGINT or SIGTERM; `started` gets its port.
-
-    Raises:
-        EnvoyFailed: Envoy did not start.
-        ComponentDied: Envoy ended by itself.
-    """
-    stopped = _on_stop_signal()
-    with run_directory(settings.run_root, clear_away) as directory:
-        async with _envoy(settings, settings.upstream_addresses, directory / "envoy") as envoy:
-            started(envoy.port)
-            await _first_of(stopped.wait(), _death_of(envoy))
 
 
 async def serve_stack(settings: Settings, local_model: bool, started: Callable[[Stack], None]) -> None:
@@ -77,7 +55,7 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
         EnvoyFailed: Envoy did not start.
         ComponentDied: Envoy ended by itself; the rest was stopped.
     """
-    stopped = _on_stop_signal()
+    stopped = stop_signal()
     async with AsyncExitStack() as stack:
         model_url = None
         if local_model:
@@ -85,17 +63,19 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
             settings = settings.model_copy(update={"anthropic_base_url": model_url, "anthropic_api_key": None})
         app, grpc_port, directory = await stack.enter_async_context(_server(settings))
         upstreams = [(settings.grpc_address, grpc_port)]
-        envoy = await stack.enter_async_context(_envoy(settings, upstreams, directory / "envoy"))
+        envoy = await stack.enter_async_context(
+            running_envoy(settings, upstreams, directory / "envoy", loopback_only=settings.trusts_loopback)
+        )
         tls = settings.certificate is not None
         started(Stack(grpc_port, envoy.port, model_url, tls, settings.grpc_socket))
-        await _first_of(stopped.wait(), _death_of(envoy))
+        await until_stopped(stopped, envoy)
         # Watchers get the ends of their runs while Envoy still carries them; then it has nothing to wait for.
         await app.finish_runs()
 
 
 async def serve_local_model(port: int, started: Callable[[str], None]) -> None:
     """Run the scripted local model alone until SIGINT or SIGTERM; `started` gets its base URL."""
-    stopped = _on_stop_signal()
+    stopped = stop_signal()
     model = LocalModel()
     await model.start("127.0.0.1", port)
     try:
@@ -127,38 +107,3 @@ async def _local_model(settings: Settings) -> AsyncIterator[str]:
         yield model.base_url
     finally:
         await model.stop()
-
-
-@asynccontextmanager
-async def _envoy(settings: Settings, upstreams: list[tuple[str, int]], directory: Path) -> AsyncIterator[EnvoyProcess]:
-    envoy = EnvoyProcess.from_settings(settings, upstreams, directory)
-    try:
-        await envoy.start()
-        yield envoy
-    finally:
-        await envoy.stop()
-
-
-def _on_stop_signal() -> asyncio.Event:
-    """Set by SIGINT and SIGTERM from now on: one that comes during the start ends the start in order."""
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    return stopped
-
-
-async def _death_of(envoy: EnvoyProcess) -> None:
-    code = await envoy.wait()
-    raise ComponentDied(f"Envoy ended by itself with exit code {code}")
-
-
-async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import pytest_asyncio
+import structlog
 
 from cloutagent_server import logs
 from cloutagent_server.engine.prices import GenaiPriceList
@@ -89,6 +90,8 @@ def server_log() -> Iterator[io.StringIO]:
     handlers, level = root.handlers[:], root.level
     with contextlib.redirect_stderr(written):
         logs.configure(LogLevel.DEBUG)
+    # Otherwise each logger stays for good as it was set up here, and later tests of this process capture nothing.
+    structlog.configure(cache_logger_on_first_use=False)
     for name in _CLIENT_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     yield written

@@ -48,6 +48,16 @@ async def test_head_answers_with_the_same_headers_and_no_body(http: httpx.AsyncC
         assert head.headers[name] == get.headers[name]
 
 
+@pytest.mark.parametrize("path", PAGES)
+async def test_it_takes_no_other_method_and_tells_those_it_takes(http: httpx.AsyncClient, path: str) -> None:
+    options = await http.options(path)
+    assert (options.status_code, options.headers["allow"], options.content) == (204, "GET, HEAD, OPTIONS", b"")
+    for verb in ("POST", "PUT", "PATCH", "DELETE", "TRACE"):
+        response = await http.request(verb, path)
+        assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+        assert response.json()["code"] == 12
+
+
 async def test_the_page_loads_its_style_and_nothing_else(http: httpx.AsyncClient) -> None:
     response = await http.get("/api/docs")
     policy = dict(part.split(maxsplit=1) for part in response.headers["content-security-policy"].split("; "))

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from cloutagent_server.domain.errors import StorageUnavailable
 from tests.support.api.rest import failure_of, http_client
 from tests.support.api.scenario import Projects, project_body
 from tests.support.api.stage import REST, Stage
@@ -45,7 +46,7 @@ async def test_a_project_as_curl_creates_it(http: httpx.AsyncClient) -> None:
         ("GET", "/"),
         ("GET", "/api/v1/nothing"),
         ("GET", "/api/v2/projects"),
-        ("PUT", "/api/v1/projects/"),
+        ("PUT", "/api/v1/projects/p1/nothing"),
         ("OPTIONS", "/api/v1/nothing"),
         ("POST", "/cloutagent.v1.ProjectService/Nothing"),
     ],
@@ -54,7 +55,7 @@ async def test_an_unknown_route_is_404_in_json(http: httpx.AsyncClient, verb: st
     response = await http.request(verb, path)
     assert response.status_code == 404
     failure = failure_of(response)
-    assert (failure.code, failure.details) == ("NOT_FOUND", [])
+    assert (failure.code, failure.reason) == ("NOT_FOUND", "INVALID_REQUEST")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +206,52 @@ async def test_every_answer_has_a_request_id(http: httpx.AsyncClient) -> None:
     assert response.headers["x-request-id"] == "mine-1"
     detail = failure_of(response).detail("RequestInfo")
     assert detail is not None and detail["requestId"] == "mine-1"
+
+
+async def test_a_storage_that_fails_is_503_with_retry_after(
+    http: httpx.AsyncClient, stage: Stage, projects: Projects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = await projects()
+
+    async def broken(*_: object) -> None:
+        raise StorageUnavailable("no space left in /secret/path")
+
+    monkeypatch.setattr(stage.storage.projects, "list", broken)
+    response = await http.get("/api/v1/projects", headers={"x-api-key": project.key})
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    failure = failure_of(response)
+    assert (failure.code, failure.reason) == ("UNAVAILABLE", "SERVER_UNAVAILABLE")
+    assert "/secret/path" not in response.text
+
+
+@pytest.mark.parametrize("sizes", [[61_000], [600] * 85])
+async def test_headers_within_the_limit_are_taken(
+    http: httpx.AsyncClient, projects: Projects, sizes: list[int]
+) -> None:
+    project = await projects()
+    headers = {f"x-{number}": "y" * size for number, size in enumerate(sizes)}
+    response = await http.get(f"/api/v1/projects/{project.id}", headers={**headers, "x-api-key": project.key})
+    assert response.status_code == 200, response.text
+    # And what is wrong is told as ever, however long it is.
+    response = await http.get(f"/api/v1/projects/{'p' * 60_000}", headers={"x-api-key": project.key})
+    assert (response.status_code, failure_of(response).reason) == (404, "PROJECT_NOT_FOUND")
+
+
+async def test_headers_that_grpc_would_read_have_no_meaning(http: httpx.AsyncClient, projects: Projects) -> None:
+    project = await projects()
+    path = f"/api/v1/projects/{project.id}"
+    for name, value in (
+        ("grpc-timeout", "nonsense"),
+        ("grpc-timeout", "1n"),
+        ("grpc-encoding", "nonsense"),
+        ("grpc-trace-bin", "%"),
+        ("anything-bin", "%"),
+    ):
+        headers = {name: value, "x-api-key": project.key}
+        assert (await http.get(path, headers=headers)).json() == {"project": project.document}, name
+        assert (await http.head(path, headers=headers)).status_code == 200, name
+        response = await http.post(f"{path}/estimate", json={"promptTokens": 1}, headers=headers)
+        assert response.status_code == 200, name
 
 
 async def test_a_body_larger_than_2_mib_is_413(http: httpx.AsyncClient, projects: Projects) -> None:

@@ -4,62 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cloutagent.v1 import execution_pb2, project_pb2
 from cloutagent_server.envoy_config import EnvoyAddresses, rendered_config
 from cloutagent_server.envoy_process import EnvoyProcess
-from tests.support.edge_server import EdgeServer, running_envoy
+from tests.support.api.rest import http_client
+from tests.support.edge_server import EdgeServer, assert_error, running_envoy
+from tests.support.raw_http import answer_to
 
 pytestmark = pytest.mark.e2e
 
 DEADLINE = 10.0
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[EdgeServer]:
-    async with EdgeServer().serve() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def envoy(server: EdgeServer, tmp_path: Path) -> AsyncIterator[EnvoyProcess]:
-    async with running_envoy(server.port, tmp_path) as process:
-        yield process
-
-
-@pytest.fixture
-async def rest(envoy: EnvoyProcess) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as client:
-        yield client
-
-
-def assert_error(response: httpx.Response, status: int, code: int) -> dict[str, Any]:
-    """The response is an error in the API's shape; returns it."""
-    assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
-    error: dict[str, Any] = response.json()
-    assert set(error) == {"code", "message", "details"}
-    assert error["code"] == code
-    assert error["message"]
-    return error
-
-
-async def send_raw(port: int, request: bytes) -> tuple[int, dict[str, Any]]:
-    """Status and JSON body of the answer to these bytes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(request)
-        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)).decode()
-        length = next(line for line in head.lower().splitlines() if line.startswith("content-length:"))
-        body = await asyncio.wait_for(reader.readexactly(int(length.split(":")[1])), DEADLINE)
-        return int(head.split()[1]), json.loads(body)
-    finally:
-        writer.close()
+SHORT = "0.5s"
+TOO_LARGE = "the request's headers are larger than 60 KiB, or more than 100"
+NOT_HTTP = "the request is not valid HTTP"
+NO_UPGRADE = "the API speaks no other protocol"
 
 
 # REST answers
@@ -176,7 +143,7 @@ async def test_errors_carry_their_details(rest: httpx.AsyncClient) -> None:
     ],
 )
 async def test_an_unknown_route_is_404(rest: httpx.AsyncClient, server: EdgeServer, method: str, path: str) -> None:
-    assert_error(await rest.request(method, path), 404, 5)
+    assert_error(await rest.request(method, path), 404, 5, "INVALID_REQUEST")
     assert server.requests == []
 
 
@@ -206,24 +173,66 @@ async def test_a_body_above_2_mib_is_413(rest: httpx.AsyncClient, server: EdgeSe
     assert server.requests == []
 
 
-async def test_faults_of_the_protocol_are_json(envoy: EnvoyProcess) -> None:
-    for status, request in (
-        (426, b"GET /api/health HTTP/1.0\r\n\r\n"),
-        (431, b"GET /api/health HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 100_000 + b"\r\n\r\n"),
-        (400, b"GET /api/health HTTP/1.1\r\nhost: a\r\nbad header: 1\r\n\r\n"),
-    ):
-        answer, error = await send_raw(envoy.port, request)
-        assert (answer, error["code"]) == (status, 3)
-        assert error["message"]
+@pytest.mark.parametrize(
+    ("status", "message", "request_"),
+    [
+        (426, "Upgrade Required", b"GET /api/health HTTP/1.0\r\n\r\n"),
+        (431, TOO_LARGE, b"GET /api/health HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 100_000 + b"\r\n\r\n"),
+        (431, TOO_LARGE, b"GET /api/health HTTP/1.1\r\nhost: a\r\n" + b"x: y\r\n" * 100 + b"\r\n"),
+        (400, NOT_HTTP, b"GET /api/health HTTP/1.1\r\nhost: a\r\nbad header: 1\r\n\r\n"),
+        (400, NOT_HTTP, b"GET /api/health HTTP/1.1\r\n\r\n"),
+        (400, NOT_HTTP, b"GET /api/\xff HTTP/1.1\r\nhost: a\r\n\r\n"),
+        (400, NOT_HTTP, b"QUERY /api/health HTTP/1.1\r\nhost: a\r\n\r\n"),
+        (
+            400,
+            NOT_HTTP,
+            b"POST /api/v1/projects HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}",
+        ),
+        (501, NOT_HTTP, b"POST /api/v1/projects HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n{}"),
+        (400, "the path is not valid", b"GET /api/health#part HTTP/1.1\r\nhost: a\r\n\r\n"),
+        (400, NO_UPGRADE, b"GET /api/health HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
+        (400, NO_UPGRADE, b"CONNECT a:80 HTTP/1.1\r\nhost: a\r\n\r\n"),
+    ],
+)
+async def test_faults_of_the_protocol_are_json(
+    envoy: EnvoyProcess, server: EdgeServer, status: int, message: str, request_: bytes
+) -> None:
+    answer = await answer_to(envoy.port, request_)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
+    assert (answer.document["code"], answer.document["message"]) == (3, message)
+    info, request = answer.document["details"]
+    assert (info["reason"], request["@type"]) == ("INVALID_REQUEST", "type.googleapis.com/google.rpc.RequestInfo")
+    assert (request["requestId"] or None) == answer.headers.get("x-request-id")
+    assert server.requests == []
 
 
-async def test_without_the_server_it_is_503(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "headers", [{f"x-{number}": "y" * 10_000 for number in range(7)}, {f"x-{n}": "y" for n in range(101)}]
+)
+async def test_over_http2_headers_that_are_too_large_reset_the_stream_alone(
+    envoy: EnvoyProcess, server: EdgeServer, headers: dict[str, str]
+) -> None:
+    base_url = f"http://127.0.0.1:{envoy.port}"
     async with (
-        running_envoy(1, tmp_path) as envoy,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+        httpx.AsyncClient(base_url=base_url, http1=False, http2=True, trust_env=False, timeout=DEADLINE) as client,
+        client.stream("GET", "/api/v1/executions/e1/stream") as stream,
     ):
-        error = assert_error(await rest.get("/api/health"), 503, 14)
+        chunks = stream.aiter_raw()
+        assert await anext(chunks) == b": open\n\n"
+        with pytest.raises(httpx.RemoteProtocolError, match="StreamReset"):
+            await client.get("/api/health", headers=headers)
+        # The other streams of the connection go on.
+        server.gate.set()
+        assert b"".join([chunk async for chunk in chunks]).endswith(b"data: {}\n\n")
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/api/v1/executions/e1/stream", "/api/v1/projects/p1/usage/stream"])
+async def test_without_the_server_it_is_503(cut_off: EnvoyProcess, path: str) -> None:
+    async with http_client(f"127.0.0.1:{cut_off.port}") as rest:
+        response = await rest.get(path, headers={"accept": "text/event-stream"})
+    error = assert_error(response, 503, 14, "SERVER_UNAVAILABLE")
     assert error["details"][0]["reason"] == "SERVER_UNAVAILABLE"
+    assert response.headers["retry-after"] == "1"
 
 
 async def test_the_query_does_not_override_the_path(rest: httpx.AsyncClient, server: EdgeServer) -> None:
@@ -273,33 +282,54 @@ async def test_a_stream_that_fails_at_once_has_the_status_of_its_error(rest: htt
     assert_error(await rest.get("/api/v1/executions/missing/stream"), 404, 5)
 
 
-async def test_a_transcoded_call_has_the_limits_of_its_method(
+async def test_a_call_has_the_limits_of_its_method(
     server: EdgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def impatient(addresses: EnvoyAddresses) -> dict[str, Any]:
         config = rendered_config(addresses)
-        (manager,) = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
-        for route in manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]:
+        (filter_,) = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+        manager = filter_["typed_config"]
+        manager |= {"request_timeout": SHORT, "stream_idle_timeout": SHORT}
+        manager["common_http_protocol_options"] |= {"idle_timeout": SHORT}
+        for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
             if route["name"] in ("rest", "api_reads", "api_calls"):
-                route["route"] |= {"timeout": "0.5s", "idle_timeout": "0.5s"}
+                route["route"] |= {"timeout": SHORT, "idle_timeout": SHORT}
         return config
 
     monkeypatch.setattr("cloutagent_server.envoy_process.rendered_config", impatient)
     async with running_envoy(server.port, tmp_path) as envoy:
         async with (
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+            http_client(f"127.0.0.1:{envoy.port}") as rest,
+            grpc.aio.insecure_channel(f"127.0.0.1:{envoy.port}") as channel,
             asyncio.TaskGroup() as tasks,
         ):
             execute = tasks.create_task(rest.post("/api/v1/projects/p1/execute", json={"prompt": "wait"}))
             stream = tasks.create_task(rest.get("/api/v1/executions/e1/stream"))
+            native: Any = channel
+            checks: Any = health_pb2_grpc.HealthStub(native)
+            mirrors: Any = reflection_pb2_grpc.ServerReflectionStub(native)
+            health, reflection = checks.Watch(health_pb2.HealthCheckRequest()), mirrors.ServerReflectionInfo()
+            assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
+            assert await names_of_services(reflection)
             # These wait out their limit; what started before them has none, and is still there.
             unfinished = b"POST /api/v1/projects HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{"
-            status, error = await send_raw(envoy.port, unfinished)
-            assert (status, error["code"]) == (408, 4)
-            assert_error(await rest.get("/api/v1/projects/wait"), 504, 4)
+            answer = await answer_to(envoy.port, unfinished)
+            assert (answer.status, answer.document["code"]) == (408, 4)
+            assert_error(await rest.get("/api/v1/projects/wait"), 504, 4, "SERVER_UNAVAILABLE")
             server.gate.set()
+            # Whatever had ended the other stream of this connection would have arrived before this answer.
+            assert await names_of_services(reflection)
+            assert not health.done()
         assert execute.result().json()["result"] == "4"
         assert stream.result().text.endswith("data: {}\n\n")
+
+
+async def names_of_services(reflection: Any) -> list[str]:
+    """What an open call of server reflection tells when it is asked."""
+    async with asyncio.timeout(DEADLINE):
+        await reflection.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        answer = await reflection.read()
+    return [service.name for service in answer.list_services_response.service]
 
 
 async def test_readers_that_stall_stop_nobody_else(
@@ -327,22 +357,27 @@ async def test_readers_that_stall_stop_nobody_else(
 # The log
 
 
-async def test_the_access_log_holds_no_key_no_query_and_no_body(
+async def test_the_access_log_tells_the_callers_method_and_holds_no_key_no_query_and_no_body(
     server: EdgeServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with (
         running_envoy(server.port, tmp_path) as envoy,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
+        http_client(f"127.0.0.1:{envoy.port}") as rest,
     ):
         headers = {"x-api-key": "cla_hidden", "authorization": "Bearer hidden", "x-request-id": "r1"}
         await rest.patch("/api/v1/projects/p1?updateMask=hidden", json={"name": "hidden"}, headers=headers)
         await rest.post("/api/v1/projects?hidden=hidden", content=b'{"name": "hidden', headers=headers)
         await rest.post("/api/v1/projects", content=b'{"name": "hidden', headers=headers)
+        for path in ("/api/v1/projects/p1?name=hidden", "/api/v1/nothing", "/api/docs"):
+            await rest.head(path, headers=headers)
     logged = capfd.readouterr()
     lines = [json.loads(line) for line in logged.out.splitlines()]
     assert [(line["method"], line["path"], line["status"], line["request_id"]) for line in lines] == [
         ("PATCH", "/api/v1/projects/p1", 200, "r1"),
         ("POST", "/api/v1/projects", 400, "r1"),
         ("POST", "/api/v1/projects", 400, "r1"),
+        ("HEAD", "/api/v1/projects/p1", 200, "r1"),
+        ("HEAD", "/api/v1/nothing", 404, "r1"),
+        ("HEAD", "/api/docs", 200, "r1"),
     ]
     assert "hidden" not in logged.out + logged.err

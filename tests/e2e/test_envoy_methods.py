@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from google.api import annotations_pb2
 
+from cloutagent_server.envoy_process import EnvoyProcess
 from cloutagent_server.transport.server import FILES
-from tests.support.edge_server import EdgeServer, running_envoy
+from tests.support.edge_server import EdgeServer, assert_error
 
 pytestmark = pytest.mark.e2e
 
 DEADLINE = 10.0
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 JSON = "application/json"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[EdgeServer]:
-    async with EdgeServer().serve() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def rest(server: EdgeServer, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with (
-        running_envoy(server.port, tmp_path) as envoy,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as client,
-    ):
-        yield client
+# None is what a client of gRPC says.
+NEARLY_GRPC = ("application/grpc;x", "application/grpcx", "application/grpc-web;x", "application/grpc,application/json")
 
 
 def paths() -> dict[str, set[str]]:
@@ -47,14 +34,6 @@ def paths() -> dict[str, set[str]]:
                     taken = found.setdefault(re.sub(r"{[^}]*}", "x1", getattr(rule, verb)), set())
                     taken |= {verb.upper(), "HEAD"} if verb == "get" and not method.server_streaming else {verb.upper()}
     return found
-
-
-def assert_error(response: httpx.Response, status: int, code: int) -> None:
-    """The response is an error in the API's shape."""
-    assert (response.status_code, response.headers["content-type"]) == (status, JSON)
-    error = response.json()
-    assert set(error) == {"code", "message", "details"}
-    assert (error["code"], type(error["message"]), type(error["details"])) == (code, str, list)
 
 
 async def test_every_path_names_the_methods_it_takes(rest: httpx.AsyncClient, server: EdgeServer) -> None:
@@ -131,6 +110,7 @@ async def test_a_body_of_another_type_is_415(rest: httpx.AsyncClient, server: Ed
         "multipart/form-data; boundary=b",
         "application/jsonp",
         "json",
+        *NEARLY_GRPC,
     ):
         headers = {"content-type": content_type}
         assert_error(await rest.post("/api/v1/projects", content=b'{"name": "n"}', headers=headers), 415, 3)
@@ -141,6 +121,54 @@ async def test_a_body_of_another_type_is_415(rest: httpx.AsyncClient, server: Ed
         assert_error(await rest.put("/api/v1/projects", content=b"{}", headers=headers), 405, 12)
     # What has no body has no type.
     assert (await rest.get("/api/v1/projects", headers={"content-type": "text/plain"})).status_code == 200
+
+
+async def test_no_name_of_json_lifts_the_limit_of_its_size(rest: httpx.AsyncClient, server: EdgeServer) -> None:
+    body = b'{"prompt": "' + b"x" * 2_097_152 + b'"}'
+    for content_type in (JSON, "application/grpcx+json", "application/grpc-web+json"):
+        headers = {"content-type": content_type}
+        assert_error(await rest.post("/api/v1/projects/p1/execute", content=body, headers=headers), 413, 3)
+    assert server.requests == []
+
+
+async def test_no_spelling_of_a_path_passes_by_its_routes(rest: httpx.AsyncClient, server: EdgeServer) -> None:
+    headers = {"origin": "https://elsewhere.example", "content-type": "text/plain"}
+    for path in (
+        "/api/v1/projects/",
+        "/api/v1//projects//",
+        "/api/v1/x/../projects/",
+        "/api/v1/projects/.",
+        "/api/v1/projects/%2e",
+        "/api/v1/project%73",
+        "/api/v1/%70rojects/",
+        "/api/v1/projects;x",
+        "/api/v1/projects:",
+        "/api/v1/projects%3Fx",
+        "/api/v1/projects/?page_size=1",
+        "/api/v1/projects/p1/execute/",
+        "/api/v1/projects/p1/execute/?",
+        "/api/v1/projects/p1/execut%65",
+        "/api/v1/projects/p1/secrets:encrypt/",
+        "/api/v1/projects/p1/secrets%3Aencrypt",
+        "/api/v1/projects/p1/secrets/S:restore/",
+    ):
+        response = await rest.post(path, content=b'{"name": "n"}', headers=headers)
+        assert response.status_code in (404, 415), path
+        assert server.requests == [], path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", "%2e%2e", ".%2E", "x/../..", "", ".", "%2e", "..?x=1", "../?x=1", "..//"],
+)
+async def test_no_name_of_a_secret_means_its_project(envoy: EnvoyProcess, server: EdgeServer, name: str) -> None:
+    for verb in ("DELETE", "GET", "HEAD"):
+        request = f"{verb} /api/v1/projects/p1/secrets/{name} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", envoy.port)
+        writer.write(request.encode())
+        assert (await asyncio.wait_for(reader.readline(), DEADLINE)).split()[1] == b"404"
+        writer.close()
+    assert server.requests == []
 
 
 async def test_a_page_cannot_create_by_a_form(rest: httpx.AsyncClient, server: EdgeServer) -> None:

@@ -11,25 +11,19 @@ from pathlib import Path
 
 import grpc
 import pytest
+import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
 from cloutagent.v1 import execution_pb2, execution_pb2_grpc, project_pb2, project_pb2_grpc
 from cloutagent_server.envoy_process import EnvoyProcess
-from tests.support.edge_server import EdgeServer, running_envoy
 
 pytestmark = pytest.mark.e2e
 
 DEADLINE = 10.0
 
 
-@pytest.fixture
-async def envoy(tmp_path: Path) -> AsyncIterator[EnvoyProcess]:
-    async with EdgeServer().serve() as server, running_envoy(server.port, tmp_path) as process:
-        yield process
-
-
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def channel(envoy: EnvoyProcess) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{envoy.port}") as opened:
         yield opened
@@ -73,6 +67,13 @@ async def test_the_size_limit_of_rest_does_not_bind_native_calls(channel: grpc.a
     assert result.result == "3000000"
 
 
+async def test_a_native_request_that_no_server_takes_is_refused_in_words(channel: grpc.aio.Channel) -> None:
+    request = execution_pb2.ExecuteRequest(project_id="p1", prompt="x" * 5_000_000)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await execution_pb2_grpc.ExecutionServiceStub(channel).Execute(request, timeout=DEADLINE)
+    assert raised.value.details() == "the request is larger than 4 MiB"
+
+
 async def test_an_unknown_native_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
     for path in ("/cloutagent.v1.ProjectService/Nothing", "/nothing.v1.Nothing/Nothing"):
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
@@ -99,11 +100,8 @@ async def test_buf_curl_calls_by_reflection(envoy: EnvoyProcess) -> None:
     assert json.loads(stdout) == {"project": {"id": "p1"}}, stderr
 
 
-async def test_without_the_server_a_native_call_is_unavailable(tmp_path: Path) -> None:
-    async with (
-        running_envoy(1, tmp_path) as envoy,
-        grpc.aio.insecure_channel(f"127.0.0.1:{envoy.port}") as channel,
-    ):
+async def test_without_the_server_a_native_call_is_unavailable(cut_off: EnvoyProcess) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{cut_off.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await project_pb2_grpc.ProjectServiceStub(channel).GetProject(project_pb2.GetProjectRequest())
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -9,7 +9,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.transport.server import GrpcServer
 from tests.support import builders
 from tests.support.api.frames import sse_frames
+from tests.support.api.rest import http_client
 from tests.support.edge_server import running_envoy
 from tests.support.service_world import DEADLINE_SECONDS, World, make_world
 
@@ -79,6 +80,13 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await storage.stop()
 
 
+@pytest.fixture
+def watches(world: World) -> NotedWatches:
+    """Its watches."""
+    assert isinstance(world.watches, NotedWatches)
+    return world.watches
+
+
 @asynccontextmanager
 async def behind_envoy(world: World, folder: Path, stall_seconds: float) -> AsyncIterator[int]:
     """Where Envoy listens for a server that is so patient with readers that stall."""
@@ -93,6 +101,13 @@ async def port(world: World, tmp_path: Path) -> AsyncIterator[int]:
     """Where Envoy listens for a server that is not patient."""
     async with behind_envoy(world, tmp_path / "envoy", 0.5) as port:
         yield port
+
+
+@pytest.fixture
+async def patient(world: World, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server that drops nobody in the time of a test."""
+    async with behind_envoy(world, tmp_path / "envoy", 60) as port, http_client(f"127.0.0.1:{port}") as client:
+        yield client
 
 
 async def log_of(world: World, texts: int, *, ended: bool = True) -> str:
@@ -159,10 +174,11 @@ class RawReader:
                 return
 
 
-async def test_a_reader_that_stalls_is_dropped_and_resumes_without_loss(world: World, port: int) -> None:
+async def test_a_reader_that_stalls_is_dropped_and_resumes_without_loss(
+    world: World, watches: NotedWatches, port: int
+) -> None:
     execution_id = await long_log(world)
     path = f"/api/v1/executions/{execution_id}/stream"
-    assert isinstance(world.watches, NotedWatches)
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         raw.setblocking(False)
@@ -171,12 +187,12 @@ async def test_a_reader_that_stalls_is_dropped_and_resumes_without_loss(world: W
             await loop.sock_connect(raw, ("127.0.0.1", port))
             reader = RawReader(raw)
             await reader.ask(path)
-            await world.watches.ended.wait()
+            await watches.ended.wait()
             # What was on its way is whole, and then the stream ends.
             seen = [frame async for frame in sse_frames(reader.chunks())]
     assert 0 < len(seen) < EVENTS
     async with (
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS, trust_env=False) as client,
+        http_client(f"127.0.0.1:{port}") as client,
         client.stream("GET", path, headers={**HEADERS, "last-event-id": seen[-1].id}) as answer,
     ):
         assert answer.status_code == 200
@@ -187,21 +203,18 @@ async def test_a_reader_that_stalls_is_dropped_and_resumes_without_loss(world: W
 
 
 async def test_400_readers_that_stall_slow_nobody_else_down_and_are_noticed_when_they_go(
-    world: World, tmp_path: Path
+    world: World, watches: NotedWatches, patient: httpx.AsyncClient
 ) -> None:
     # 1.2 MB for each, of which the windows, buffers and sockets on the way take a quarter.
     path = f"/api/v1/executions/{await log_of(world, 25)}/stream"
-    watches = world.watches
-    assert isinstance(watches, NotedWatches)
-    async with AsyncExitStack() as entered:
-        port = await entered.enter_async_context(behind_envoy(world, tmp_path / "envoy", 60))
-        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS, trust_env=False)
-        await entered.enter_async_context(client)
+    port = patient.base_url.port
+    assert port is not None
+    with ExitStack() as entered:
         readers = [entered.enter_context(await stalled_reader(port, path)) for _ in range(STALLED)]
         await watches.reach(STALLED)
         # Filling the buffers takes its share of the machine. Once they are full nobody waits, and nobody is done.
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while await longest_wait(client, 50) > QUICK_SECONDS:
+            while await longest_wait(patient, 50) > QUICK_SECONDS:
                 pass
         assert watches.count == STALLED
         for reader in readers:
@@ -209,19 +222,15 @@ async def test_400_readers_that_stall_slow_nobody_else_down_and_are_noticed_when
         await watches.reach(0, NOTICED_SECONDS)
 
 
-async def test_a_quiet_reader_that_goes_away_is_noticed_at_once(world: World, tmp_path: Path) -> None:
+async def test_a_quiet_reader_that_goes_away_is_noticed_at_once(
+    world: World, watches: NotedWatches, patient: httpx.AsyncClient
+) -> None:
     path = f"/api/v1/executions/{await log_of(world, 0, ended=False)}/stream"
-    watches = world.watches
-    assert isinstance(watches, NotedWatches)
-    async with AsyncExitStack() as entered:
-        port = await entered.enter_async_context(behind_envoy(world, tmp_path / "envoy", 60))
-        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS, trust_env=False)
-        await entered.enter_async_context(client)
-        first = await client.send(client.build_request("GET", path, headers=HEADERS), stream=True)
-        frames = sse_frames(first.aiter_bytes())
-        assert [(await anext(frames)).event for _ in range(2)] == ["queued", "started"]
-        async with client.stream("GET", path, headers=HEADERS):
-            await watches.reach(2)
-        await watches.reach(1, NOTICED_SECONDS)
-        await first.aclose()
-        await watches.reach(0, NOTICED_SECONDS)
+    first = await patient.send(patient.build_request("GET", path, headers=HEADERS), stream=True)
+    frames = sse_frames(first.aiter_bytes())
+    assert [(await anext(frames)).event for _ in range(2)] == ["queued", "started"]
+    async with patient.stream("GET", path, headers=HEADERS):
+        await watches.reach(2)
+    await watches.reach(1, NOTICED_SECONDS)
+    await first.aclose()
+    await watches.reach(0, NOTICED_SECONDS)

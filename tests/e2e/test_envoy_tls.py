@@ -8,17 +8,18 @@ import ssl
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import grpc
 import httpx
 import pytest
+import pytest_asyncio
 
 from cloutagent.v1 import execution_pb2, execution_pb2_grpc, project_pb2, project_pb2_grpc
 from cloutagent_server.certificate import CertificateFiles
 from cloutagent_server.envoy_process import EnvoyProcess
 from tests.support.certificates import Authority, serial_of
 from tests.support.edge_server import EdgeServer, running_envoy
+from tests.support.raw_http import read_answer
 
 pytestmark = pytest.mark.e2e
 
@@ -31,22 +32,19 @@ def authority() -> Authority:
     return Authority()
 
 
-@pytest.fixture
-def files(authority: Authority, tmp_path: Path) -> CertificateFiles:
-    return authority.issue_to(tmp_path)
+@pytest.fixture(scope="module")
+def files(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
+    return authority.issue_to(tmp_path_factory.mktemp("certificate"))
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[EdgeServer]:
-    async with EdgeServer().serve() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def envoy(server: EdgeServer, files: CertificateFiles, tmp_path: Path) -> AsyncIterator[EnvoyProcess]:
-    async with running_envoy(server.port, tmp_path / "run", certificate=files) as process:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def envoy(
+    edge_server: EdgeServer, files: CertificateFiles, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[EnvoyProcess]:
+    run_dir = tmp_path_factory.mktemp("envoy")
+    async with running_envoy(edge_server.port, run_dir, certificate=files) as process:
         yield process
-    assert list((tmp_path / "run").iterdir()) == []
+    assert list(run_dir.iterdir()) == []
 
 
 class Connection:
@@ -71,10 +69,7 @@ class Connection:
     async def is_served(self) -> bool:
         """Whether a request is answered by 200."""
         self._writer.write(HEALTH)
-        head = (await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), DEADLINE)).decode().lower()
-        length = next(line for line in head.splitlines() if line.startswith("content-length:"))
-        await asyncio.wait_for(self._reader.readexactly(int(length.split(":")[1])), DEADLINE)
-        return head.startswith("http/1.1 200")
+        return (await asyncio.wait_for(read_answer(self._reader), DEADLINE)).status == 200
 
 
 @asynccontextmanager

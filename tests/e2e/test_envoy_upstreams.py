@@ -7,14 +7,14 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from cloutagent_server.envoy_config import EnvoyAddresses, rendered_config
 from cloutagent_server.envoy_process import EnvoyProcess
+from tests.support.api.rest import http_client
 from tests.support.edge_server import EdgeServer, running_envoy
+from tests.support.raw_http import answer_to
 
 pytestmark = pytest.mark.e2e
 
@@ -25,25 +25,8 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-frame-options": "DENY",
     "cache-control": "no-store",
+    "vary": "origin",
 }
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[EdgeServer]:
-    async with EdgeServer().serve() as serving:
-        yield serving
-
-
-@pytest.fixture
-async def envoy(server: EdgeServer, tmp_path: Path) -> AsyncIterator[EnvoyProcess]:
-    async with running_envoy(server.port, tmp_path) as process:
-        yield process
-
-
-@pytest.fixture
-async def rest(envoy: EnvoyProcess) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as client:
-        yield client
 
 
 @pytest.mark.parametrize(
@@ -56,6 +39,9 @@ async def rest(envoy: EnvoyProcess) -> AsyncIterator[httpx.AsyncClient]:
         ("GET", "/nothing", 404),
         ("GET", "/api/v1/projects/code-13", 500),
         ("GET", "/api/v1/projects/%2F", 400),
+        ("PUT", "/api/health", 405),
+        ("OPTIONS", "/api/health", 204),
+        ("GET", "/api/openapi.json", 200),
     ],
 )
 async def test_every_answer_has_the_headers(rest: httpx.AsyncClient, method: str, path: str, status: int) -> None:
@@ -74,38 +60,9 @@ async def test_answers_to_faults_of_the_protocol_have_the_headers(envoy: EnvoyPr
         b"GET /api/health HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 100_000 + b"\r\n\r\n",
         b"GET /api/health HTTP/1.1\r\nhost: a\r\n" + b"x: y\r\n" * 200 + b"\r\n",
     ):
-        reader, writer = await asyncio.open_connection("127.0.0.1", envoy.port)
-        try:
-            writer.write(request)
-            head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)).decode().lower().splitlines()
-        finally:
-            writer.close()
-        assert int(head[0].split()[1]) in (400, 431)
-        assert {f"{name}: {value}".lower() for name, value in HEADERS.items()} <= set(head)
-
-
-async def test_more_calls_than_the_circuit_breaker_allows_are_503(
-    server: EdgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def narrow(addresses: EnvoyAddresses) -> dict[str, Any]:
-        config = rendered_config(addresses)
-        (threshold,) = config["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"]
-        threshold["max_requests"] = 1
-        return config
-
-    monkeypatch.setattr("cloutagent_server.envoy_process.rendered_config", narrow)
-    async with (
-        running_envoy(server.port, tmp_path) as envoy,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{envoy.port}", timeout=DEADLINE) as rest,
-        asyncio.TaskGroup() as tasks,
-    ):
-        waiting = tasks.create_task(rest.get("/api/v1/projects/wait"))
-        await asyncio.wait_for(server.waiting.wait(), DEADLINE)
-        refused = await rest.get("/api/v1/projects/p1")
-        assert (refused.status_code, refused.json()["code"]) == (503, 14)
-        assert refused.json()["details"][0]["reason"] == "SERVER_UNAVAILABLE"
-        server.gate.set()
-        assert (await waiting).status_code == 200
+        answer = await answer_to(envoy.port, request)
+        assert answer.status in (400, 431)
+        assert HEADERS.items() <= answer.headers.items()
 
 
 class Relay:
@@ -157,8 +114,7 @@ async def test_what_reads_is_asked_again_of_another_server_and_what_changes_some
         relays = [await stack.enter_async_context(Relay(each.port).open()) for each in servers]
         others = (("127.0.0.1", relays[1].port),)
         envoy = await stack.enter_async_context(running_envoy(relays[0].port, tmp_path, other_upstreams=others))
-        base_url = f"http://127.0.0.1:{envoy.port}"
-        rest = await stack.enter_async_context(httpx.AsyncClient(base_url=base_url, timeout=DEADLINE))
+        rest = await stack.enter_async_context(http_client(f"127.0.0.1:{envoy.port}"))
 
         body = {"prompt": "wait"} if method == "POST" else None
         asked = asyncio.create_task(rest.request(method, path, json=body))

@@ -105,7 +105,7 @@ class Load:
 
 async def until_both_are_well(run_root: Path) -> None:
     """Wait until Envoy's own checks have found two servers to be well."""
-    (socket,) = run_root.glob("server-*/envoy/envoy-admin.sock")
+    (socket,) = run_root.glob("envoy/server-*/envoy/envoy-admin.sock")
     transport = httpx.AsyncHTTPTransport(uds=str(socket))
     async with httpx.AsyncClient(transport=transport, base_url="http://envoy") as admin, asyncio.timeout(DEADLINE):
         url = "/stats?filter=^cluster.server.membership_healthy$"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 from google.api import httpbody_pb2
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
@@ -26,6 +27,10 @@ from cloutagent_server.envoy_process import EnvoyProcess
 PROJECTS = "cloutagent.v1.ProjectService"
 EXECUTIONS = "cloutagent.v1.ExecutionService"
 SYSTEM = "cloutagent.v1.SystemService"
+
+# The origins whose pages may ask through the Envoy that tests share.
+PAGE = "https://app.example"
+LOCAL_PAGE = "http://localhost:5173"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -59,6 +64,14 @@ class EdgeServer:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
     chunks: Counter[str] = field(default_factory=Counter)
+
+    def forget(self) -> None:
+        """Be as new: nothing has arrived. What still waits for the gate is let through."""
+        self.gate.set()
+        self.gate, self.waiting = asyncio.Event(), asyncio.Event()
+        self.requests.clear()
+        self.metadata.clear()
+        self.chunks.clear()
 
     def _remember(self, request: Message, context: Context) -> None:
         self.requests.append(request)
@@ -197,6 +210,19 @@ class EdgeServer:
         finally:
             self.gate.set()
             await server.stop(0)
+
+
+def assert_error(response: httpx.Response, status: int, code: int, reason: str | None = None) -> dict[str, Any]:
+    """The answer is an error in the API's shape; returns it. With a `reason` it names that and its request."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
+    error: dict[str, Any] = response.json()
+    assert set(error) == {"code", "message", "details"}
+    assert (error["code"], type(error["details"])) == (code, list)
+    assert error["message"]
+    if reason is not None:
+        info, request = error["details"][:2]
+        assert (info["reason"], request["requestId"]) == (reason, response.headers["x-request-id"])
+    return error
 
 
 @asynccontextmanager

@@ -20,6 +20,8 @@ from tests.support.compose import PROFILES, REPOSITORY, Json, Refused
 DOCKERFILES = ("docker/Dockerfile", "docker/Dockerfile.envoy")
 ENCRYPTION_KEY = "ab" * 32
 SECRETS = ("ENCRYPTION_KEY", "ENCRYPTION_KEYS_RETIRED", "ADMIN_API_KEY", "ANTHROPIC_API_KEY")
+# Where the server's socket is in the containers.
+SOCKETS = "/run/cloutagent"
 # What the base image may take of the 900 MB that the server's image may have.
 BASE_IMAGE_MB = 160
 
@@ -103,7 +105,8 @@ def test_each_service_is_checked_confined_and_bounded(services: dict[str, Json],
 
 def test_the_api_is_what_is_checked_where_it_is_served(services: dict[str, Json]) -> None:
     for name in ("server-dev", "envoy"):
-        assert "http://127.0.0.1:3001/api/health" in services[name]["healthcheck"]["test"][-1]
+        assert "/api/health" in services[name]["healthcheck"]["test"][-1]
+        assert services[name]["environment"]["PORT"] == "3001"
 
 
 def test_a_stop_leaves_the_time_that_runs_get_and_some_more(services: dict[str, Json]) -> None:
@@ -124,7 +127,7 @@ def test_what_must_last_is_in_named_volumes_and_the_sources_are_mounted(tmp_path
     for profile, name in (("dev", "server-dev"), ("prod", "server")):
         read = compose.read(tmp_path, profile, ENCRYPTION_KEY=ENCRYPTION_KEY)
         mounts = {mount["target"]: mount for mount in read["services"][name]["volumes"]}
-        lasting = {"/app/projects", "/app/backups", "/app/runs"}
+        lasting = {"/app/projects", "/app/backups", "/app/runs"} | ({SOCKETS} if profile == "prod" else set())
         assert {mounts[target]["type"] for target in lasting} == {"volume"}
         assert {mounts[target]["source"] for target in lasting} <= read["volumes"].keys()
         bound = {target for target, mount in mounts.items() if mount["type"] == "bind"}
@@ -151,6 +154,9 @@ def test_the_whole_env_file_reaches_the_server_but_for_places_of_the_container(
         "ADMIN_API_KEY": "an-admin-key-of-some-length",
         "ANTHROPIC_API_KEY": "sk-ant-" + "v" * 30,
         "MAX_QUEUED_EXECUTIONS": "5",
+        "GRPC_SOCKET": "/somewhere/else.sock",
+        "TLS_CERTIFICATE_FILE": "/on/the/host.pem",
+        "TLS_PRIVATE_KEY_FILE": "/on/the/host.key",
     }
     (folder / ".env").write_text(EXAMPLE.read_text() + "".join(f"{name}={value}\n" for name, value in own.items()))
     environment = compose.read(folder, "prod")["services"]["server"]["environment"]
@@ -160,7 +166,7 @@ def test_the_whole_env_file_reaches_the_server_but_for_places_of_the_container(
     assert settings.app_env is Environment.PRODUCTION
     assert settings.max_queued_executions == 5
     assert settings.admin_api_key is not None and settings.anthropic_api_key is not None
-    assert (settings.grpc_host, settings.grpc_port) == ("0.0.0.0", 50051)
+    assert (settings.grpc_socket, settings.certificate) == (Path(SOCKETS, "server.sock"), None)
     places = (settings.project_root, settings.backup_root, settings.run_root)
     assert places == (Path("/app/projects"), Path("/app/backups"), Path("/app/runs"))
 
@@ -180,8 +186,34 @@ def test_envoys_container_is_told_every_setting_that_envoy_is_made_from(
     settings = Watched(_env_file=None)
     read.clear()
     EnvoyProcess.from_settings(settings, settings.upstream_addresses, tmp_path)
-    assert {"host", "port", "grpc_host", "grpc_port"} <= read
-    assert {name.upper() for name in read} <= services["envoy"]["environment"].keys()
+    assert {"host", "port", "grpc_socket"} <= read
+    environment = services["envoy"]["environment"]
+    assert environment["GRPC_SOCKET"], "which stands for the address of a server"
+    assert {name.upper() for name in read} - {"GRPC_HOST", "GRPC_PORT"} <= environment.keys()
+
+
+def test_server_and_envoy_share_the_socket_which_the_server_alone_can_make(services: dict[str, Json]) -> None:
+    mounts = {}
+    for name in ("server", "envoy"):
+        assert services[name]["environment"]["GRPC_SOCKET"] == f"{SOCKETS}/server.sock"
+        (mounts[name],) = [mount for mount in services[name]["volumes"] if mount["target"] == SOCKETS]
+        assert (mounts[name]["type"], mounts[name]["source"]) == ("volume", "socket")
+    assert mounts["envoy"]["read_only"] and not mounts["server"].get("read_only")
+    # A new volume takes over owner and mode of the folder in the image, of whichever container is made first.
+    for target, owner in (("production", "cloutagent"), ("", "envoy")):
+        instructions = stages("docker/Dockerfile" if target else "docker/Dockerfile.envoy")[target]
+        (line,) = [line for line in instructions if "install -d" in line]
+        assert "useradd --uid 10001 --user-group" in line
+        assert f"install -d -o {owner} -g {owner} -m 0700 " in line and line.split()[-1] == SOCKETS
+
+
+def test_the_folder_of_the_certificate_has_one_path_on_both_sides(tmp_path: Path, services: dict[str, Json]) -> None:
+    files = {"TLS_CERTIFICATE_FILE": "/etc/tls/fullchain.pem", "TLS_PRIVATE_KEY_FILE": "/etc/tls/privkey.pem"}
+    read = compose.read(tmp_path, "prod", ENCRYPTION_KEY=ENCRYPTION_KEY, TLS_FOLDER="/etc/tls", **files)["services"]
+    (mount,) = [mount for mount in read["envoy"]["volumes"] if mount["type"] == "bind"]
+    assert (mount["source"], mount["target"], mount["read_only"]) == ("/etc/tls", "/etc/tls", True)
+    assert files.items() <= read["envoy"]["environment"].items()
+    assert {mount["type"] for mount in services["envoy"]["volumes"]} == {"volume"}, "none unless it is named"
 
 
 def test_envoys_container_gets_no_key(tmp_path: Path) -> None:
@@ -233,9 +265,11 @@ def envoy_packages() -> list[str]:
 def test_the_image_of_envoy_has_what_its_program_imports_and_no_agent() -> None:
     there = set().union(*map(brought_along, envoy_packages())) | {"cloutagent-server"}
     program = (
-        "import sys, importlib.metadata as m, cloutagent_server.sidecar\n"
+        # structlog does without it where it is not there.
+        "import sys; sys.modules['rich'] = None\n"
+        "import importlib.metadata as m, cloutagent_server.sidecar\n"
         "owners = m.packages_distributions()\n"
-        "tops = {name.partition('.')[0] for name in sys.modules}\n"
+        "tops = {name.partition('.')[0] for name, module in sys.modules.items() if module}\n"
         "print(*{owner for top in tops for owner in owners.get(top, ())})"
     )
     done = run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

@@ -121,6 +121,19 @@ def test_backups_that_are_off_need_no_folder(env: pytest.MonkeyPatch, tmp_path: 
     assert examine()[1] == []
 
 
+def test_a_socket_that_cannot_be_made_is_told(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    env.setenv("GRPC_SOCKET", "there/server.sock")
+    env.setenv("GRPC_PORT", "3001")
+    assert examine()[1] == [f"GRPC_SOCKET: {tmp_path / 'there'} is not there; make it, for this user alone"]
+    (tmp_path / "there").touch()
+    assert examine()[1] == [f"GRPC_SOCKET: {tmp_path / 'there'} is not a folder; name another one"]
+    env.setenv("GRPC_SOCKET", f"/{'a' * 103}.sock")
+    (long,) = examine()[1]
+    assert long.startswith("GRPC_SOCKET: has more than 107 bytes")
+    env.setenv("GRPC_SOCKET", "/tmp/s")
+    assert examine()[1] == []
+
+
 def test_a_key_that_does_not_open_the_stored_secrets_is_told(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sealed_folder(tmp_path / "data" / "projects")
     (missing,) = examine()[1]

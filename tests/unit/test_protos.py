@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -11,10 +11,11 @@ import pytest
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from cloutagent.v1 import access_pb2, audit_pb2, execution_pb2, project_pb2, secret_pb2, system_pb2
 from cloutagent_server.transport.server import FILES
+from scripts.openapi.elements import comments
 from scripts.proto_image import PROTOS, compile_protos, own_files
 
 # The streams of messages: over REST the same events come as text.
@@ -82,60 +83,6 @@ def files() -> dict[str, FileDescriptorProto]:
     return {file.name: file for file in image.file if file.name in own}
 
 
-def comments(file: FileDescriptorProto) -> dict[tuple[int, ...], str]:
-    """The comment of each commented element, by its path in the file."""
-    return {tuple(place.path): place.leading_comments.strip() for place in file.source_code_info.location}
-
-
-def number(message: type[Any], field: str) -> int:
-    return int(message.DESCRIPTOR.fields_by_name[field].number)
-
-
-_SERVICE, _METHOD = number(FileDescriptorProto, "service"), number(descriptor_pb2.ServiceDescriptorProto, "method")
-_MESSAGE, _ENUM = number(FileDescriptorProto, "message_type"), number(FileDescriptorProto, "enum_type")
-_NESTED, _NESTED_ENUM = number(DescriptorProto, "nested_type"), number(DescriptorProto, "enum_type")
-_FIELD, _VALUE = number(DescriptorProto, "field"), number(EnumDescriptorProto, "value")
-_ONEOF = number(DescriptorProto, "oneof_decl")
-_EXTENSION = number(FileDescriptorProto, "extension")
-
-Element = tuple[str, tuple[int, ...]]
-
-
-def elements(file: FileDescriptorProto) -> Iterator[Element]:
-    """Name and path of everything in a file that a reader may want explained."""
-    for index, service in enumerate(file.service):
-        yield service.name, (_SERVICE, index)
-        for place, method in enumerate(service.method):
-            yield f"{service.name}.{method.name}", (_SERVICE, index, _METHOD, place)
-    for index, message in enumerate(file.message_type):
-        yield from _of_message(message, (_MESSAGE, index), message.name)
-    for index, enum in enumerate(file.enum_type):
-        yield from _of_enum(enum, (_ENUM, index), enum.name)
-    for index, extension in enumerate(file.extension):
-        yield extension.name, (_EXTENSION, index)
-
-
-def _of_message(message: DescriptorProto, path: tuple[int, ...], name: str) -> Iterator[Element]:
-    yield name, path
-    for index, field in enumerate(message.field):
-        yield f"{name}.{field.name}", (*path, _FIELD, index)
-    presence = {field.oneof_index for field in message.field if field.proto3_optional}
-    for index, oneof in enumerate(message.oneof_decl):
-        if index not in presence:
-            yield f"{name}.{oneof.name}", (*path, _ONEOF, index)
-    for index, nested in enumerate(message.nested_type):
-        if not nested.options.map_entry:
-            yield from _of_message(nested, (*path, _NESTED, index), f"{name}.{nested.name}")
-    for index, enum in enumerate(message.enum_type):
-        yield from _of_enum(enum, (*path, _NESTED_ENUM, index), f"{name}.{enum.name}")
-
-
-def _of_enum(enum: EnumDescriptorProto, path: tuple[int, ...], name: str) -> Iterator[Element]:
-    yield name, path
-    for index, value in enumerate(enum.value):
-        yield f"{name}.{value.name}", (*path, _VALUE, index)
-
-
 def methods() -> list[MethodDescriptor]:
     return [method for file in FILES for service in file.services_by_name.values() for method in service.methods]
 
@@ -148,16 +95,9 @@ def http_rule(method: MethodDescriptor) -> Any:
 
 
 def test_every_element_has_a_comment_that_is_a_sentence() -> None:
-    without: list[str] = []
-    count = 0
-    for file in files().values():
-        said = comments(file)
-        for name, path in elements(file):
-            count += 1
-            if not said.get(path, "").endswith((".", ":", "?")):
-                without.append(f"{file.name}: {name}")
-    assert without == []
-    assert count > 250
+    said = {f"{file.name}: {name}": text for file in files().values() for name, text in comments(file)}
+    assert [name for name, text in said.items() if not text.endswith((".", ":", "?"))] == []
+    assert len(said) > 250
 
 
 def test_the_server_serves_every_service_of_the_protos() -> None:

@@ -9,7 +9,8 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import NoOpTracer, Tracer
+from opentelemetry.trace import NoOpTracer, Tracer, format_trace_id, get_current_span
+from structlog.typing import EventDict
 
 SERVICE_NAME: Final = "cloutagent-server"
 
@@ -57,3 +58,11 @@ class Tracing:
             # It gives up what is left, so that the thread comes to its end.
             self._exporter.shutdown()  # type: ignore[no-untyped-call]
         await stopped
+
+
+def name_trace(_: object, __: str, line: EventDict) -> EventDict:
+    """Have a line of the log name the trace that it belongs to."""
+    traced = get_current_span().get_span_context()
+    if traced.trace_flags.sampled:
+        line["trace_id"] = format_trace_id(traced.trace_id)
+    return line
