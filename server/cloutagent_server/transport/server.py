@@ -131,7 +131,8 @@ class GrpcServer:
 
         `host` may be `unix:` and the path of a socket, which only this user may open then; the port is 0.
         """
-        address = host if host.startswith("unix:") else f"{host}:{port}"
+        literal = f"[{host}]" if ":" in host else host
+        address = host if host.startswith("unix:") else f"{literal}:{port}"
         if address is host and _takes_calls(host.removeprefix("unix:")):
             # gRPC would put its own socket into the place of the other one.
             raise OSError(f"cannot listen on {address}: another server does")
