@@ -200,6 +200,7 @@ class App:
         await self.finish_runs()
         if self._server is not None:
             await self._server.stop(grace=2.0)
+        await self.services.audit.stop()
         await self._engine.stop()
         await self._authenticator.stop()
         await self._storage.stop()
