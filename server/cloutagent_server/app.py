@@ -20,7 +20,7 @@ from cloutagent_server.engine.limits import AgentLimits
 from cloutagent_server.engine.mcp_relay import McpRelay
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.maintenance import daily_backup
-from cloutagent_server.monitoring.measured_storage import MeasuredStorage
+from cloutagent_server.monitoring.measured_storage import MeasuredStorage, measured_operations
 from cloutagent_server.monitoring.prometheus import PrometheusMetrics
 from cloutagent_server.monitoring.readiness import Readiness
 from cloutagent_server.monitoring.server import MonitoringServer
@@ -43,7 +43,7 @@ from cloutagent_server.service.watch import WatchService
 from cloutagent_server.settings import Environment, Settings, keyring_of
 from cloutagent_server.storage.base import Storage
 from cloutagent_server.storage.filesystem import FileSystemStorage
-from cloutagent_server.transport.server import GrpcServer, Services
+from cloutagent_server.transport.server import METHODS, GrpcServer, Services
 
 log: Final = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class App:
         """
         metrics = PrometheusMetrics(prices, __version__) if metrics is None else metrics
         self._tracing = Tracing(settings.traces_url, __version__) if tracing is None else tracing
+        metrics.expect(METHODS, measured_operations())
         storage = MeasuredStorage(storage, metrics)
         self._settings = settings
         self._storage = storage
@@ -177,6 +178,7 @@ class App:
 
     async def leave_rotation(self) -> None:
         """Tell whoever balances load to send nothing more, and go on serving all that comes."""
+        self._away = "stopping"
         if self._server is not None:
             await self._server.leave_rotation()
 
@@ -186,7 +188,6 @@ class App:
         Calls are still answered, so that whoever watches a run sees its end.
         """
         log.info("stopping")
-        self._away = "stopping"
         await self.leave_rotation()
         await self._takeover.stop()
         await self._executions.stop(self._settings.stop_grace_seconds)
@@ -199,6 +200,7 @@ class App:
         await self.finish_runs()
         if self._server is not None:
             await self._server.stop(grace=2.0)
+        await self.services.audit.stop()
         await self._engine.stop()
         await self._authenticator.stop()
         await self._storage.stop()

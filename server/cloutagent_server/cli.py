@@ -295,6 +295,6 @@ def _announce(stack: Stack) -> None:
         typer.echo(f"local model   {stack.model_url} (a stand-in, no real model)")
     if stack.rest_port is not None:
         scheme = "https" if stack.tls else "http"
-        typer.echo(f"REST, gRPC    {scheme}://127.0.0.1:{stack.rest_port}")
-    typer.echo(f"server (gRPC) {stack.grpc_socket or f'127.0.0.1:{stack.grpc_port}'}")
+        typer.echo(f"REST, gRPC    {scheme}://{stack.rest_host}:{stack.rest_port}")
+    typer.echo(f"server (gRPC) {stack.grpc_socket or f'{stack.grpc_host}:{stack.grpc_port}'}")
     typer.echo("ready")

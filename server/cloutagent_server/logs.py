@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
 from typing import Final
 
 import structlog
@@ -16,6 +17,30 @@ _LEVELS: Final = {
     LogLevel.WARN: logging.WARNING,
     LogLevel.ERROR: logging.ERROR,
 }
+
+_GRPC: Final = "grpc._cython.cygrpc"
+_undecodable: ContextVar[bool] = ContextVar("undecodable", default=False)
+
+
+class _WithoutBytes(logging.Filter):
+    """Lets no bytes off the wire into the log: gRPC tells metadata that is not UTF-8 as it came, and that may be a key.
+
+    One line a call says that there were such.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written; it is changed where that is needed."""
+        if not isinstance(record.args, tuple) or not any(isinstance(each, bytes) for each in record.args):
+            return True
+        if _undecodable.get():
+            return False
+        _undecodable.set(True)
+        record.msg, record.args, record.exc_info = "metadata of a call is not UTF-8 and was ignored", (), None
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        return True
+
+
+_WITHOUT_BYTES: Final = _WithoutBytes()
 
 
 def configure(level: LogLevel, *facts: structlog.typing.Processor) -> None:
@@ -53,3 +78,4 @@ def configure(level: LogLevel, *facts: structlog.typing.Processor) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
+    logging.getLogger(_GRPC).addFilter(_WITHOUT_BYTES)

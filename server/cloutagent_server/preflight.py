@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -54,6 +55,7 @@ def examine(
         except InvalidSettings:
             return None, faults
     faults += _ports(settings, replaced)
+    faults += _hosts(settings, replaced)
     faults += _folders(settings)
     faults += _socket(settings.grpc_socket)
     if not {"encryption_key", "encryption_keys_retired"} & replaced.keys():
@@ -99,6 +101,27 @@ def _ports(settings: Settings, replaced: Iterable[str]) -> Iterator[str]:
         if port in seen:
             yield f"{field.upper()}: is {port}, as {seen[port]} is; choose another port, or 0 for any free one"
         seen.setdefault(port, field.upper())
+
+
+def _hosts(settings: Settings, replaced: Iterable[str]) -> Iterator[str]:
+    """Addresses that this machine does not have, and names that lead to none.
+
+    Of GRPC_HOST the name only: for an Envoy alone it is that of another machine.
+    """
+    hosts = ["host", *(["metrics_host"] if settings.metrics_port else [])]
+    for field in [name for name in [*hosts, "grpc_host"] if name not in replaced]:
+        host = getattr(settings, field)
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        except OSError:
+            yield f"{field.upper()}: no address of {host} is known; name another host, or an IP address"
+            continue
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                if field in hosts:
+                    probe.bind(address)
+        except OSError:
+            yield f"{field.upper()}: {host} is no address of this machine; choose one of its own"
 
 
 def _folders(settings: Settings) -> Iterator[str]:

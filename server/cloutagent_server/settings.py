@@ -34,6 +34,7 @@ _KEY: Final = re.compile(r"[0-9a-fA-F]{64}")
 _ORIGIN: Final = re.compile(
     r"(?!http://.*:80$|https://.*:443$)https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?"
 )
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -112,7 +113,7 @@ class Settings(BaseSettings):
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
         LogLevel.INFO, description="The least important lines that are logged."
     )
-    host: str = Field("127.0.0.1", description="Address that Envoy listens on.")
+    host: str = Field("127.0.0.1", description="IP address that Envoy listens on.")
     port: Port = Field(3001, description="Port of REST and gRPC through Envoy. 0: any free one.")
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (),
@@ -238,6 +239,20 @@ class Settings(BaseSettings):
             return None
         return CertificateFiles(self.tls_certificate_file, self.tls_private_key_file)
 
+    @field_validator("host")
+    @classmethod
+    def _ip_address(cls, value: str) -> str:
+        if not _is_ip_address(value):
+            raise ValueError("must be an IP address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's")
+        return value
+
+    @field_validator("grpc_host", "metrics_host")
+    @classmethod
+    def _host(cls, value: str) -> str:
+        if not _is_ip_address(value) and _HOST_NAME.fullmatch(value) is None:
+            raise ValueError("must be an IP address or a host's name, without a port")
+        return value
+
     @field_validator("upstreams")
     @classmethod
     def _addresses(cls, value: str) -> str:
@@ -359,8 +374,23 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def reached_at(host: str) -> str:
+    """Where this machine reaches what listens on `host`, as a URL has it: all addresses by the one of loopback."""
+    if not _is_ip_address(host) or not (address := ipaddress.ip_address(host)).is_unspecified:
+        return _in_url(host)
+    return "127.0.0.1" if address.version == 4 else "[::1]"
+
+
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def load(**overrides: Any) -> Settings:

@@ -15,7 +15,7 @@ from cloutagent_server.engine.claude import clear_away
 from cloutagent_server.engine.local_model import LocalModel
 from cloutagent_server.folder_lock import check_apart, run_directory
 from cloutagent_server.foreground import running_envoy, stop_signal, until_stopped
-from cloutagent_server.settings import Settings
+from cloutagent_server.settings import Settings, reached_at
 
 # An Envoy in front asks each second how a server is (`health_checks` in envoy.yaml).
 ROTATION_SECONDS: Final = 2.0
@@ -25,7 +25,7 @@ ROTATION_SECONDS: Final = 2.0
 class Stack:
     """Where the running parts are reached. `rest_port` is None without Envoy, `model_url` without the local model.
 
-    With `tls` Envoy is reached by https. With a `grpc_socket` the port of the server is 0.
+    With `tls` Envoy is reached by https. With a `grpc_socket` the port of the server is 0. The hosts are as in URLs.
     """
 
     grpc_port: int
@@ -33,6 +33,8 @@ class Stack:
     model_url: str | None = None
     tls: bool = False
     grpc_socket: Path | None = None
+    grpc_host: str = "127.0.0.1"
+    rest_host: str = "127.0.0.1"
 
 
 async def serve(settings: Settings, started: Callable[[Stack], None]) -> None:
@@ -42,7 +44,7 @@ async def serve(settings: Settings, started: Callable[[Stack], None]) -> None:
     """
     stopped = stop_signal()
     async with _server(settings) as (app, port, _):
-        started(Stack(port, grpc_socket=settings.grpc_socket))
+        started(Stack(port, grpc_socket=settings.grpc_socket, grpc_host=reached_at(settings.grpc_host)))
         await stopped.wait()
         await app.leave_rotation()
         await asyncio.sleep(ROTATION_SECONDS)
@@ -67,7 +69,8 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
             running_envoy(settings, upstreams, directory / "envoy", loopback_only=settings.trusts_loopback)
         )
         tls = settings.certificate is not None
-        started(Stack(grpc_port, envoy.port, model_url, tls, settings.grpc_socket))
+        hosts = reached_at(settings.grpc_host), reached_at(settings.host)
+        started(Stack(grpc_port, envoy.port, model_url, tls, settings.grpc_socket, *hosts))
         await until_stopped(stopped, envoy)
         # Watchers get the ends of their runs while Envoy still carries them; then it has nothing to wait for.
         await app.finish_runs()

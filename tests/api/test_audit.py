@@ -13,6 +13,7 @@ import pytest
 from cloutagent_server.domain import audit
 from cloutagent_server.domain.audit import AuditEntry, AuditRecord
 from cloutagent_server.domain.errors import StorageUnavailable
+from cloutagent_server.service.refusals import RECORDED_EACH
 from tests.support.api.failure import ApiFailure
 from tests.support.api.scenario import FOREIGN_KEY, NO_ID, Projects, eventually
 from tests.support.api.stage import IN_PROCESS, MEMORY, Stage
@@ -149,6 +150,22 @@ async def test_what_access_refuses_is_recorded_as_denied(stage: Stage, projects:
     with pytest.raises(ApiFailure):
         await stage.api.call("DeleteProject", {"projectId": NO_ID}, mine.key)
     assert not [entry for entry in await told(stage, audit.DELETE_PROJECT) if entry.outcome == audit.OK]
+
+
+@pytest.mark.depths(IN_PROCESS)
+async def test_one_key_that_is_refused_does_not_fill_the_log(stage: Stage, projects: Projects) -> None:
+    mine, other = await projects(), await projects()
+    before = len(await records(stage))
+    for number in range(30):
+        # Of other secrets each: what a caller may choose bounds nothing.
+        with pytest.raises(ApiFailure):
+            await stage.api.call("DeleteSecret", {"projectId": other.id, "name": f"SECRET_{number}"}, mine.key)
+    assert len(await records(stage)) == before + RECORDED_EACH
+    await stage.app.services.audit.stop()
+    *denied, rest = [record.entry for record in await records(stage)][before:]
+    assert {entry.outcome for entry in denied} == {audit.DENIED}
+    assert len(denied) + (rest.count or 0) == 30
+    assert (rest.actor, rest.action, rest.outcome) == (denied[0].actor, audit.ACCESS, audit.DENIED)
 
 
 @pytest.mark.server(max_failed_authentications=2)

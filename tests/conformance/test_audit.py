@@ -49,6 +49,7 @@ async def test_records_are_chained_in_the_order_in_which_they_are_numbered(stora
 async def test_a_record_reads_back_as_it_was_added_in_pages(storage: Storage) -> None:
     full = entry(new_id(), start=1, secrets_head=head(3), outcome="Ä \U0001f600")
     full = replace(full, resource=replace(full.resource, execution_id=new_id(), key_id=new_id()))
+    full = replace(full, count=7)
     bare = AuditEntry(audit.OPERATOR, audit.AUTHENTICATION, audit.STARTED)
     for one in (bare, full, bare):
         await storage.audit.append(one)

@@ -222,3 +222,18 @@ def test_development_writes_a_missing_key_to_the_env_file_and_says_so(env: pytes
     again = CliRunner().invoke(cli, ["serve"])
     assert again.exit_code == 0 and "ENCRYPTION_KEY" not in again.output
     assert file.read_text() == f"ENCRYPTION_KEY={key}\n"
+
+
+def test_hosts_that_nobody_can_listen_on_are_told(env: pytest.MonkeyPatch) -> None:
+    # An address for documentation, which no machine has, and a name that leads nowhere by its definition.
+    env.setenv("HOST", "192.0.2.7")
+    env.setenv("METRICS_HOST", "metrics.invalid")
+    env.setenv("GRPC_HOST", "192.0.2.7")
+    settings, faults = examine()
+    assert settings is None
+    assert faults == [
+        "HOST: 192.0.2.7 is no address of this machine; choose one of its own",
+        "METRICS_HOST: no address of metrics.invalid is known; name another host, or an IP address",
+    ]
+    env.setenv("METRICS_PORT", "0")
+    assert names(examine()[1]) == ["HOST"]

@@ -17,6 +17,7 @@ from cloutagent_server.settings import (
     Settings,
     is_loopback,
     load,
+    reached_at,
     split_keys,
     with_encryption_key,
 )
@@ -390,3 +391,29 @@ def test_upstreams_are_hosts_and_ports(env: pytest.MonkeyPatch) -> None:
     for faulty in ("one", "one:", ":1", "one:0", "one:65536", "one:x", "one:1,two"):
         env.setenv("UPSTREAMS", faulty)
         assert faults() == ["UPSTREAMS: must be host:port or unix:/path, separated by commas"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "fault"),
+    [
+        ("HOST", "localhost", "HOST: must be an IP address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's"),
+        ("HOST", "[::1]", "HOST: must be an IP address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's"),
+        ("GRPC_HOST", "127.0.0.1:1", "GRPC_HOST: must be an IP address or a host's name, without a port"),
+        ("METRICS_HOST", "http://host", "METRICS_HOST: must be an IP address or a host's name, without a port"),
+    ],
+)
+def test_hosts_are_what_can_be_listened_on(env: pytest.MonkeyPatch, variable: str, value: str, fault: str) -> None:
+    env.setenv(variable, value)
+    assert faults() == [fault]
+
+
+def test_servers_may_have_a_name_and_any_kind_of_address(env: pytest.MonkeyPatch) -> None:
+    for name, value in {"HOST": "::", "GRPC_HOST": "server", "METRICS_HOST": "::1"}.items():
+        env.setenv(name, value)
+    settings = load()
+    assert (settings.host, settings.grpc_host, settings.metrics_host) == ("::", "server", "::1")
+
+
+def test_what_is_announced_is_where_it_answers() -> None:
+    hosts = ["0.0.0.0", "::", "::1", "192.0.2.7", "127.0.0.1", "server"]
+    assert [*map(reached_at, hosts)] == ["127.0.0.1", "[::1]", "[::1]", "192.0.2.7", "127.0.0.1", "server"]

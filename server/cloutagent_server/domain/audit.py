@@ -24,6 +24,7 @@ DENIED: Final = "denied"
 CANCELLED: Final = "cancelled"
 FAILED: Final = "failed"
 
+ACCESS: Final = "access"
 AUTHENTICATION: Final = "authentication"
 DELETE_PROJECT: Final = "project.delete"
 ADOPT_SECRETS: Final = "secret.adopt"
@@ -54,6 +55,7 @@ class AuditEntry:
         source: The address that the call came from; None for a command.
         start: Sequence number of the record that says `started`, in the one that says how it ended.
         secrets_head: The state of the project's secrets after an action that changes them.
+        count: Of `access`: calls of the actor that were denied too, and have no records of their own.
     """
 
     actor: str
@@ -64,6 +66,7 @@ class AuditEntry:
     source: str | None = None
     start: int | None = None
     secrets_head: SecretsHead | None = None
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ def to_json(record: AuditRecord) -> dict[str, Any]:
         "requestId": entry.request_id,
         "source": entry.source,
         "secretsHead": None if head is None else {"revision": head.revision, "digest": head.digest},
+        "count": entry.count,
         "previous": record.previous,
         "hash": record.hash or None,
     }

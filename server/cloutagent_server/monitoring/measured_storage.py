@@ -24,6 +24,14 @@ from cloutagent_server.storage.base import (
 # each event.
 _WAITS: Final = frozenset({"wait_for_events", "wait_for_settlement"})
 
+_PARTS: Final[dict[str, type]] = {
+    "projects": ProjectStorage,
+    "secrets": SecretStorage,
+    "executions": ExecutionStorage,
+    "audit": AuditLog,
+    "ledger": Ledger,
+}
+
 Operation = Callable[..., Awaitable[Any]]
 
 
@@ -37,12 +45,12 @@ class MeasuredStorage:
     def __init__(self, inner: Storage, metrics: Metrics) -> None:
         self._inner = inner
         self._metrics = metrics
-        self._projects = cast(ProjectStorage, _Part("projects", ProjectStorage, inner.projects, metrics))
-        self._secrets = cast(SecretStorage, _Part("secrets", SecretStorage, inner.secrets, metrics))
-        self._audit = cast(AuditLog, _Part("audit", AuditLog, inner.audit, metrics))
-        executions = _Part("executions", ExecutionStorage, inner.executions, metrics, append=self._appended)
+        self._projects = cast(ProjectStorage, _Part("projects", inner.projects, metrics))
+        self._secrets = cast(SecretStorage, _Part("secrets", inner.secrets, metrics))
+        self._audit = cast(AuditLog, _Part("audit", inner.audit, metrics))
+        executions = _Part("executions", inner.executions, metrics, append=self._appended)
         self._executions = cast(ExecutionStorage, executions)
-        self._ledger = cast(Ledger, _Part("ledger", Ledger, inner.ledger, metrics, settle=self._settled))
+        self._ledger = cast(Ledger, _Part("ledger", inner.ledger, metrics, settle=self._settled))
 
     @property
     def projects(self) -> ProjectStorage:
@@ -94,8 +102,8 @@ class MeasuredStorage:
 class _Part:
     """The operations of one part of a storage. `then` has what is told of an operation's result and arguments."""
 
-    def __init__(self, name: str, contract: type, inner: object, metrics: Metrics, **then: Callable[..., None]) -> None:
-        for operation in operations_of(contract):
+    def __init__(self, name: str, inner: object, metrics: Metrics, **then: Callable[..., None]) -> None:
+        for operation in operations_of(_PARTS[name]):
             if operation in _WAITS:
                 setattr(self, operation, getattr(inner, operation))
             else:
@@ -105,6 +113,16 @@ class _Part:
 def operations_of(contract: type) -> list[str]:
     """The operations of a part of the storage."""
     return [name for name, member in vars(contract).items() if inspect.iscoroutinefunction(member)]
+
+
+def measured_operations() -> list[str]:
+    """The names under which operations are told of (`executions.append`), all of them."""
+    return [
+        f"{part}.{operation}"
+        for part, contract in _PARTS.items()
+        for operation in operations_of(contract)
+        if operation not in _WAITS
+    ]
 
 
 def _timed(part: str, inner: object, operation: str, metrics: Metrics, then: Callable[..., None] | None) -> Operation:

@@ -7,7 +7,7 @@ the price list.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final
@@ -38,7 +38,7 @@ _HASH_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _VENDOR_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 90)
 _WAIT_SECONDS: Final = (0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600)
 # A rate begins with the second value that is seen: so these are there with 0 before anything is wrong.
-_CODES: Final = ("OK", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+_CODES: Final = ("OK", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -139,6 +139,18 @@ class PrometheusMetrics(Metrics):
         self._waiting.set_function(waiting)
         self._running.set_function(running)
 
+    def expect(self, methods: Iterable[str], operations: Iterable[str]) -> None:
+        """Begin to count the ends of calls and the faults of the storage: 0 of each that an alert is about.
+
+        Durations begin with the first call, for their lines are many.
+        """
+        for method in methods:
+            for code in _CODES:
+                self._calls.labels(method, code)
+        for operation in operations:
+            for fault in StorageFault:
+                self._storage_errors.labels(operation, fault.value)
+
     def call_started(self, method: str, *, stream: bool) -> None:
         """See `Metrics`."""
         self._method(method, stream).under_way.inc()
@@ -191,8 +203,6 @@ class PrometheusMetrics(Metrics):
         observe = self._operations.get(operation)
         if observe is None:
             observe = self._operations[operation] = self._storage_seconds.labels(operation).observe
-            for each in StorageFault:
-                self._storage_errors.labels(operation, each.value)
         observe(seconds)
         if fault is not None:
             self._storage_errors.labels(operation, fault.value).inc()

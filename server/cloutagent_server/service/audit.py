@@ -12,6 +12,7 @@ from cloutagent_server.domain.audit import AuditEntry, AuditHead, AuditRecord, R
 from cloutagent_server.domain.errors import CloutAgentError, StoredDataDamaged
 from cloutagent_server.domain.secret import SealedSecret, SecretRecord, SecretsHead
 from cloutagent_server.service.auth import Principal
+from cloutagent_server.service.refusals import Refusals
 from cloutagent_server.storage.base import AuditLog, SecretStorage
 
 log: Final = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class AuditTrail:
 
     def __init__(self, records: AuditLog) -> None:
         self._records = records
+        self._refusals = Refusals(self.note)
 
     async def head(self) -> AuditHead:
         """What stands for the log as it is."""
@@ -64,13 +66,22 @@ class AuditTrail:
         entry = replace(begun.entry, outcome=outcome, start=begun.sequence, secrets_head=secrets_head)
         await self.note(entry if resource is None else replace(entry, resource=resource))
 
+    async def refused(self, entry: AuditEntry) -> None:
+        """Record a call that access control refused, or, after many of the same actor, count it for a later record."""
+        await self._refusals.add(entry)
+
+    async def stop(self) -> None:
+        """Record what was only counted."""
+        await self._refusals.stop()
+
     async def note(self, entry: AuditEntry) -> None:
         """Record something that has happened already; if that is refused, the server's log says so."""
         try:
             await self._records.append(entry)
         except CloutAgentError as fault:
             told = {"action": entry.action, "outcome": entry.outcome, "request_id": entry.request_id}
-            log.error("audit_record_lost", extra={**told, "start": entry.start, "fault": repr(fault)})
+            rest = {"start": entry.start, "count": entry.count, "fault": repr(fault)}
+            log.error("audit_record_lost", extra={**told, **rest})
 
 
 class HeldAgainstAudit:

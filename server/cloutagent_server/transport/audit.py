@@ -56,7 +56,7 @@ class RefusalAuditing(Around):
         except AccessDenied:
             action = self._actions.get(method)
             if action is not None and not call.has_record():
-                await self._trail.note(replace(_entry(action, request, context), outcome=audit.DENIED))
+                await self._trail.refused(replace(_entry(action, request, context), outcome=audit.DENIED))
             raise
         except AuthenticationRateLimited as error:
             if error.first:

@@ -47,6 +47,12 @@ from cloutagent_server.transport.system_servicer import SystemServicer
 
 FILES: Final = (project_pb2.DESCRIPTOR, secret_pb2.DESCRIPTOR, execution_pb2.DESCRIPTOR, system_pb2.DESCRIPTOR)
 SERVICES: Final = tuple(service.full_name for file in FILES for service in file.services_by_name.values())
+METHODS: Final = tuple(
+    f"/{service.full_name}/{method.name}"
+    for file in FILES
+    for service in file.services_by_name.values()
+    for method in service.methods
+)
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 # More than Envoy lets through: 60 KiB, to which gRPC adds for each header. By default gRPC refuses 16 KiB, and by
 # chance what is above 8 KiB, and tells the sizes of all headers.
@@ -125,7 +131,8 @@ class GrpcServer:
 
         `host` may be `unix:` and the path of a socket, which only this user may open then; the port is 0.
         """
-        address = host if host.startswith("unix:") else f"{host}:{port}"
+        literal = f"[{host}]" if ":" in host else host
+        address = host if host.startswith("unix:") else f"{literal}:{port}"
         if address is host and _takes_calls(host.removeprefix("unix:")):
             # gRPC would put its own socket into the place of the other one.
             raise OSError(f"cannot listen on {address}: another server does")

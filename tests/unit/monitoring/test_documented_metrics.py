@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cloutagent_server.domain.cost import BudgetScope, ExceededLimit
 from cloutagent_server.domain.events import FailureReason
 from cloutagent_server.domain.metrics import CallOutcome, StorageFault
 from cloutagent_server.monitoring.measured_storage import operations_of
+from cloutagent_server.service.attempts import DEFAULT_FAILURES_PER_MINUTE
 from cloutagent_server.storage.base import ExecutionStorage, Ledger
 from tests.support.scraping import Scrape, watched_server
 
@@ -30,7 +32,7 @@ VALUES = {
     "scope": [*BudgetScope],
     "limit": [*ExceededLimit],
     "reason": [*FailureReason],
-    "code": ["OK", "INTERNAL", "DATA_LOSS"],
+    "code": ["OK", "INTERNAL", "DATA_LOSS", "UNAUTHENTICATED"],
     "operation": [
         f"{part}.{name}"
         for part, contract in (("executions", ExecutionStorage), ("ledger", Ledger))
@@ -139,6 +141,23 @@ async def test_the_table_of_the_documentation_is_what_is_exposed(scrape: Scrape)
         # Those of the model gateway have no samples without an agent.
         if scrape.labels(name):
             assert scrape.labels(name) == labels, name
+
+
+async def test_interruptions_are_alerted_that_the_first_scrape_tells(scrape: Scrape) -> None:
+    (expression,) = [rule["expr"] for rule in alerts() if rule["alert"] == "CloutAgentRunsInterrupted"]
+    risen, new = expression.split("\nor\n")
+    assert "increase(" in risen and not re.search("increase|rate", new)
+    ended, bound = new.split("and on (job, instance)")
+    (seconds,) = re.findall(r"time\(\) - process_start_time_seconds < (\d+)", bound)
+    assert [name for name, _ in metrics_in(ended)] == ["cloutagent_executions_ended_total"]
+    # What it compares is what a server tells of its own start.
+    assert 0 <= time.time() - scrape.sum("process_start_time_seconds") < 10 * float(seconds)
+
+
+def test_tried_keys_are_alerted_at_the_limit_of_one_address() -> None:
+    (expression,) = [rule["expr"] for rule in alerts() if 'code="UNAUTHENTICATED"' in rule["expr"]]
+    (a_minute,) = re.findall(r"\* 60 > (\d+)", expression)
+    assert 0 < int(a_minute) < DEFAULT_FAILURES_PER_MINUTE
 
 
 def test_alerts_are_whole() -> None:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from cloutagent_server import __version__
+from cloutagent_server.domain.metrics import StorageFault
+from cloutagent_server.monitoring.measured_storage import measured_operations
+from cloutagent_server.transport.server import METHODS
 from tests.support.api.failure import ApiFailure
 from tests.support.api.scenario import FOREIGN_KEY, NO_ID, eventually
 from tests.support.fake_engine import CALL_COMPLETION_TOKENS, CALL_PROMPT_TOKENS
@@ -48,6 +51,20 @@ async def test_calls_are_counted_by_method_and_code(tmp_path: Path) -> None:
         assert scrape.sum("cloutagent_grpc_requests_total", code="NOT_FOUND") == 1
         assert scrape.sum("cloutagent_grpc_requests_in_flight") == 0
         assert scrape.sum("cloutagent_build_info", version=__version__) == 1
+
+
+async def test_what_alerts_are_about_is_counted_from_the_start(tmp_path: Path) -> None:
+    # A rate begins with the second value that is seen: one that appears with the first fault would hide that fault.
+    async with watched_server(tmp_path) as server:
+        families = {family.name: family.samples for family in (await server.scrape()).families}
+        calls = {(sample.labels["method"], sample.labels["code"]) for sample in families["cloutagent_grpc_requests"]}
+        for code in ("OK", "INTERNAL", "DATA_LOSS", "UNAVAILABLE", "UNAUTHENTICATED"):
+            assert {method for method, of in calls if of == code} == set(METHODS)
+        faults = {
+            (sample.labels["operation"], sample.labels["fault"]) for sample in families["cloutagent_storage_errors"]
+        }
+        assert faults == {(operation, fault) for operation in measured_operations() for fault in StorageFault}
+        assert {"executions.append", "audit.append", "ledger.reserve"} <= {operation for operation, _ in faults}
 
 
 async def test_a_key_is_hashed_once_and_then_remembered(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ async def test_a_server_that_starts_or_stops_is_not_ready_and_still_answers(tmp_
         gate.set()
         await asyncio.wait_for(starting, DEADLINE_SECONDS)
         assert await ready(port) == (200, {"ready": True, "checks": READY})
+        # From the moment on at which it wants no more calls, though it still answers those that come.
+        await app.leave_rotation()
+        assert await ready(port) == (503, {"ready": False, "checks": {**READY, "server": "stopping"}})
         await app.finish_runs()
         assert await ready(port) == (503, {"ready": False, "checks": {**READY, "server": "stopping"}})
         assert (await get(port, "/healthz")).status_code == 200

@@ -393,6 +393,18 @@ async def test_reflection_lists_the_services(api: Api) -> None:
     }
 
 
+async def test_a_server_listens_on_an_address_of_ipv6() -> None:
+    world = make_world()
+    server = GrpcServer(world.services)
+    try:
+        port = await server.start("::1", 0)
+        async with grpc.aio.insecure_channel(f"[::1]:{port}") as channel:
+            stub: Any = system_pb2_grpc.SystemServiceStub(channel)
+            assert (await stub.GetHealth(system_pb2.GetHealthRequest(), timeout=DEADLINE_SECONDS)).version == VERSION
+    finally:
+        await server.stop(grace=0)
+
+
 async def test_a_port_that_is_taken_is_an_os_error() -> None:
     world = make_world()
     with socket.socket() as taken:

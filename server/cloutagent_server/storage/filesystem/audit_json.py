@@ -47,6 +47,7 @@ def decode(line: bytes) -> AuditRecord:
             source=fields.optional(fields.text, "source"),
             start=fields.optional(fields.whole, "start"),
             secrets_head=_secrets_head(fields),
+            count=fields.optional(fields.whole, "count"),
         ),
         previous=fields.matching("previous", DIGEST),
         hash=fields.matching("hash", DIGEST),
