@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from cloutagent_server import __version__
-from cloutagent_server.domain import audit
-from cloutagent_server.domain.audit import Resource
 from cloutagent_server.domain.errors import StorageUnavailable
-from cloutagent_server.domain.secret import SecretsHead
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.engine.claude import ClaudeEngine
 from cloutagent_server.engine.gateway import ModelGateway
 from cloutagent_server.engine.limits import AgentLimits
 from cloutagent_server.engine.mcp_relay import McpRelay
 from cloutagent_server.engine.prices import GenaiPriceList
-from cloutagent_server.maintenance import daily_backup
+from cloutagent_server.maintenance import adopted_only, daily_backup
 from cloutagent_server.monitoring.measured_storage import MeasuredStorage, measured_operations
 from cloutagent_server.monitoring.prometheus import PrometheusMetrics
 from cloutagent_server.monitoring.readiness import Readiness
 from cloutagent_server.monitoring.server import MonitoringServer
 from cloutagent_server.monitoring.tracing import Tracing
 from cloutagent_server.service.attempts import FailedAttempts
-from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit, by_operator
+from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit
 from cloutagent_server.service.auth import Authenticator
 from cloutagent_server.service.daily import Daily
 from cloutagent_server.service.executions import ExecutionService
-from cloutagent_server.service.key_rotation import Progress, rotate_encryption_key
 from cloutagent_server.service.keys import KeyService
 from cloutagent_server.service.projects import ProjectService
 from cloutagent_server.service.receipts import ReceiptService
 from cloutagent_server.service.retention import Retention
-from cloutagent_server.service.secret_care import check_key
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.takeover import Takeover
 from cloutagent_server.service.usage import UsageService
 from cloutagent_server.service.watch import WatchService
-from cloutagent_server.settings import Environment, Settings, keyring_of
+from cloutagent_server.settings import Settings, keyring_of
 from cloutagent_server.storage.base import Storage
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.transport.server import METHODS, GrpcServer, Services
@@ -222,11 +217,6 @@ class App:
         return self._engine.fault()
 
 
-def adopted_only(settings: Settings) -> bool:
-    """Whether secrets that another program added are refused until they are adopted."""
-    return settings.app_env is Environment.PRODUCTION
-
-
 def _limits_of(settings: Settings) -> AgentLimits:
     return AgentLimits(
         memory_bytes=settings.agent_memory_limit,
@@ -241,26 +231,3 @@ def _hidden_from_agents(settings: Settings) -> list[Path]:
     key = settings.tls_private_key_file
     keys = [] if key is None else [key.parent]
     return [settings.project_root, settings.backup_root, settings.run_root.parent, Path.home(), Path.cwd(), *keys]
-
-
-async def rotate_key(settings: Settings, report: Callable[[Progress], None]) -> Progress:
-    """Seal all stored secrets with ENCRYPTION_KEY; see `rotate_encryption_key`."""
-    storage = FileSystemStorage(settings.project_root)
-    await storage.start()
-    trail, secrets = AuditTrail(storage.audit), HeldAgainstAudit(storage.secrets, storage.audit)
-    outcome = audit.FAILED
-    try:
-        await check_key(secrets, keyring_of(settings))
-        begun = await trail.begin(by_operator(audit.ROTATE_ENCRYPTION_KEY))
-
-        async def changed(project_id: str, head: SecretsHead) -> None:
-            await trail.end(begun, audit.OK, Resource(project_id), head)
-
-        try:
-            done = await rotate_encryption_key(secrets, keyring_of(settings), adopted_only(settings), report, changed)
-            outcome = audit.FAILED if done.faults else audit.OK
-            return done
-        finally:
-            await trail.end(begun, outcome)
-    finally:
-        await storage.stop()

@@ -1,4 +1,8 @@
-"""The `cloutagent-server` command."""
+"""The `cloutagent-server` command.
+
+What runs agents takes a second or two to import. Commands that run none do without, so the server is imported by those
+that start it.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,24 @@ import asyncio
 import json
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import uvloop
 
-from cloutagent_server import __version__, logs, maintenance, preflight, sidecar, supervisor
-from cloutagent_server.app import rotate_key
+from cloutagent_server import __version__, logs, maintenance, preflight
 from cloutagent_server.domain.audit import to_json
 from cloutagent_server.domain.errors import CloutAgentError, StorageUnavailable, StoredDataDamaged
-from cloutagent_server.envoy_process import EnvoyFailed
 from cloutagent_server.folder_lock import FolderInUse
-from cloutagent_server.foreground import ComponentDied
-from cloutagent_server.monitoring.tracing import name_trace
 from cloutagent_server.service.key_rotation import Progress
 from cloutagent_server.service.secret_care import WrongEncryptionKey
 from cloutagent_server.settings import ENV_FILE, InvalidSettings, Settings, load, with_encryption_key
 from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged, Manifest
 from cloutagent_server.storage.filesystem.backup.restore import RestoreRefused, verify
 from cloutagent_server.storage.filesystem.layout import Layout
-from cloutagent_server.supervisor import Stack
+
+if TYPE_CHECKING:
+    from cloutagent_server.supervisor import Stack
 
 cli = typer.Typer(
     name="cloutagent-server",
@@ -48,6 +50,8 @@ LocalModelOption = Annotated[
 def serve() -> None:
     """Run the server alone (gRPC), until Ctrl-C."""
     settings = _settings()
+    from cloutagent_server import supervisor
+
     _run(supervisor.serve(settings, _announce))
 
 
@@ -55,12 +59,16 @@ def serve() -> None:
 def up(local_model: LocalModelOption = False) -> None:
     """Run the server with Envoy in front of it (REST and gRPC on one port), until Ctrl-C."""
     settings = _settings(local_model)
+    from cloutagent_server import supervisor
+
     _run(supervisor.serve_stack(settings, local_model, _announce))
 
 
 @cli.command()
 def envoy() -> None:
     """Run Envoy alone, in front of the servers in UPSTREAMS, which run by `serve`, until Ctrl-C."""
+    from cloutagent_server import sidecar
+
     raise typer.Exit(sidecar.main())
 
 
@@ -69,6 +77,8 @@ def local_model(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1. 0: any free one.")] = 8080,
 ) -> None:
     """Run the scripted stand-in for the Messages API alone, for development, until Ctrl-C."""
+    from cloutagent_server import supervisor
+
     _run(
         supervisor.serve_local_model(port, lambda url: typer.echo(f"local model at {url} (a stand-in, no real model)"))
     )
@@ -104,7 +114,7 @@ def rotate_encryption_key() -> None:
     logs.configure(settings.log_level)
 
     async def rotate() -> None:
-        done = await rotate_key(settings, _report)
+        done = await maintenance.rotate_key(settings, _report)
         for fault in done.faults:
             typer.echo(fault, err=True)
         if done.faults:
@@ -235,6 +245,8 @@ def _settings(local_model: bool = False) -> Settings:
         typer.echo(preflight.KEY_MISSING, err=True)
         raise typer.Exit(1)
     settings, generated = with_encryption_key(settings)
+    from cloutagent_server.monitoring.tracing import name_trace
+
     logs.configure(settings.log_level, name_trace)
     if generated:
         typer.echo(f"a new ENCRYPTION_KEY was written to {ENV_FILE}; keep it: it opens the stored secrets", err=True)
@@ -255,6 +267,9 @@ def _count(manifest: Manifest) -> str:
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
+    from cloutagent_server.envoy_process import EnvoyFailed
+    from cloutagent_server.foreground import ComponentDied
+
     try:
         uvloop.run(main)
     except (ComponentDied, EnvoyFailed, FolderInUse, WrongEncryptionKey, OSError) as fault:

@@ -14,13 +14,15 @@ from typing import Final
 
 from cloutagent_server import __version__
 from cloutagent_server.domain import audit
-from cloutagent_server.domain.audit import AuditHead, AuditRecord
-from cloutagent_server.domain.secret import SealedSecret
+from cloutagent_server.domain.audit import AuditHead, AuditRecord, Resource
+from cloutagent_server.domain.secret import SealedSecret, SecretsHead
 from cloutagent_server.service import secret_care
 from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit, by_operator
 from cloutagent_server.service.cipher import CannotOpen
 from cloutagent_server.service.daily import Daily
-from cloutagent_server.settings import Settings, keyring_of
+from cloutagent_server.service.key_rotation import Progress, rotate_encryption_key
+from cloutagent_server.service.secret_care import check_key
+from cloutagent_server.settings import Environment, Settings, keyring_of
 from cloutagent_server.storage.filesystem import FileSystemStorage, doctor
 from cloutagent_server.storage.filesystem.backup import keeping, restore
 from cloutagent_server.storage.filesystem.backup.create import Backup, back_up
@@ -89,6 +91,34 @@ def audit_records(settings: Settings) -> Iterator[AuditRecord]:
     while page := asyncio.run(records.read(last, 1000)):
         yield from page
         last = max(record.sequence for record in page)
+
+
+def adopted_only(settings: Settings) -> bool:
+    """Whether secrets that another program added are refused until they are adopted."""
+    return settings.app_env is Environment.PRODUCTION
+
+
+async def rotate_key(settings: Settings, report: Callable[[Progress], None]) -> Progress:
+    """Seal all stored secrets with ENCRYPTION_KEY; see `rotate_encryption_key`."""
+    storage = FileSystemStorage(settings.project_root)
+    await storage.start()
+    trail, secrets = AuditTrail(storage.audit), HeldAgainstAudit(storage.secrets, storage.audit)
+    outcome = audit.FAILED
+    try:
+        await check_key(secrets, keyring_of(settings))
+        begun = await trail.begin(by_operator(audit.ROTATE_ENCRYPTION_KEY))
+
+        async def changed(project_id: str, head: SecretsHead) -> None:
+            await trail.end(begun, audit.OK, Resource(project_id), head)
+
+        try:
+            done = await rotate_encryption_key(secrets, keyring_of(settings), adopted_only(settings), report, changed)
+            outcome = audit.FAILED if done.faults else audit.OK
+            return done
+        finally:
+            await trail.end(begun, outcome)
+    finally:
+        await storage.stop()
 
 
 def _check_bindings(settings: Settings, folder: Folder) -> Iterable[Finding]:

@@ -12,11 +12,11 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from cloutagent_server import maintenance
-from cloutagent_server.app import rotate_key
 from cloutagent_server.cli import cli
 from cloutagent_server.domain import audit
 from cloutagent_server.domain.audit import AuditEntry, AuditRecord, Resource
 from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
+from cloutagent_server.maintenance import rotate_key
 from cloutagent_server.service.audit import HeldAgainstAudit
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.settings import Settings, keyring_of

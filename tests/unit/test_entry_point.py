@@ -21,6 +21,7 @@ class Seen:
 
 sys.meta_path.insert(0, Seen)
 import cloutagent_server.__main__
+import cloutagent_server.supervisor
 """
 
 
@@ -31,3 +32,9 @@ def test_grpc_writes_no_lines_of_its_own_unless_asked_to(given: dict[str, str], 
         [sys.executable, "-c", SEEN_BY_GRPC], env={**inherited, **given}, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == seen
+
+
+def test_commands_that_run_no_server_do_without_what_a_server_needs() -> None:
+    program = "import sys, cloutagent_server.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {"grpc", "claude_agent_sdk", "aiohttp", "prometheus_client"} & {*done.stdout.split()} == set()
