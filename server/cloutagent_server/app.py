@@ -17,6 +17,7 @@ from cloutagent_server.engine.limits import AgentLimits
 from cloutagent_server.engine.mcp_relay import McpRelay
 from cloutagent_server.engine.prices import GenaiPriceList
 from cloutagent_server.maintenance import adopted_only, daily_backup
+from cloutagent_server.monitoring.envoy import Statistics
 from cloutagent_server.monitoring.measured_storage import MeasuredStorage, measured_operations
 from cloutagent_server.monitoring.prometheus import PrometheusMetrics
 from cloutagent_server.monitoring.readiness import Readiness
@@ -170,6 +171,10 @@ class App:
         self._away = None
         log.info("serving", extra={"host": self._settings.grpc_address, "port": port, "version": __version__})
         return port
+
+    def show_envoy(self, statistics: Statistics) -> None:
+        """Serve what the Envoy in front of this server counts beside the server's own metrics."""
+        self._monitoring.show_envoy(statistics)
 
     async def leave_rotation(self) -> None:
         """Tell whoever balances load to send nothing more, and go on serving all that comes."""

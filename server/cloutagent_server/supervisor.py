@@ -68,6 +68,7 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
         envoy = await stack.enter_async_context(
             running_envoy(settings, upstreams, directory / "envoy", loopback_only=settings.trusts_loopback)
         )
+        app.show_envoy(envoy.statistics)
         tls = settings.certificate is not None
         hosts = reached_at(settings.grpc_host), reached_at(settings.host)
         started(Stack(grpc_port, envoy.port, model_url, tls, settings.grpc_socket, *hosts))

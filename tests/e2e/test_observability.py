@@ -89,6 +89,13 @@ def observation(stack: Observed, receiver: TraceReceiver) -> Observation:
     return Observation(stack, receiver, key, path, used)
 
 
+def test_what_envoy_counts_is_beside_the_metrics(seen: Observation) -> None:
+    scrape = Scrape(seen.stack.get("/metrics/envoy").text)
+    # The parser names counters as OpenMetrics does; Envoy's own do not end so.
+    assert scrape.sum("envoy_http_downstream_rq_xx_total", envoy_response_code_class="2") >= 3
+    assert scrape.sum("envoy_cluster_membership_healthy", envoy_cluster_name="server") == 1
+
+
 def test_what_an_agent_did_is_in_the_metrics(seen: Observation) -> None:
     scrape, used = Scrape(seen.stack.get("/metrics").text), seen.used
     assert scrape.sum("cloutagent_model_calls_total", model=MODEL, outcome="ok") == used["usage"]["modelCalls"] == 2

@@ -1,4 +1,4 @@
-"""The HTTP port for operators: `/metrics`, `/healthz`, `/readyz`."""
+"""The HTTP port for operators: `/metrics`, `/metrics/envoy`, `/healthz`, `/readyz`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from cloutagent_server.monitoring.envoy import Statistics, answer_with
 from cloutagent_server.monitoring.readiness import Readiness
 
 OK: Final = "ok"
@@ -21,11 +22,17 @@ class MonitoringServer:
         self._registry = registry
         self._readiness = readiness
         self._runner: web.AppRunner | None = None
+        self._statistics: Statistics | None = None
+
+    def show_envoy(self, statistics: Statistics) -> None:
+        """Answer at `/metrics/envoy` from now on; until then nothing is there."""
+        self._statistics = statistics
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port, which the system chooses if `port` is 0. Raises OSError if it is taken."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/metrics/envoy", self._envoy)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
@@ -49,6 +56,11 @@ class MonitoringServer:
         # It takes some milliseconds, in which the event loop goes on.
         body = await asyncio.to_thread(encode, self._registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _envoy(self, _: web.Request) -> web.Response:
+        if self._statistics is None:
+            raise web.HTTPNotFound(text="no Envoy runs with this server\n")
+        return await answer_with(self._statistics)
 
     async def _healthz(self, _: web.Request) -> web.Response:
         """The event loop turns: that is all it tells."""

@@ -92,10 +92,10 @@ def samples_of(families: Sequence[Metric]) -> dict[str, str]:
     return found
 
 
-def documented() -> dict[str, tuple[str, set[str]]]:
-    """The table of the documentation: type and labels by metric."""
+def documented(prefix: str = "cloutagent_") -> dict[str, tuple[str, set[str]]]:
+    """A table of the documentation: type and labels by metric."""
     text = (REPOSITORY / "docs/operations.md").read_text()
-    rows = re.findall(r"^\| `(cloutagent_\w+)` \| (\w+) \| ([\w, ]*)\|", text, re.MULTILINE)
+    rows = re.findall(rf"^\| `({prefix}\w+)` \| (\w+) \| ([\w, ]*)\|", text, re.MULTILINE)
     return {name: (kind, {label.strip() for label in labels.split(",")} - {""}) for name, kind, labels in rows}
 
 
@@ -106,7 +106,10 @@ def test_metrics_are_found_in_an_expression() -> None:
 
 
 async def test_alerts_and_dashboard_use_what_is_exposed(scrape: Scrape) -> None:
-    known, labels = samples_of(scrape.families), {name: set(of) for name, (_, of) in documented().items()}
+    tables = documented() | documented("envoy_")
+    known, labels = samples_of(scrape.families), {name: set(of) for name, (_, of) in tables.items()}
+    # That these are what a real Envoy exposes is shown where one runs.
+    known |= {name: name for name in documented("envoy_")}
     used: set[str] = set()
     assert len(expressions()) >= 40
     for expression in expressions():
@@ -117,11 +120,11 @@ async def test_alerts_and_dashboard_use_what_is_exposed(scrape: Scrape) -> None:
                 continue
             assert name in known, (name, expression)
             used.add(known[name])
-            if known[name].startswith("cloutagent_"):
-                has = next(labels[one] for one in labels if one.removesuffix("_total") == known[name])
+            if known[name].startswith(("cloutagent_", "envoy_")):
+                has = next(labels[one] for one in labels if known[name] in (one, one.removesuffix("_total")))
                 assert selected | grouped_in(expression) <= has | OF_THE_SCRAPER, expression
     # What is worth counting is worth a panel.
-    assert {name for name in known.values() if name.startswith("cloutagent_")} <= used
+    assert {name for name in known.values() if name.startswith(("cloutagent_", "envoy_"))} <= used
 
 
 def test_matchers_match_something() -> None:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from cloutagent_server import __version__
@@ -181,3 +182,22 @@ async def test_the_scraper_chooses_the_form(tmp_path: Path) -> None:
         assert openmetrics.text.endswith("# EOF\n")
         assert "_created" not in plain.text
         assert (await server.get("/")).status_code == 404
+
+
+async def test_an_envoy_in_front_is_asked_at_each_scrape(tmp_path: Path) -> None:
+    answers: list[str | Exception] = ["envoy_up 1\n", "envoy_up 2\n", FileNotFoundError(), aiohttp.ClientError()]
+
+    async def statistics() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with watched_server(tmp_path) as server:
+        assert (await server.get("/metrics/envoy")).status_code == 404
+        server.app.show_envoy(statistics)
+        first, second = await server.get("/metrics/envoy"), await server.get("/metrics/envoy")
+        assert (first.text, second.text) == ("envoy_up 1\n", "envoy_up 2\n")
+        assert first.headers["content-type"].startswith("text/plain; version=0.0.4")
+        assert [(await server.get("/metrics/envoy")).status_code for _ in range(2)] == [503, 503]
+        assert answers == []
