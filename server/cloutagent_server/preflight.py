@@ -32,8 +32,6 @@ _HARMLESS: Final = {
     "admin_api_key": "0" * 16,
 }
 _ALIKE: Final = 0.85
-# Of the kernel, for the path of a Unix socket.
-_SOCKET_BYTES: Final = 107
 
 
 def examine(
@@ -95,7 +93,7 @@ def _ports(settings: Settings, replaced: Iterable[str]) -> Iterator[str]:
     seen: dict[int, str] = {}
     for field in [name for name in Settings.model_fields if name == "port" or name.endswith("_port")]:
         port = getattr(settings, field)
-        unused = field == "grpc_port" and settings.grpc_socket is not None
+        unused = field == "grpc_port" and (settings.grpc_socket is not None or "grpc_socket" in replaced)
         if not port or unused or field in replaced:
             continue
         if port in seen:
@@ -142,9 +140,7 @@ def _socket(path: Path | None) -> Iterator[str]:
     """What keeps the server from listening there: unlike other folders, it makes none for a socket."""
     if path is None:
         return
-    if len(os.fsencode(path)) > _SOCKET_BYTES:
-        yield f"GRPC_SOCKET: has more than {_SOCKET_BYTES} bytes, as no path of a socket may; choose a shorter one"
-    elif not path.parent.exists():
+    if not path.parent.exists():
         yield f"GRPC_SOCKET: {path.parent} is not there; make it, for this user alone"
     elif (fault := _unusable(path.parent)) is not None:
         yield f"GRPC_SOCKET: {fault}"

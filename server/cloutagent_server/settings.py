@@ -34,6 +34,8 @@ _KEY: Final = re.compile(r"[0-9a-fA-F]{64}")
 _ORIGIN: Final = re.compile(
     r"(?!http://.*:80$|https://.*:443$)https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?"
 )
+# Of the kernel, for the path of a Unix socket.
+_SOCKET_BYTES: Final = 107
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -263,6 +265,13 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute_if_set(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
+
+    @field_validator("grpc_socket")
+    @classmethod
+    def _short_enough(cls, value: Path | None) -> Path | None:
+        if value is not None and len(os.fsencode(value)) > _SOCKET_BYTES:
+            raise ValueError(f"has more than {_SOCKET_BYTES} bytes, as no path of a socket may; choose a shorter one")
+        return value
 
     @field_validator("tls_private_key_file")
     @classmethod

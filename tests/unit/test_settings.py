@@ -399,10 +399,15 @@ def test_upstreams_are_hosts_and_ports(env: pytest.MonkeyPatch) -> None:
         ("HOST", "localhost", "HOST: must be an IP address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's"),
         ("HOST", "[::1]", "HOST: must be an IP address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's"),
         ("GRPC_HOST", "127.0.0.1:1", "GRPC_HOST: must be an IP address or a host's name, without a port"),
+        (
+            "GRPC_SOCKET",
+            "/run/" + "s" * 103,
+            "GRPC_SOCKET: has more than 107 bytes, as no path of a socket may; choose a shorter one",
+        ),
         ("METRICS_HOST", "http://host", "METRICS_HOST: must be an IP address or a host's name, without a port"),
     ],
 )
-def test_hosts_are_what_can_be_listened_on(env: pytest.MonkeyPatch, variable: str, value: str, fault: str) -> None:
+def test_what_is_listened_on_can_be(env: pytest.MonkeyPatch, variable: str, value: str, fault: str) -> None:
     env.setenv(variable, value)
     assert faults() == [fault]
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+
+import pytest
 
 from cloutagent_server.domain import audit
 from cloutagent_server.domain.audit import AuditEntry
 from cloutagent_server.service.refusals import RECORDED_EACH, Refusals
+from cloutagent_server.storage.filesystem import FileSystemStorage
+from tests.support.api.failure import ApiFailure
+from tests.support.scraping import watched_server
 
 DEADLINE_SECONDS = 10.0
 
@@ -55,3 +61,17 @@ async def test_the_number_is_recorded_when_the_window_is_over_and_a_new_one_begi
     assert log.entries[-1].action == "secret.delete"
     await refusals.stop()
     assert len(log.entries) == RECORDED_EACH + 2
+
+
+async def test_a_server_that_stops_records_what_it_counted(tmp_path: Path) -> None:
+    async with watched_server(tmp_path) as server:
+        mine, other = await server.projects(), await server.projects()
+        for _ in range(RECORDED_EACH + 2):
+            with pytest.raises(ApiFailure):
+                await server.api.call("DeleteSecret", {"projectId": other.id, "name": "TOKEN"}, mine.key)
+    storage = FileSystemStorage(tmp_path / "projects")
+    await storage.start()
+    last = (await storage.audit.read(0, 1000))[-1]
+    await storage.stop()
+    assert last.entry.actor.startswith(f"key:{mine.id}/")
+    assert (last.entry.action, last.entry.count) == (audit.ACCESS, 2)
