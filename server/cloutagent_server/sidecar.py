@@ -16,7 +16,7 @@ from cloutagent_server import logs
 from cloutagent_server.envoy_process import EnvoyFailed
 from cloutagent_server.folder_lock import FolderInUse, run_directory
 from cloutagent_server.foreground import ComponentDied, running_envoy, stop_signal, until_stopped
-from cloutagent_server.settings import Environment, InvalidSettings, Settings, load
+from cloutagent_server.settings import Environment, InvalidSettings, Settings, load, reached_at
 
 # Below RUN_ROOT, apart from the directories of servers: what these leave when they die is not ended here.
 _FOLDER: Final = "envoy"
@@ -45,7 +45,7 @@ async def run(settings: Settings) -> None:
     with run_directory(settings.run_root / _FOLDER, shutil.rmtree) as directory:
         async with running_envoy(settings, settings.upstream_addresses, directory / "envoy") as envoy:
             scheme = "http" if settings.certificate is None else "https"
-            print(f"REST, gRPC    {scheme}://127.0.0.1:{envoy.port}\nready", flush=True)
+            print(f"REST, gRPC    {scheme}://{reached_at(settings.host)}:{envoy.port}\nready", flush=True)
             await until_stopped(stopped, envoy)
 
 
