@@ -170,12 +170,12 @@ def test_an_agent_runs_where_nothing_can_be_written_but_volumes_and_tmp(
     command = [sys.executable, "-m", "cloutagent_server", "up", "--local-model"]
     with (
         container(server, volumes, command, tmp_path / "log", at),
-        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1/projects", trust_env=False, timeout=60) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=60) as client,
     ):
         client.headers["x-api-key"] = SECRETS["ADMIN_API_KEY"]
         agent = {"name": "a", "systemPrompt": "s", "model": "claude-sonnet-4-5"}
-        created = client.post("", json={"name": "p", "agent": agent}).json()
-        result = client.post(f"/{created['project']['id']}/execute", json={"prompt": "Greet Ada."}).json()
+        created = client.post("/projects", json={"name": "p", "agent": agent}).json()
+        result = client.post(f"/projects/{created['project']['id']}/execute", json={"prompt": "Greet Ada."}).json()
         assert result["status"] == "completed", result
     assert (volumes["/app/projects"] / created["project"]["id"] / "metadata.json").is_file()
 
@@ -186,7 +186,7 @@ def test_the_development_container_is_checked_at_its_api(services: dict[str, Jso
 
 @pytest.mark.parametrize(
     ("environment", "told"),
-    [({"PORT": "http"}, "PORT: must be a valid integer"), ({"HOST": "nowhere"}, "Envoy ended with exit code 1")],
+    [({"PORT": "http"}, "PORT: must be a valid integer"), ({"HOST": "192.0.2.1"}, "Envoy ended with exit code 1")],
 )
 def test_envoy_that_cannot_start_says_why_and_fails(tmp_path: Path, environment: dict[str, str], told: str) -> None:
     values = {"RUN_ROOT": str(tmp_path), "HOME": str(tmp_path), "PORT": "0"} | environment
