@@ -110,6 +110,30 @@ async def test_what_one_deletes_is_gone_for_the_other(
             await other.executions.append([builders.event(one.id, 3)])
 
 
+@pytest.mark.parametrize("end", ["revoked", "gone with its project"])
+async def test_a_known_key_of_unchanged_files_needs_no_thread_and_ends_with_what_the_other_writes(
+    storage: FileSystemStorage, open_storage: OpenStorage, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    kept, ended = builders.credential(), builders.credential(digest="e" * 64)
+    project = await storage.projects.create(builders.project_draft(), kept)
+    await storage.projects.change_keys(project.id, lambda keys: (*keys, builders.api_key(credential=ended)))
+    other = await open_storage()
+    # As if all that was written until now had been written long ago.
+    monkeypatch.setattr("time.time_ns", lambda: 1 << 62)
+    found = await storage.projects.find_key(ended.digest)
+    assert found is not None and found.key.credential == ended
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr("cloutagent_server.storage.filesystem.projects.off_loop", None)
+        assert await storage.projects.find_key(ended.digest) == found
+    if end == "revoked":
+        await other.projects.change_keys(project.id, lambda keys: keys[:1])
+        assert await storage.projects.find_key(kept.digest) is not None
+    else:
+        await other.projects.delete(project.id)
+        assert await storage.projects.find_key(kept.digest) is None
+    assert await storage.projects.find_key(ended.digest) is None
+
+
 async def test_a_watcher_notices_what_the_other_appends_and_deletes(
     storage: FileSystemStorage, open_storage: OpenStorage, execution: Execution
 ) -> None:

@@ -1,7 +1,7 @@
 """The index: short ways to records. Derived from them, written before the record it leads to and removed after it.
 
 An entry may therefore lead to a record that is not there (yet, or any more); whoever follows it looks at the record.
-Everything here blocks.
+Everything here blocks, but for `known_key`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.order import ProjectOrder
 from cloutagent_server.storage.filesystem.records import DIGEST, dump, load
 from cloutagent_server.storage.filesystem.schema import Schema
+from cloutagent_server.storage.filesystem.unchanged import Unchanged
 
 _ENTRY: Final = Schema(1)
 # Directories whose names this process has made durable.
@@ -50,6 +51,7 @@ class Index:
         self._made: set[Path] = set()
         self._version = directory / "version.json"
         self._keys = directory / "keys"
+        self._owners = Unchanged[str]()
         self._projects = directory / "projects"
         self._order = ProjectOrder(self._projects)
         self._executions = directory / "executions"
@@ -100,7 +102,12 @@ class Index:
 
     def find_key(self, digest: str) -> str | None:
         """The project that a key's digest leads to."""
-        return _get(self._key(digest), "projectId")
+        path = self._key(digest)
+        return self._owners.read(path, lambda: _get(path, "projectId"))
+
+    def known_key(self, digest: str) -> str | None:
+        """What `find_key` found, if nothing has changed since; None otherwise. May be called on the event loop."""
+        return self._owners.get(self._key(digest))
 
     def remove_key(self, digest: str, project_id: str) -> None:
         """Forget a key's digest, unless it leads to another project."""

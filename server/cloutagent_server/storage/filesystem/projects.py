@@ -98,7 +98,12 @@ class FileSystemProjects:
 
     async def find_key(self, digest: str) -> KeyOwner | None:
         """See `ProjectStorage.find_key`."""
-        return await off_loop(partial(self._find_key, digest)) if DIGEST.fullmatch(digest) else None
+        if DIGEST.fullmatch(digest) is None:
+            return None
+        # Every call of the API asks. Where no file has changed it needs no thread.
+        project_id = self._index.known_key(digest)
+        record = None if project_id is None else self._records.get(self._layout.metadata(project_id))
+        return await off_loop(partial(self._find_key, digest)) if record is None else _owner_of(digest, record)
 
     async def read_keys(self, project_id: str) -> ApiKeys:
         """See `ProjectStorage.read_keys`."""
@@ -169,11 +174,11 @@ class FileSystemProjects:
 
     def _find_key(self, digest: str) -> KeyOwner | None:
         project_id = self._index.find_key(digest)
-        record = None if project_id is None else self._load(project_id)
-        if record is None:
+        if project_id is None:
             return None
-        found = (KeyOwner(record.project, key) for key in record.keys if key.credential.digest == digest)
-        return next(found, None)
+        path = self._layout.metadata(project_id)
+        record = self._records.read(path, partial(self._load, project_id))
+        return None if record is None else _owner_of(digest, record)
 
     def _change_keys(self, project_id: str, change: Callable[[ApiKeys], ApiKeys]) -> ApiKeys:
         record = self._found(project_id)
@@ -187,3 +192,8 @@ class FileSystemProjects:
         record = self._load(project_id)
         if record is not None:
             self._keys.note_uses(record, uses)
+
+
+def _owner_of(digest: str, record: ProjectRecord) -> KeyOwner | None:
+    found = (KeyOwner(record.project, key) for key in record.keys if key.credential.digest == digest)
+    return next(found, None)
