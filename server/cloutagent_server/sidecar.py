@@ -2,7 +2,8 @@
 
 `cloutagent-server envoy` runs it where the server is installed; `python -m cloutagent_server.sidecar` does the same in
 Envoy's container, whose image has the packages that are imported here and no others. The settings are the server's, and
-Envoy's part of them is used. Keys are neither needed nor read: nothing that could use them is imported.
+Envoy's part of them is used. No key is needed, and nothing that could use one is imported; only whether there is an
+admin key is of concern, for who may be answered.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ _NO_KEYS: Final = {
     "anthropic_api_key": None,
     "encryption_key": None,
     "encryption_keys_retired": None,
-    "admin_api_key": None,
 }
 
 
@@ -43,7 +43,8 @@ async def run(settings: Settings) -> None:
     """
     stopped = stop_signal()
     with run_directory(settings.run_root / _FOLDER, shutil.rmtree) as directory:
-        async with running_envoy(settings, settings.upstream_addresses, directory / "envoy") as envoy:
+        upstreams, own = settings.upstream_addresses, directory / "envoy"
+        async with running_envoy(settings, upstreams, own, loopback_only=settings.trusts_loopback) as envoy:
             scheme = "http" if settings.certificate is None else "https"
             print(f"REST, gRPC    {scheme}://{reached_at(settings.host)}:{envoy.port}\nready", flush=True)
             await until_stopped(stopped, envoy)

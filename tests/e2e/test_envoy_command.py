@@ -44,6 +44,8 @@ async def test_the_settings_reach_envoy(tmp_path: Path) -> None:
             assert {answer.status_code for answer in answers[:100]} == {503}
             assert 429 in {answer.status_code for answer in answers[100:]}
             assert (await rest.get("/api/v1/projects")).status_code == 503
+            # Nobody but this machine comes in, and there is no admin key.
+            assert (await rest.get("/api/v1/projects", headers={"host": "evil.example"})).status_code == 404
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), DEADLINE) == 0
     finally:
