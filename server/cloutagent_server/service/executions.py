@@ -419,7 +419,7 @@ class ExecutionService:
         try:
             with run_span(self._tracer, execution) as span:
                 execution, unstored = await self._run(await self._places.take(execution))
-                describe_end(span, execution)
+                describe_end(span, execution, stored=not unstored)
         finally:
             if unstored:
                 self._unstored.keep(execution, unstored)
@@ -450,7 +450,7 @@ class ExecutionService:
             )
         except Exception as fault:
             log.exception("a run could not start", extra={"execution_id": execution.id})
-            return execution, await self._fail_unstarted(execution, fault)
+            return await self._fail_unstarted(execution, fault)
         self._runs[execution.id] = run
         if execution.id in self._cancelling:
             run.cancel()
@@ -462,17 +462,17 @@ class ExecutionService:
             del self._runs[execution.id]
         return run.execution, run.unstored
 
-    async def _fail_unstarted(self, execution: Execution, fault: Exception) -> Sequence[Payload]:
+    async def _fail_unstarted(self, execution: Execution, fault: Exception) -> tuple[Execution, Sequence[Payload]]:
         shown = fault.message if isinstance(fault, CloutAgentError) else "a fault of the server; its log names it"
         failure = Failure(FailureReason.AGENT_ERROR, f"the run could not start: {shown}")
         end = Failed(failure, execution.usage, 0)
         try:
-            await self._append(execution, end)
+            return await self._append(execution, end), ()
         except StorageUnavailable:
-            return [end]
+            return execution, [end]
         except Exception:
             log.exception("the end of a run could not be stored", extra={"execution_id": execution.id})
-        return ()
+        return execution, ()
 
     async def _known_duration(self, execution: Execution) -> int:
         """Milliseconds from the start to the last event; at most the timeout, also if the clock was set meanwhile."""

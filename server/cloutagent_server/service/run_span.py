@@ -34,9 +34,13 @@ def run_span(tracer: Tracer, execution: Execution) -> Iterator[Span]:
         yield span
 
 
-def describe_end(span: Span, execution: Execution) -> None:
-    """Tell how the run has ended and what it used."""
+def describe_end(span: Span, execution: Execution, *, stored: bool) -> None:
+    """Tell how the run has ended and what it used; or that the storage has not taken its end yet."""
     if not span.is_recording():
+        return
+    if not stored:
+        span.set_attribute("error.type", "storage")
+        span.set_status(SpanStatus(StatusCode.ERROR))
         return
     usage = execution.usage
     span.set_attributes(

@@ -14,7 +14,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from cloutagent_server.transport import context as call
 from cloutagent_server.transport.context import Context
 
-_TRACE_METADATA: Final = ("traceparent", "tracestate")
+_TRACE_METADATA: Final = "traceparent"
+_TRACE_CHARACTERS: Final = 55
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 # Of a server's spans only what is its own fault is an error; so say the conventions.
 _FAULTS: Final = frozenset(
@@ -69,5 +70,7 @@ def describe_end(span: Span, code: grpc.StatusCode, request_id: str) -> None:
 
 def _caller_of(context: Context) -> TraceContext:
     """The caller's span; nobody's if it names none, whatever this task was started in."""
-    named = ((name, call.metadata_of(context, name)) for name in _TRACE_METADATA)
-    return _PROPAGATOR.extract({name: value for name, value in named if value is not None}, TraceContext())
+    named = call.metadata_of(context, _TRACE_METADATA)
+    # What is no such name the propagator would write into the log, and `tracestate`, which is the caller's text, too.
+    carrier = {_TRACE_METADATA: named} if named is not None and len(named) == _TRACE_CHARACTERS else {}
+    return _PROPAGATOR.extract(carrier, TraceContext())

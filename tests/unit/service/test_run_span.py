@@ -31,3 +31,20 @@ async def test_a_run_belongs_to_the_call_that_started_it() -> None:
     assert [failed(first), failed(second)] == [False, True]
     assert (second.attributes or {})["error.type"] == "model_error"
     assert not any(word in span.to_json() for span in (first, second) for word in ("hello", "overloaded"))
+
+
+async def test_a_run_that_could_not_start_has_failed() -> None:
+    spans = Spans()
+    world = make_world(max_running=1, tracer=spans.tracer)
+    project = await world.project()
+    held = await world.start(project, "hang")
+    await world.secrets.set_secret(project.id, "TOKEN", "value")
+    waiting = await world.start(project, "{{secret:TOKEN}}")
+    await world.secrets.delete_secret(project.id, "TOKEN")
+    await world.executions.cancel(held.id)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        ended = await world.executions.finished(waiting.id)
+        await world.executions.stop(0)
+    (span,) = (span for span in spans.ended if (span.attributes or {}).get("cloutagent.execution.id") == waiting.id)
+    assert ended.status is Status.FAILED
+    assert ((span.attributes or {})["cloutagent.execution.status"], failed(span)) == ("failed", True)

@@ -18,15 +18,20 @@ from tests.unit.transport.test_interceptors import Context, answer, call_stream,
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
-async def test_a_call_belongs_to_the_trace_that_its_caller_names() -> None:
+async def test_a_call_belongs_to_the_trace_that_its_caller_names(caplog: pytest.LogCaptureFixture) -> None:
     spans = Spans()
     async with serving(ErrorAnswering(tracer=spans.tracer), unary=answer) as channel:
         await call_unary(channel, metadata=(("traceparent", f"00-{TRACE}-{CALLER}-01"), ("x-request-id", "mine")))
         await call_unary(channel)
         await call_unary(channel, metadata=(("traceparent", "00-nonsense"),))
         await call_unary(channel, metadata=(("traceparent", f"00-{TRACE}-{CALLER}-00"),))
+        for name, value in (("tracestate", "k=what the caller said"), ("traceparent", "0" * 600)):
+            await call_unary(channel, metadata=((name, value),))
+    assert caplog.records == []
+    *called, _, _ = spans.ended
+    assert not any("caller said" in span.to_json() for span in spans.ended)
     # Who calls decides whether a trace is recorded: the last one is not.
-    named, own, other = spans.ended
+    named, own, other = called
     assert (named.context.trace_id, named.parent and named.parent.span_id) == (int(TRACE, 16), int(CALLER, 16))
     assert own.parent is None and other.parent is None
     assert len({named.context.trace_id, own.context.trace_id, other.context.trace_id}) == 3
