@@ -13,7 +13,29 @@ POLL_SECONDS: Final = 1.0
 
 log: Final = logging.getLogger(__name__)
 
+# Of Debian, Red Hat, SUSE and macOS, for a Python that looks elsewhere.
+_AUTHORITIES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
 _Seen = tuple[tuple[int, int, int, int] | None, ...]
+
+
+def authorities() -> str:
+    """The file with the certificates of the authorities that this machine trusts.
+
+    Raises:
+        OSError: There is none where it usually is.
+    """
+    for path in filter(None, (ssl.get_default_verify_paths().cafile, *_AUTHORITIES)):
+        if Path(path).is_file():
+            return path
+    raise OSError(
+        "the certificates of authorities, by which https is checked, are not found: SSL_CERT_FILE may name them"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
+
+from cloutagent_server.certificate import authorities
 
 _PACKAGED = Path(__file__).parent / "_envoy"
 _CHECKED_IN = Path(__file__).parents[2] / "envoy"
@@ -67,7 +68,7 @@ def rendered_config(addresses: EnvoyAddresses) -> dict[str, Any]:
     """The checked-in configuration with `addresses` and the absolute paths of its files.
 
     Raises:
-        OSError: `envoy.yaml` cannot be read.
+        OSError: `envoy.yaml` cannot be read, or nothing is known by which to check the certificate of `traces_url`.
     """
     directory = config_directory()
     config: dict[str, Any] = yaml.safe_load((directory / "envoy.yaml").read_text(encoding="utf-8"))
@@ -181,9 +182,7 @@ def _trace(config: dict[str, Any], connection_manager: dict[str, Any], url: str)
                 "@type": f"{_TLS}.UpstreamTlsContext",
                 "sni": parts.hostname,
                 "auto_sni_san_validation": True,
-                "common_tls_context": {
-                    "validation_context": {"trusted_ca": {"filename": ssl.get_default_verify_paths().cafile}}
-                },
+                "common_tls_context": {"validation_context": {"trusted_ca": {"filename": authorities()}}},
             },
         }
     config["static_resources"]["clusters"].append(cluster)

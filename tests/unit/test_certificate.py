@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cloutagent_server import certificate
 from cloutagent_server.certificate import CertificateFiles, CertificateWatch
 from tests.support.certificates import Authority
 
@@ -94,3 +95,17 @@ def test_a_link_that_leads_elsewhere_is_a_change(authority: Authority, changes: 
     live.symlink_to(folders[1])
     watch.check()
     assert [path.name for path in changes.iterdir()] == ["changed"]
+
+
+def test_authorities_are_found_wherever_this_python_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = tmp_path / "authorities.pem"
+    named.write_text("")
+    monkeypatch.setenv("SSL_CERT_FILE", str(named))
+    assert certificate.authorities() == str(named)
+    named.unlink()
+    usual = tmp_path / "usual.pem"
+    monkeypatch.setattr(certificate, "_AUTHORITIES", (str(tmp_path / "missing"), str(usual)))
+    with pytest.raises(OSError, match="SSL_CERT_FILE"):
+        certificate.authorities()
+    usual.write_text("")
+    assert certificate.authorities() == str(usual)

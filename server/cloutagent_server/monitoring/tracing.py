@@ -12,11 +12,13 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import NoOpTracer, Tracer, format_trace_id, get_current_span
 from structlog.typing import EventDict
 
+from cloutagent_server.certificate import authorities
+
 SERVICE_NAME: Final = "cloutagent-server"
 
 _REQUEST_SECONDS: Final = 3.0
 _BATCH_MILLISECONDS: Final = 1000
-# Spans that wait for the receiver; what comes when so many do is dropped.
+# Spans that wait for the receiver; beyond, the oldest are dropped.
 _MOST_WAITING: Final = 8192
 _STOP_SECONDS: Final = 3.0
 
@@ -32,12 +34,17 @@ class Tracing:
         """`url` is where a receiver takes traces by OTLP over HTTP; None: there are no traces.
 
         `version` is the server's. Each trace is recorded whose caller did not decide otherwise (`traceparent`).
+
+        Raises:
+            OSError: Nothing is known by which to check the receiver's certificate.
         """
         self.tracer: Tracer = NoOpTracer()
         self._exporter: OTLPSpanExporter | None = None
         if url is None:
             return
-        self._exporter = OTLPSpanExporter(url, timeout=_REQUEST_SECONDS)
+        self._exporter = OTLPSpanExporter(
+            url, timeout=_REQUEST_SECONDS, certificate_file=authorities() if url.startswith("https:") else None
+        )
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": SERVICE_NAME, "service.version": version}),
             # The server stops it, in its order.
