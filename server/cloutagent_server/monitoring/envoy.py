@@ -1,6 +1,6 @@
 """What Envoy counts, for Prometheus: Envoy is asked whenever somebody scrapes.
 
-This needs aiohttp alone, so that it serves an Envoy that runs without the server, too.
+It is served beside the server's own metrics, by `cloutagent-server up`. An Envoy that runs alone has its admin socket.
 """
 
 from __future__ import annotations
