@@ -280,6 +280,25 @@ async def test_a_watch_that_is_left_is_let_go_and_the_run_goes_on(
     await client.executions.cancel(execution.id)
 
 
+async def test_a_watch_that_is_closed_by_somebody_else_ends(client: AsyncClient) -> None:
+    execution = await client.executions.start("hang")
+    watch = client.executions.watch(execution.id)
+    waiting = asyncio.Event()
+
+    async def follow() -> str:
+        async for event in watch:
+            if event.kind == "token_usage":
+                waiting.set()
+        return "ended"
+
+    following = asyncio.ensure_future(follow())
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await waiting.wait()
+        await watch.close()
+        assert await following == "ended"
+    await client.executions.cancel(execution.id)
+
+
 async def test_a_watch_that_nobody_has_any_more_is_let_go(
     address: str, project: NewProject, client: AsyncClient, kind: Kind
 ) -> None:

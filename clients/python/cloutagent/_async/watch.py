@@ -63,7 +63,7 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
         return self._ready.popleft()
 
     async def close(self) -> None:
-        """End the watch. The execution goes on."""
+        """End the watch, also for who is waiting for its next item. The execution goes on."""
         self._closed = True
         self._ready.clear()
         self._hang_up()
@@ -90,6 +90,8 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
         except BaseException:
             self._hang_up()
             if not async_interrupted():
+                if self._closed:
+                    return
                 self._transport.check_open()
             raise
         else:
@@ -102,6 +104,8 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
                 return
             failure = UnavailableError("the stream ended early", code="UNAVAILABLE", request_id=self._request_id)
         self._hang_up()
+        if self._closed:
+            return
         await self._transport.wait(self._reconnects.pause(failure), failure)
 
     async def _connected(self) -> AsyncIterator[Any]:

@@ -64,7 +64,7 @@ class Watch(Iterator[Item], Generic[Item]):
         return self._ready.popleft()
 
     def close(self) -> None:
-        """End the watch. The execution goes on."""
+        """End the watch, also for who is waiting for its next item. The execution goes on."""
         self._closed = True
         self._ready.clear()
         self._hang_up()
@@ -91,6 +91,8 @@ class Watch(Iterator[Item], Generic[Item]):
         except BaseException:
             self._hang_up()
             if not sync_interrupted():
+                if self._closed:
+                    return
                 self._transport.check_open()
             raise
         else:
@@ -103,6 +105,8 @@ class Watch(Iterator[Item], Generic[Item]):
                 return
             failure = UnavailableError("the stream ended early", code="UNAVAILABLE", request_id=self._request_id)
         self._hang_up()
+        if self._closed:
+            return
         self._transport.wait(self._reconnects.pause(failure), failure)
 
     def _connected(self) -> Iterator[Any]:
