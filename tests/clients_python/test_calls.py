@@ -213,11 +213,12 @@ async def test_what_would_not_help_is_not_tried_again(caller: AsyncClient, faili
         (grpc.StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND"),
         (grpc.StatusCode.DATA_LOSS, "STORED_DATA_DAMAGED"),
         (grpc.StatusCode.UNIMPLEMENTED, None),
+        (grpc.StatusCode.UNKNOWN, None),
     ):
         failing.failures = [failure(code, reason)]
         with pytest.raises(errors.ApiError):
             await caller.projects.get()
-    assert len(failing.calls) == 4
+    assert len(failing.calls) == 5
 
 
 async def test_tls_with_an_authority_of_ones_own(kind: Kind, tmp_path: Path) -> None:

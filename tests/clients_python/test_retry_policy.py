@@ -107,6 +107,7 @@ def test_a_call_that_is_not_safe_is_made_once() -> None:
         (ApiError("m", code="RESOURCE_EXHAUSTED", reason="QUEUE_FULL", retry_delay=5), True),
         (ApiError("m", code="INTERNAL", reason="INTERNAL_ERROR"), False),
         (ApiError("m", code="RESOURCE_EXHAUSTED"), False),
+        (ApiError("m", code="UNKNOWN"), False),
         (ApiError("m", code="DEADLINE_EXCEEDED"), False),
         (ApiError("m", code="NOT_FOUND", reason="PROJECT_NOT_FOUND"), False),
         (ApiError("m", code="ABORTED", reason="REVISION_CONFLICT"), False),

@@ -11,8 +11,9 @@ from typing import Final
 
 from cloutagent.errors import ApiError, DeadlineExceededError
 
-# Codes of failures that the network, gRPC or a proxy tells, which say nothing of the request itself.
-_OF_THE_WAY: Final = frozenset({"UNAVAILABLE", "CANCELLED", "INTERNAL", "UNKNOWN"})
+# Codes of failures that the network, gRPC or a proxy tells, which say nothing of the request itself. UNKNOWN is none of
+# them: it is what gRPC makes of a proxy's answer of HTTP that it has no code for, such as a request that is too large.
+_OF_THE_WAY: Final = frozenset({"UNAVAILABLE", "CANCELLED", "INTERNAL"})
 
 
 @dataclass(frozen=True, slots=True)
