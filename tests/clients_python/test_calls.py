@@ -45,10 +45,12 @@ class FailingServer(grpc.GenericRpcHandler):
     Attributes:
         failures: What comes next.
         calls: What came.
+        answer: The message that is answered.
     """
 
     failures: list[status_pb2.Status] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    answer: bytes = b""
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a method."""
@@ -59,7 +61,7 @@ class FailingServer(grpc.GenericRpcHandler):
             self.calls.append(Call(method, request, metadata, context.time_remaining(), context.peer()))
             if self.failures:
                 await context.abort_with_status(rpc_status.to_status(self.failures.pop(0)))
-            return b""
+            return self.answer
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
@@ -219,6 +221,16 @@ async def test_what_would_not_help_is_not_tried_again(caller: AsyncClient, faili
         with pytest.raises(errors.ApiError):
             await caller.projects.get()
     assert len(failing.calls) == 5
+
+
+async def test_an_answer_that_cannot_be_read_is_an_error(caller: AsyncClient, failing: FailingServer) -> None:
+    failing.answer = b"\xff\xff"
+    with pytest.raises(errors.InternalError) as unary:
+        await caller.projects.create(name="p", agent=agent())
+    with pytest.raises(errors.InternalError) as streamed:
+        await anext(caller.executions.watch(PROJECT))
+    assert unary.value.code == streamed.value.code == "INTERNAL" and unary.value.request_id
+    assert failing.methods == ["CreateProject"] + ["WatchExecution"] * 6
 
 
 async def test_tls_with_an_authority_of_ones_own(kind: Kind, tmp_path: Path) -> None:

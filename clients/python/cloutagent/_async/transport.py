@@ -11,7 +11,7 @@ import grpc
 
 from cloutagent._async.channel import AsyncConnection
 from cloutagent._configuration import Configuration
-from cloutagent._failures import failure_of
+from cloutagent._failures import failure_of, unreadable
 from cloutagent._identity import new_request_id
 from cloutagent._owner import ASYNC_ADVICE, async_interrupted, async_owner
 from cloutagent._retry import Attempts
@@ -70,13 +70,17 @@ class AsyncTransport:
         while True:
             self.check_open()
             try:
-                return await method(request, timeout=attempts.timeout(), metadata=self.metadata(request_id))
+                answer = await method(request, timeout=attempts.timeout(), metadata=self.metadata(request_id))
             except grpc.RpcError as error:
                 failure = failure_of(error, request_id)
             except BaseException:
                 if not async_interrupted():
                     self.check_open()
                 raise
+            else:
+                if answer is not None:
+                    return answer
+                failure = unreadable(request_id)
             await self.wait(attempts.pause(failure), failure)
 
     def metadata(self, request_id: str) -> tuple[tuple[str, str], ...]:

@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 import grpc
 
 from cloutagent._async.transport import AsyncTransport
-from cloutagent._failures import failure_of
+from cloutagent._failures import failure_of, unreadable
 from cloutagent._following import EventFollowing, Following, UsageFollowing
 from cloutagent._identity import new_request_id
 from cloutagent._owner import async_interrupted
@@ -21,6 +21,8 @@ from cloutagent.v1.cost_pb2 import UsageReport
 from cloutagent.v1.execution_pb2 import ExecutionEvent
 
 Item = TypeVar("Item")
+
+_END: Final = object()
 
 
 class AsyncWatch(AsyncIterator[Item], Generic[Item]):
@@ -84,7 +86,7 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
     async def _read(self) -> None:
         """Take one answer, or wait until there may be a connection again."""
         try:
-            answer = await anext(await self._connected(), None)
+            answer = await anext(await self._connected(), _END)
         except grpc.RpcError as error:
             failure = failure_of(error, self._request_id)
         except BaseException:
@@ -95,14 +97,17 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
                 self._transport.check_open()
             raise
         else:
-            if answer is not None:
+            if answer is _END:
+                self._following.closed()
+                if self._following.over:
+                    return
+                failure = UnavailableError("the stream ended early", code="UNAVAILABLE", request_id=self._request_id)
+            elif answer is None:
+                failure = unreadable(self._request_id)
+            else:
                 self._reconnects.answered()
                 self._ready.extend(self._following.take(answer))
                 return
-            self._following.closed()
-            if self._following.over:
-                return
-            failure = UnavailableError("the stream ended early", code="UNAVAILABLE", request_id=self._request_id)
         self._hang_up()
         if self._closed:
             return

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import grpc
 
 from cloutagent._configuration import Configuration
-from cloutagent._failures import failure_of
+from cloutagent._failures import failure_of, unreadable
 from cloutagent._identity import new_request_id
 from cloutagent._owner import SYNC_ADVICE, sync_interrupted, sync_owner
 from cloutagent._retry import Attempts
@@ -71,13 +71,17 @@ class Transport:
         while True:
             self.check_open()
             try:
-                return method(request, timeout=attempts.timeout(), metadata=self.metadata(request_id))
+                answer = method(request, timeout=attempts.timeout(), metadata=self.metadata(request_id))
             except grpc.RpcError as error:
                 failure = failure_of(error, request_id)
             except BaseException:
                 if not sync_interrupted():
                     self.check_open()
                 raise
+            else:
+                if answer is not None:
+                    return answer
+                failure = unreadable(request_id)
             self.wait(attempts.pause(failure), failure)
 
     def metadata(self, request_id: str) -> tuple[tuple[str, str], ...]:

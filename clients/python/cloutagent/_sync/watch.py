@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 import grpc
 
-from cloutagent._failures import failure_of
+from cloutagent._failures import failure_of, unreadable
 from cloutagent._following import EventFollowing, Following, UsageFollowing
 from cloutagent._identity import new_request_id
 from cloutagent._owner import sync_interrupted
@@ -22,6 +22,8 @@ from cloutagent.v1.cost_pb2 import UsageReport
 from cloutagent.v1.execution_pb2 import ExecutionEvent
 
 Item = TypeVar("Item")
+
+_END: Final = object()
 
 
 class Watch(Iterator[Item], Generic[Item]):
@@ -85,7 +87,7 @@ class Watch(Iterator[Item], Generic[Item]):
     def _read(self) -> None:
         """Take one answer, or wait until there may be a connection again."""
         try:
-            answer = next(self._connected(), None)
+            answer = next(self._connected(), _END)
         except grpc.RpcError as error:
             failure = failure_of(error, self._request_id)
         except BaseException:
@@ -96,14 +98,17 @@ class Watch(Iterator[Item], Generic[Item]):
                 self._transport.check_open()
             raise
         else:
-            if answer is not None:
+            if answer is _END:
+                self._following.closed()
+                if self._following.over:
+                    return
+                failure = UnavailableError("the stream ended early", code="UNAVAILABLE", request_id=self._request_id)
+            elif answer is None:
+                failure = unreadable(self._request_id)
+            else:
                 self._reconnects.answered()
                 self._ready.extend(self._following.take(answer))
                 return
-            self._following.closed()
-            if self._following.over:
-                return
-            failure = UnavailableError("the stream ended early", code="UNAVAILABLE", request_id=self._request_id)
         self._hang_up()
         if self._closed:
             return
