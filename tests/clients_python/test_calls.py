@@ -163,6 +163,15 @@ async def test_a_start_is_made_again_with_its_idempotency_key(caller: AsyncClien
     assert keys[0] and keys == [keys[0]] * 3 + ["mine"]
 
 
+async def test_a_start_that_failed_can_be_repeated_with_its_key(caller: AsyncClient, failing: FailingServer) -> None:
+    failing.failures = [failure(grpc.StatusCode.DEADLINE_EXCEEDED)]
+    with pytest.raises(errors.DeadlineExceededError) as caught:
+        await caller.executions.run("hello")
+    await caller.executions.start("hello", idempotency_key=caught.value.idempotency_key)
+    keys = [StartExecutionRequest.FromString(call.request).idempotency_key for call in failing.calls]
+    assert keys[0] and keys == [keys[0]] * 2 == [caught.value.idempotency_key] * 2
+
+
 async def test_a_dry_run_takes_no_key(caller: AsyncClient, failing: FailingServer) -> None:
     await caller.executions.estimate("hello", idempotency_key="mine")
     request = StartExecutionRequest.FromString(failing.calls[0].request)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from cloutagent._outcome import completed, has_ended
 from cloutagent._requests import StartOptions, start_request, timestamp
-from cloutagent.errors import CloutAgentError
+from cloutagent.errors import ApiError, CloutAgentError
 from cloutagent.types import CostLimits, Execution, ExecutionEstimate, GetExecutionCostResponse, Receipt
 from cloutagent.v1 import execution_pb2
 
@@ -43,7 +43,8 @@ class Executions:
         Raises:
             LimitExceededError, ExecutionTimedOutError, ExecutionFailedError: It failed.
             ExecutionCancelledError: It was cancelled.
-            ApiError: A call failed. If the execution was started, `execution_id` says which it is.
+            ApiError: A call failed. If the execution was started, `execution_id` says which it is; if the start failed,
+                it may have been all the same, and only a start with the error's `idempotency_key` is no second run.
         """
         end = None if timeout is None else monotonic() + timeout
         at_once = self._transport.configuration.timeout
@@ -79,7 +80,11 @@ class Executions:
         request = start_request(project_id, prompt, options)
         method = self._transport.connection.executions.StartExecution
         # The request has an idempotency key.
-        return (self._transport.call(method, request, timeout, repeatable=True)).execution
+        try:
+            return (self._transport.call(method, request, timeout, repeatable=True)).execution
+        except ApiError as error:
+            error.idempotency_key = request.idempotency_key
+            raise
 
     def estimate(
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[StartOptions]
