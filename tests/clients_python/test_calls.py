@@ -17,7 +17,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from cloutagent import AsyncClient, Client, errors
+from cloutagent.types import Project
 from cloutagent.v1.execution_pb2 import StartExecutionRequest
+from cloutagent.v1.project_pb2 import GetCurrentProjectResponse
 from tests.clients_python.conftest import QUICK, agent
 from tests.support.certificates import Authority
 from tests.support.edge_server import rich_status
@@ -170,6 +172,19 @@ async def test_a_start_that_failed_can_be_repeated_with_its_key(caller: AsyncCli
     await caller.executions.start("hello", idempotency_key=caught.value.idempotency_key)
     keys = [StartExecutionRequest.FromString(call.request).idempotency_key for call in failing.calls]
     assert keys[0] and keys == [keys[0]] * 2 == [caught.value.idempotency_key] * 2
+
+
+async def test_a_start_has_one_deadline_with_the_question_for_its_project(
+    kind: Kind, server: tuple[FailingServer, int]
+) -> None:
+    failing, port = server
+    # As a start's answer it is an execution.
+    failing.answer = GetCurrentProjectResponse(project=Project(id=PROJECT)).SerializeToString()
+    failing.failures = [failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", retry_seconds=0.4)]
+    async with make_client(kind, address=f"127.0.0.1:{port}", retry=QUICK) as client:
+        await client.executions.start("hello", timeout=0.9)
+    assert failing.methods == ["GetCurrentProject"] * 2 + ["StartExecution"]
+    assert failing.calls[-1].seconds < 0.6
 
 
 async def test_a_dry_run_takes_no_key(caller: AsyncClient, failing: FailingServer) -> None:
