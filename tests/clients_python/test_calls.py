@@ -187,6 +187,21 @@ async def test_a_start_has_one_deadline_with_the_question_for_its_project(
     assert failing.calls[-1].seconds < 0.6
 
 
+async def test_closing_a_client_ends_its_pauses(
+    kind: Kind, server: tuple[FailingServer, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    failing, port = server
+    failing.failures = [failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", retry_seconds=60)]
+    async with make_client(kind, address=f"127.0.0.1:{port}", timeout=600) as client, asyncio.timeout(20):
+        with caplog.at_level("DEBUG", logger="cloutagent"):
+            waiting = asyncio.ensure_future(client.system.health())
+            while "trying again" not in caplog.text:  # noqa: ASYNC110 - it may be said in a thread
+                await asyncio.sleep(0.01)
+            await client.close()
+            with pytest.raises(RuntimeError, match="closed"):
+                await waiting
+
+
 async def test_a_dry_run_takes_no_key(caller: AsyncClient, failing: FailingServer) -> None:
     await caller.executions.estimate("hello", idempotency_key="mine")
     request = StartExecutionRequest.FromString(failing.calls[0].request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from asyncio import sleep
 from threading import Lock
 from typing import Final, TypeVar
 
@@ -11,6 +10,7 @@ import grpc
 
 from cloutagent._async.channel import AsyncConnection
 from cloutagent._configuration import Configuration
+from cloutagent._ending import AsyncEnding
 from cloutagent._failures import failure_of, unreadable
 from cloutagent._identity import new_request_id
 from cloutagent._owner import ASYNC_ADVICE, async_interrupted, async_owner
@@ -36,7 +36,7 @@ class AsyncTransport:
         self._lock = Lock()
         self._connection: AsyncConnection | None = None
         self._owner: object = None
-        self._closed = False
+        self._ending = AsyncEnding()
         self._own_project: str | None = None
 
     @property
@@ -90,13 +90,13 @@ class AsyncTransport:
 
     def check_open(self) -> None:
         """Raise RuntimeError if the client was closed."""
-        if self._closed:
+        if self._ending.is_set():
             raise RuntimeError("the client is closed")
 
     async def wait(self, seconds: float, failure: ApiError) -> None:
-        """Wait before a call is made again."""
+        """Wait before a call is made again, or until the client is closed."""
         log.debug("trying again in %.2f s: %s", seconds, failure)
-        await sleep(seconds)
+        await self._ending.pause(seconds)
 
     async def project(self, given: str | None, timeout: float | None) -> str:
         """The project that a call is about: the one it names, the client's, or the one that the key belongs to.
@@ -116,7 +116,7 @@ class AsyncTransport:
     async def close(self) -> None:
         """End what is under way and take no more calls."""
         with self._lock:
-            self._closed = True
+            self._ending.set()
             connection, self._connection = self._connection, None
         if connection is not None:
             await connection.channel.close()

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import logging
 from threading import Lock
-from time import sleep
 from typing import Final, TypeVar
 
 import grpc
 
 from cloutagent._configuration import Configuration
+from cloutagent._ending import Ending
 from cloutagent._failures import failure_of, unreadable
 from cloutagent._identity import new_request_id
 from cloutagent._owner import SYNC_ADVICE, sync_interrupted, sync_owner
@@ -37,7 +37,7 @@ class Transport:
         self._lock = Lock()
         self._connection: Connection | None = None
         self._owner: object = None
-        self._closed = False
+        self._ending = Ending()
         self._own_project: str | None = None
 
     @property
@@ -91,13 +91,13 @@ class Transport:
 
     def check_open(self) -> None:
         """Raise RuntimeError if the client was closed."""
-        if self._closed:
+        if self._ending.is_set():
             raise RuntimeError("the client is closed")
 
     def wait(self, seconds: float, failure: ApiError) -> None:
-        """Wait before a call is made again."""
+        """Wait before a call is made again, or until the client is closed."""
         log.debug("trying again in %.2f s: %s", seconds, failure)
-        sleep(seconds)
+        self._ending.pause(seconds)
 
     def project(self, given: str | None, timeout: float | None) -> str:
         """The project that a call is about: the one it names, the client's, or the one that the key belongs to.
@@ -117,7 +117,7 @@ class Transport:
     def close(self) -> None:
         """End what is under way and take no more calls."""
         with self._lock:
-            self._closed = True
+            self._ending.set()
             connection, self._connection = self._connection, None
         if connection is not None:
             connection.channel.close()
