@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -297,6 +298,20 @@ async def test_a_watch_that_is_closed_by_somebody_else_ends(client: AsyncClient)
         await watch.close()
         assert await following == "ended"
     await client.executions.cancel(execution.id)
+
+
+async def test_a_watch_that_a_child_got_by_fork_says_so(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    execution = await client.executions.start("hang")
+    async with client.executions.watch(execution.id) as events:
+        while (await anext(events)).kind != "token_usage":
+            pass
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: -1)
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                with pytest.raises(RuntimeError, match="make one in each"):
+                    await anext(events)
+        await client.executions.cancel(execution.id)
+        assert [event.kind async for event in events] == ["cancelled"], "its owner reads on"
 
 
 async def test_a_watch_that_nobody_has_any_more_is_let_go(

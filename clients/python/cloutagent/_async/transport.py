@@ -42,13 +42,11 @@ class AsyncTransport:
     @property
     def connection(self) -> AsyncConnection:
         """The connection, opened when it is first asked for. Raises RuntimeError where it may not be used."""
-        owner = async_owner()
         with self._lock:
             self.check_open()
+            self.check_owner()
             if self._connection is None:
-                self._connection, self._owner = AsyncConnection(self.configuration), owner
-            if self._owner != owner:
-                raise RuntimeError(ASYNC_ADVICE)
+                self._connection, self._owner = AsyncConnection(self.configuration), async_owner()
             return self._connection
 
     async def call(
@@ -92,6 +90,11 @@ class AsyncTransport:
         """Raise RuntimeError if the client was closed."""
         if self._ending.is_set():
             raise RuntimeError("the client is closed")
+
+    def check_owner(self) -> None:
+        """Raise RuntimeError where the connection may not be used."""
+        if self._owner not in (None, async_owner()):
+            raise RuntimeError(ASYNC_ADVICE)
 
     async def wait(self, seconds: float, failure: ApiError) -> None:
         """Wait before a call is made again, or until the client is closed."""

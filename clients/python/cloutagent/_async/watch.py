@@ -85,6 +85,8 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
 
     async def _read(self) -> None:
         """Take one answer, or wait until there may be a connection again."""
+        # Elsewhere the stream would bring nothing, ever; nor may it be ended from there.
+        self._transport.check_owner()
         try:
             answer = await anext(await self._connected(), _END)
         except grpc.RpcError as error:

@@ -43,13 +43,11 @@ class Transport:
     @property
     def connection(self) -> Connection:
         """The connection, opened when it is first asked for. Raises RuntimeError where it may not be used."""
-        owner = sync_owner()
         with self._lock:
             self.check_open()
+            self.check_owner()
             if self._connection is None:
-                self._connection, self._owner = Connection(self.configuration), owner
-            if self._owner != owner:
-                raise RuntimeError(SYNC_ADVICE)
+                self._connection, self._owner = Connection(self.configuration), sync_owner()
             return self._connection
 
     def call(
@@ -93,6 +91,11 @@ class Transport:
         """Raise RuntimeError if the client was closed."""
         if self._ending.is_set():
             raise RuntimeError("the client is closed")
+
+    def check_owner(self) -> None:
+        """Raise RuntimeError where the connection may not be used."""
+        if self._owner not in (None, sync_owner()):
+            raise RuntimeError(SYNC_ADVICE)
 
     def wait(self, seconds: float, failure: ApiError) -> None:
         """Wait before a call is made again, or until the client is closed."""

@@ -86,6 +86,8 @@ class Watch(Iterator[Item], Generic[Item]):
 
     def _read(self) -> None:
         """Take one answer, or wait until there may be a connection again."""
+        # Elsewhere the stream would bring nothing, ever; nor may it be ended from there.
+        self._transport.check_owner()
         try:
             answer = next(self._connected(), _END)
         except grpc.RpcError as error:
