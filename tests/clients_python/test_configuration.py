@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from cloutagent import AsyncClient, Client
 from cloutagent._address import Endpoint, parse
 from cloutagent._configuration import Configuration, configure
+from cloutagent._identity import user_agent
 from cloutagent.errors import ConfigurationError
 
 
@@ -116,6 +118,14 @@ def test_other_faults_are_refused(tmp_path: Path) -> None:
 
 def test_a_configuration_does_not_show_the_key() -> None:
     assert "cla_key" not in repr(configured(api_key="cla_key"))
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("cloutagent._identity.version", version)
+    assert user_agent() == "cloutagent-python/unknown"
 
 
 @pytest.mark.parametrize("names", ["Client, CloutAgentError, RetryPolicy, errors, types", "AsyncClient"])
