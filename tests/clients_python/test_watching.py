@@ -209,7 +209,7 @@ async def test_watches_of_twenty_runs_that_are_cut_a_hundred_times(
         target = await app.start()
         ending.push_async_callback(app.stop)
         # Twenty streams share a connection, and the head of each answer takes some of its bytes.
-        proxy = await ending.enter_async_context(UnsteadyProxy(target, random_life(8, 500, 7_000)).serve())
+        proxy = await ending.enter_async_context(UnsteadyProxy(target, random_life(8, 500, 6_200)).serve())
         direct = await ending.enter_async_context(
             make_client("async", address=f"127.0.0.1:{target}", api_key=ADMIN_KEY)
         )
