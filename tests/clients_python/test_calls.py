@@ -17,8 +17,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from cloutagent import AsyncClient, Client, errors
-from cloutagent.types import Project
-from cloutagent.v1.execution_pb2 import StartExecutionRequest
+from cloutagent.types import Project, UsageReport
+from cloutagent.v1.execution_pb2 import StartExecutionRequest, WatchUsageResponse
 from cloutagent.v1.project_pb2 import GetCurrentProjectResponse
 from tests.clients_python.conftest import QUICK, agent
 from tests.support.certificates import Authority
@@ -200,6 +200,28 @@ async def test_closing_a_client_ends_its_pauses(
             await client.close()
             with pytest.raises(RuntimeError, match="closed"):
                 await waiting
+
+
+async def test_a_watch_that_is_closed_before_it_is_connected_ends(
+    kind: Kind, server: tuple[FailingServer, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    failing, port = server
+    # One message that is an answer to both calls.
+    current = GetCurrentProjectResponse(project=Project(id=PROJECT))
+    failing.answer = current.SerializeToString() + WatchUsageResponse(report=UsageReport()).SerializeToString()
+    failing.failures = [failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", retry_seconds=0.3)]
+    async with make_client(kind, address=f"127.0.0.1:{port}") as client, asyncio.timeout(20):
+        watch = client.usage.watch()
+
+        async def reports() -> list[UsageReport]:
+            return [report async for report in watch]
+
+        with caplog.at_level("DEBUG", logger="cloutagent"):
+            following = asyncio.ensure_future(reports())
+            while "trying again" not in caplog.text:  # noqa: ASYNC110 - it may be said in a thread
+                await asyncio.sleep(0.01)
+        await watch.close()
+        assert await following == []
 
 
 async def test_a_dry_run_takes_no_key(caller: AsyncClient, failing: FailingServer) -> None:

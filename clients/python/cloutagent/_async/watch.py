@@ -116,16 +116,21 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
         await self._transport.wait(self._reconnects.pause(failure), failure)
 
     async def _connected(self) -> AsyncIterator[Any]:
-        if self._answers is None:
+        answers = self._answers
+        if answers is None:
             await self._prepare()
             self._request_id = new_request_id()
-            self._call = self._method()(
+            call = self._method()(
                 self._following.request(),
                 timeout=self._reconnects.timeout(),
                 metadata=self._transport.metadata(self._request_id),
             )
-            self._answers = aiter(self._call)
-        return self._answers
+            answers = aiter(call)
+            self._call, self._answers = call, answers
+            # Who closed the watch meanwhile had no call yet to end.
+            if self._closed:
+                call.cancel()
+        return answers
 
     async def _prepare(self) -> None:
         """Find out what the request needs."""

@@ -117,16 +117,21 @@ class Watch(Iterator[Item], Generic[Item]):
         self._transport.wait(self._reconnects.pause(failure), failure)
 
     def _connected(self) -> Iterator[Any]:
-        if self._answers is None:
+        answers = self._answers
+        if answers is None:
             self._prepare()
             self._request_id = new_request_id()
-            self._call = self._method()(
+            call = self._method()(
                 self._following.request(),
                 timeout=self._reconnects.timeout(),
                 metadata=self._transport.metadata(self._request_id),
             )
-            self._answers = iter(self._call)
-        return self._answers
+            answers = iter(call)
+            self._call, self._answers = call, answers
+            # Who closed the watch meanwhile had no call yet to end.
+            if self._closed:
+                call.cancel()
+        return answers
 
     def _prepare(self) -> None:
         """Find out what the request needs."""
