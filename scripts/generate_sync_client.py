@@ -18,7 +18,6 @@ TARGET: Final = PACKAGE / "_sync"
 _HEADER: Final = "# Generated from cloutagent/_async by `make generate`. Do not edit.\n"
 
 _WORDS: Final = (
-    (r"from asyncio import sleep", "from time import sleep"),
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b_async\b", "_sync"),

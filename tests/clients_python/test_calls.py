@@ -17,7 +17,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from cloutagent import AsyncClient, Client, errors
-from cloutagent.v1.execution_pb2 import StartExecutionRequest
+from cloutagent.types import Project, UsageReport
+from cloutagent.v1.execution_pb2 import StartExecutionRequest, WatchUsageResponse
+from cloutagent.v1.project_pb2 import GetCurrentProjectResponse
 from tests.clients_python.conftest import QUICK, agent
 from tests.support.certificates import Authority
 from tests.support.edge_server import rich_status
@@ -45,10 +47,12 @@ class FailingServer(grpc.GenericRpcHandler):
     Attributes:
         failures: What comes next.
         calls: What came.
+        answer: The message that is answered.
     """
 
     failures: list[status_pb2.Status] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    answer: bytes = b""
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a method."""
@@ -59,7 +63,7 @@ class FailingServer(grpc.GenericRpcHandler):
             self.calls.append(Call(method, request, metadata, context.time_remaining(), context.peer()))
             if self.failures:
                 await context.abort_with_status(rpc_status.to_status(self.failures.pop(0)))
-            return b""
+            return self.answer
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
@@ -161,6 +165,65 @@ async def test_a_start_is_made_again_with_its_idempotency_key(caller: AsyncClien
     assert keys[0] and keys == [keys[0]] * 3 + ["mine"]
 
 
+async def test_a_start_that_failed_can_be_repeated_with_its_key(caller: AsyncClient, failing: FailingServer) -> None:
+    failing.failures = [failure(grpc.StatusCode.DEADLINE_EXCEEDED)]
+    with pytest.raises(errors.DeadlineExceededError) as caught:
+        await caller.executions.run("hello")
+    await caller.executions.start("hello", idempotency_key=caught.value.idempotency_key)
+    keys = [StartExecutionRequest.FromString(call.request).idempotency_key for call in failing.calls]
+    assert keys[0] and keys == [keys[0]] * 2 == [caught.value.idempotency_key] * 2
+
+
+async def test_a_start_has_one_deadline_with_the_question_for_its_project(
+    kind: Kind, server: tuple[FailingServer, int]
+) -> None:
+    failing, port = server
+    # As a start's answer it is an execution.
+    failing.answer = GetCurrentProjectResponse(project=Project(id=PROJECT)).SerializeToString()
+    failing.failures = [failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", retry_seconds=0.4)]
+    async with make_client(kind, address=f"127.0.0.1:{port}", retry=QUICK) as client:
+        await client.executions.start("hello", timeout=0.9)
+    assert failing.methods == ["GetCurrentProject"] * 2 + ["StartExecution"]
+    assert failing.calls[-1].seconds < 0.6
+
+
+async def test_closing_a_client_ends_its_pauses(
+    kind: Kind, server: tuple[FailingServer, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    failing, port = server
+    failing.failures = [failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", retry_seconds=60)]
+    async with make_client(kind, address=f"127.0.0.1:{port}", timeout=600) as client, asyncio.timeout(20):
+        with caplog.at_level("DEBUG", logger="cloutagent"):
+            waiting = asyncio.ensure_future(client.system.health())
+            while "trying again" not in caplog.text:  # noqa: ASYNC110 - it may be said in a thread
+                await asyncio.sleep(0.01)
+            await client.close()
+            with pytest.raises(RuntimeError, match="closed"):
+                await waiting
+
+
+async def test_a_watch_that_is_closed_before_it_is_connected_ends(
+    kind: Kind, server: tuple[FailingServer, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    failing, port = server
+    # One message that is an answer to both calls.
+    current = GetCurrentProjectResponse(project=Project(id=PROJECT))
+    failing.answer = current.SerializeToString() + WatchUsageResponse(report=UsageReport()).SerializeToString()
+    failing.failures = [failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", retry_seconds=0.3)]
+    async with make_client(kind, address=f"127.0.0.1:{port}") as client, asyncio.timeout(20):
+        watch = client.usage.watch()
+
+        async def reports() -> list[UsageReport]:
+            return [report async for report in watch]
+
+        with caplog.at_level("DEBUG", logger="cloutagent"):
+            following = asyncio.ensure_future(reports())
+            while "trying again" not in caplog.text:  # noqa: ASYNC110 - it may be said in a thread
+                await asyncio.sleep(0.01)
+        await watch.close()
+        assert await following == []
+
+
 async def test_a_dry_run_takes_no_key(caller: AsyncClient, failing: FailingServer) -> None:
     await caller.executions.estimate("hello", idempotency_key="mine")
     request = StartExecutionRequest.FromString(failing.calls[0].request)
@@ -213,11 +276,22 @@ async def test_what_would_not_help_is_not_tried_again(caller: AsyncClient, faili
         (grpc.StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND"),
         (grpc.StatusCode.DATA_LOSS, "STORED_DATA_DAMAGED"),
         (grpc.StatusCode.UNIMPLEMENTED, None),
+        (grpc.StatusCode.UNKNOWN, None),
     ):
         failing.failures = [failure(code, reason)]
         with pytest.raises(errors.ApiError):
             await caller.projects.get()
-    assert len(failing.calls) == 4
+    assert len(failing.calls) == 5
+
+
+async def test_an_answer_that_cannot_be_read_is_an_error(caller: AsyncClient, failing: FailingServer) -> None:
+    failing.answer = b"\xff\xff"
+    with pytest.raises(errors.InternalError) as unary:
+        await caller.projects.create(name="p", agent=agent())
+    with pytest.raises(errors.InternalError) as streamed:
+        await anext(caller.executions.watch(PROJECT))
+    assert unary.value.code == streamed.value.code == "INTERNAL" and unary.value.request_id
+    assert failing.methods == ["CreateProject"] + ["WatchExecution"] * 6
 
 
 async def test_tls_with_an_authority_of_ones_own(kind: Kind, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,26 @@ import pytest
 from cloutagent import AsyncClient, Client
 from cloutagent._address import Endpoint, parse
 from cloutagent._configuration import Configuration, configure
+from cloutagent._identity import user_agent
 from cloutagent.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(
     ("address", "target", "tls", "local"),
     [
-        ("http://127.0.0.1:3001", "127.0.0.1:3001", False, True),
-        ("http://localhost:3001/", "localhost:3001", False, True),
-        ("localhost", "localhost:3001", False, True),
-        ("127.0.0.1:50051", "127.0.0.1:50051", False, True),
-        ("[::1]:3001", "[::1]:3001", False, True),
-        ("http://agents.example", "agents.example:80", False, False),
-        ("https://agents.example", "agents.example:443", True, False),
-        ("HTTPS://agents.example:8443/", "agents.example:8443", True, False),
-        ("agents.example:3001", "agents.example:3001", True, False),
-        ("https://127.0.0.1:1", "127.0.0.1:1", True, True),
+        ("http://127.0.0.1:3001", "dns:///127.0.0.1:3001", False, True),
+        ("http://localhost:3001/", "dns:///localhost:3001", False, True),
+        ("localhost", "dns:///localhost:3001", False, True),
+        ("127.0.0.1:50051", "dns:///127.0.0.1:50051", False, True),
+        ("[::1]:3001", "dns:///[::1]:3001", False, True),
+        ("http://agents.example", "dns:///agents.example:80", False, False),
+        ("https://agents.example", "dns:///agents.example:443", True, False),
+        ("HTTPS://agents.example:8443/", "dns:///agents.example:8443", True, False),
+        ("agents.example:3001", "dns:///agents.example:3001", True, False),
+        ("https://127.0.0.1:1", "dns:///127.0.0.1:1", True, True),
+        ("https://dns:443", "dns:///dns:443", True, False),
+        ("https://unix", "dns:///unix:443", True, False),
+        ("ipv4:8443", "dns:///ipv4:8443", True, False),
         ("unix:/run/cloutagent.sock", "unix:/run/cloutagent.sock", False, True),
     ],
 )
@@ -45,6 +50,9 @@ def test_addresses(address: str, target: str, tls: bool, local: bool) -> None:
         "http://",
         "http://host:port",
         "host:99999",
+        "host:0",
+        "https://host:secret",
+        "https://[secret",
         "http://host/api/v1",
         "http://user:secret@host",
         "https://host?key=secret",
@@ -110,6 +118,14 @@ def test_other_faults_are_refused(tmp_path: Path) -> None:
 
 def test_a_configuration_does_not_show_the_key() -> None:
     assert "cla_key" not in repr(configured(api_key="cla_key"))
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("cloutagent._identity.version", version)
+    assert user_agent() == "cloutagent-python/unknown"
 
 
 @pytest.mark.parametrize("names", ["Client, CloutAgentError, RetryPolicy, errors, types", "AsyncClient"])

@@ -107,6 +107,7 @@ def test_a_call_that_is_not_safe_is_made_once() -> None:
         (ApiError("m", code="RESOURCE_EXHAUSTED", reason="QUEUE_FULL", retry_delay=5), True),
         (ApiError("m", code="INTERNAL", reason="INTERNAL_ERROR"), False),
         (ApiError("m", code="RESOURCE_EXHAUSTED"), False),
+        (ApiError("m", code="UNKNOWN"), False),
         (ApiError("m", code="DEADLINE_EXCEEDED"), False),
         (ApiError("m", code="NOT_FOUND", reason="PROJECT_NOT_FOUND"), False),
         (ApiError("m", code="ABORTED", reason="REVISION_CONFLICT"), False),
@@ -135,15 +136,17 @@ def test_a_watch_of_a_server_that_is_known_to_be_there_is_patient_at_once() -> N
 
 
 @settings(max_examples=50, deadline=None)
-@given(policies)
-def test_a_watch_that_was_connected_tries_for_as_long_as_the_outage_may_take(policy: RetryPolicy) -> None:
+@given(policies, st.sampled_from([None, 0.1, 1000]))
+def test_a_watch_that_was_connected_tries_for_as_long_as_the_outage_may_take(
+    policy: RetryPolicy, asked: float | None
+) -> None:
     clock = FakeClock()
     reconnects = watching(clock, policy=policy)
     clock.now += 10_000
     reconnects.answered()
-    tried(reconnects, clock, unavailable(), most=10_000_000)
+    tried(reconnects, clock, unavailable(asked), most=10_000_000)
     outage = clock.now - 11_000
-    assert policy.outage < outage <= policy.outage + policy.longest_delay
+    assert policy.outage < outage <= policy.outage + policy.first_delay + 1e-6
 
 
 def test_an_answer_makes_a_watch_patient_again() -> None:

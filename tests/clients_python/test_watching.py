@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -208,7 +209,7 @@ async def test_watches_of_twenty_runs_that_are_cut_a_hundred_times(
         target = await app.start()
         ending.push_async_callback(app.stop)
         # Twenty streams share a connection, and the head of each answer takes some of its bytes.
-        proxy = await ending.enter_async_context(UnsteadyProxy(target, random_life(8, 500, 7_000)).serve())
+        proxy = await ending.enter_async_context(UnsteadyProxy(target, random_life(8, 500, 6_200)).serve())
         direct = await ending.enter_async_context(
             make_client("async", address=f"127.0.0.1:{target}", api_key=ADMIN_KEY)
         )
@@ -278,6 +279,39 @@ async def test_a_watch_that_is_left_is_let_go_and_the_run_goes_on(
     assert not [event async for event in events]
     assert execution.id in engine.running
     await client.executions.cancel(execution.id)
+
+
+async def test_a_watch_that_is_closed_by_somebody_else_ends(client: AsyncClient) -> None:
+    execution = await client.executions.start("hang")
+    watch = client.executions.watch(execution.id)
+    waiting = asyncio.Event()
+
+    async def follow() -> str:
+        async for event in watch:
+            if event.kind == "token_usage":
+                waiting.set()
+        return "ended"
+
+    following = asyncio.ensure_future(follow())
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await waiting.wait()
+        await watch.close()
+        assert await following == "ended"
+    await client.executions.cancel(execution.id)
+
+
+async def test_a_watch_that_a_child_got_by_fork_says_so(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    execution = await client.executions.start("hang")
+    async with client.executions.watch(execution.id) as events:
+        while (await anext(events)).kind != "token_usage":
+            pass
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: -1)
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                with pytest.raises(RuntimeError, match="make one in each"):
+                    await anext(events)
+        await client.executions.cancel(execution.id)
+        assert [event.kind async for event in events] == ["cancelled"], "its owner reads on"
 
 
 async def test_a_watch_that_nobody_has_any_more_is_let_go(

@@ -11,6 +11,9 @@ from cloutagent.errors import ConfigurationError
 
 DEFAULT_PORT: Final = 3001
 _PORTS: Final = {"http": 80, "https": 443}
+# Without it gRPC would take a host that is called like one of its schemes, such as `dns` or `unix`, for that.
+_DNS: Final = "dns:///"
+_NUMBERS: Final = "a port is a number from 1 to 65535, and an IPv6 address stands in brackets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Endpoint:
     def __str__(self) -> str:
         if self.target.startswith("unix:"):
             return self.target
-        return f"{'https' if self.tls else 'http'}://{self.target}"
+        return f"{'https' if self.tls else 'http'}://{self.target.removeprefix(_DNS)}"
 
 
 def parse(address: str) -> Endpoint:
@@ -46,8 +49,10 @@ def parse(address: str) -> Endpoint:
     try:
         parts = urlsplit(address if separator else f"//{address}")
         host, port = parts.hostname, parts.port
-    except ValueError as fault:
-        raise _malformed(str(fault)) from None
+    except ValueError:
+        raise _malformed(_NUMBERS) from None
+    if port == 0:
+        raise _malformed(_NUMBERS)
     if (separator and scheme.lower() not in _PORTS) or host is None or "%" in host:
         raise _malformed("it is https://host:port, http://host:port, host:port or unix:path")
     if "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
@@ -55,7 +60,7 @@ def parse(address: str) -> Endpoint:
     local = _is_loopback(host)
     tls = scheme.lower() == "https" if separator else not local
     port = port or (_PORTS[scheme.lower()] if separator else DEFAULT_PORT)
-    return Endpoint(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls, local)
+    return Endpoint(f"{_DNS}[{host}]:{port}" if ":" in host else f"{_DNS}{host}:{port}", tls, local)
 
 
 def _is_loopback(host: str) -> bool:

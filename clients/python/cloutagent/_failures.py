@@ -85,6 +85,11 @@ def failure_of(failure: RpcFailure, request_id: str) -> errors.ApiError:
     return error
 
 
+def unreadable(request_id: str) -> errors.InternalError:
+    """The error for an answer that is no message of the API: `grpc.aio` hands out None then, gRPC raises INTERNAL."""
+    return errors.InternalError("the answer makes no sense", code="INTERNAL", request_id=request_id)
+
+
 def _packed(metadata: Iterable[Any]) -> bytes:
     return next((bytes(value) for key, value in metadata if key == _DETAILS), b"")
 

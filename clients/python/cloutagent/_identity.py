@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from uuid import uuid4
 
 
 def user_agent() -> str:
-    """Name and version of this package, for the server's log."""
-    return f"cloutagent-python/{version('cloutagent')}"
+    """Name and version of this package, for the server's log. Sources that were never installed have no version."""
+    try:
+        installed = version("cloutagent")
+    except PackageNotFoundError:
+        installed = "unknown"
+    return f"cloutagent-python/{installed}"
 
 
 def new_request_id() -> str:

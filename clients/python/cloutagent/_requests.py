@@ -23,7 +23,7 @@ class StartOptions(TypedDict, total=False):
         labels: Labels to find the execution by; no place for secrets.
         idempotency_key: Makes a start that the caller repeats safe, also from another process: the same key with the
             same request is the same execution. A client makes one for each start by itself, so that its own retries
-            are.
+            are; None stands for that.
         project_id: The project; see `Client`.
     """
 
@@ -32,7 +32,7 @@ class StartOptions(TypedDict, total=False):
     max_cost: float
     max_duration: timedelta
     labels: Mapping[str, str]
-    idempotency_key: str
+    idempotency_key: str | None
     project_id: str
 
 

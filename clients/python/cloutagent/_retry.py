@@ -11,8 +11,9 @@ from typing import Final
 
 from cloutagent.errors import ApiError, DeadlineExceededError
 
-# Codes of failures that the network, gRPC or a proxy tells, which say nothing of the request itself.
-_OF_THE_WAY: Final = frozenset({"UNAVAILABLE", "CANCELLED", "INTERNAL", "UNKNOWN"})
+# Codes of failures that the network, gRPC or a proxy tells, which say nothing of the request itself. UNKNOWN is none of
+# them: it is what gRPC makes of a proxy's answer of HTTP that it has no code for, such as a request that is too large.
+_OF_THE_WAY: Final = frozenset({"UNAVAILABLE", "CANCELLED", "INTERNAL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +132,16 @@ class Reconnects:
         if not passes_by(failure) and not isinstance(failure, DeadlineExceededError):
             raise failure
         self._failures += 1
+        pause = self._policy.pause(self._failures, failure.retry_delay, self._draw())
         if self._last_answer is None:
             if self._failures >= self._policy.attempts:
                 raise failure
-        elif self._clock() - self._last_answer > self._policy.outage:
-            raise failure
-        pause = self._policy.pause(self._failures, failure.retry_delay, self._draw())
+        else:
+            outage_left = self._last_answer + self._policy.outage - self._clock()
+            if outage_left < 0:
+                raise failure
+            # Whatever the server asks for, the last attempt is made when the outage has taken long enough.
+            pause = min(pause, max(outage_left, self._policy.first_delay))
         if left is not None and pause >= left:
             raise self._too_late(failure)
         return pause

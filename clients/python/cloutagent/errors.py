@@ -42,6 +42,8 @@ class ApiError(CloutAgentError):
         metadata: What the reason names, such as `project_id`.
         request_id: The id of the call, which the server's log has too.
         retry_delay: In how many seconds the server says that it may be tried again; None if it does not say.
+        idempotency_key: What the start that failed was sent with, the client's own key too: a start that is repeated
+            with it is no second run. None of other calls.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ApiError(CloutAgentError):
         self.reason = reason
         self.request_id = request_id
         self.retry_delay = retry_delay
+        self.idempotency_key: str | None = None
 
     def __str__(self) -> str:
         kind = self.code if self.reason is None else f"{self.code}, {self.reason}"

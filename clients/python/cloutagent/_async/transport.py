@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from asyncio import sleep
 from threading import Lock
 from typing import Final, TypeVar
 
@@ -11,7 +10,8 @@ import grpc
 
 from cloutagent._async.channel import AsyncConnection
 from cloutagent._configuration import Configuration
-from cloutagent._failures import failure_of
+from cloutagent._ending import AsyncEnding
+from cloutagent._failures import failure_of, unreadable
 from cloutagent._identity import new_request_id
 from cloutagent._owner import ASYNC_ADVICE, async_interrupted, async_owner
 from cloutagent._retry import Attempts
@@ -36,19 +36,17 @@ class AsyncTransport:
         self._lock = Lock()
         self._connection: AsyncConnection | None = None
         self._owner: object = None
-        self._closed = False
+        self._ending = AsyncEnding()
         self._own_project: str | None = None
 
     @property
     def connection(self) -> AsyncConnection:
         """The connection, opened when it is first asked for. Raises RuntimeError where it may not be used."""
-        owner = async_owner()
         with self._lock:
             self.check_open()
+            self.check_owner()
             if self._connection is None:
-                self._connection, self._owner = AsyncConnection(self.configuration), owner
-            if self._owner != owner:
-                raise RuntimeError(ASYNC_ADVICE)
+                self._connection, self._owner = AsyncConnection(self.configuration), async_owner()
             return self._connection
 
     async def call(
@@ -70,13 +68,17 @@ class AsyncTransport:
         while True:
             self.check_open()
             try:
-                return await method(request, timeout=attempts.timeout(), metadata=self.metadata(request_id))
+                answer = await method(request, timeout=attempts.timeout(), metadata=self.metadata(request_id))
             except grpc.RpcError as error:
                 failure = failure_of(error, request_id)
             except BaseException:
                 if not async_interrupted():
                     self.check_open()
                 raise
+            else:
+                if answer is not None:
+                    return answer
+                failure = unreadable(request_id)
             await self.wait(attempts.pause(failure), failure)
 
     def metadata(self, request_id: str) -> tuple[tuple[str, str], ...]:
@@ -86,13 +88,18 @@ class AsyncTransport:
 
     def check_open(self) -> None:
         """Raise RuntimeError if the client was closed."""
-        if self._closed:
+        if self._ending.is_set():
             raise RuntimeError("the client is closed")
 
+    def check_owner(self) -> None:
+        """Raise RuntimeError where the connection may not be used."""
+        if self._owner not in (None, async_owner()):
+            raise RuntimeError(ASYNC_ADVICE)
+
     async def wait(self, seconds: float, failure: ApiError) -> None:
-        """Wait before a call is made again."""
+        """Wait before a call is made again, or until the client is closed."""
         log.debug("trying again in %.2f s: %s", seconds, failure)
-        await sleep(seconds)
+        await self._ending.pause(seconds)
 
     async def project(self, given: str | None, timeout: float | None) -> str:
         """The project that a call is about: the one it names, the client's, or the one that the key belongs to.
@@ -112,7 +119,7 @@ class AsyncTransport:
     async def close(self) -> None:
         """End what is under way and take no more calls."""
         with self._lock:
-            self._closed = True
+            self._ending.set()
             connection, self._connection = self._connection, None
         if connection is not None:
             await connection.channel.close()

@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 import grpc
 
 from cloutagent._async.transport import AsyncTransport
-from cloutagent._failures import failure_of
+from cloutagent._failures import failure_of, unreadable
 from cloutagent._following import EventFollowing, Following, UsageFollowing
 from cloutagent._identity import new_request_id
 from cloutagent._owner import async_interrupted
@@ -21,6 +21,8 @@ from cloutagent.v1.cost_pb2 import UsageReport
 from cloutagent.v1.execution_pb2 import ExecutionEvent
 
 Item = TypeVar("Item")
+
+_END: Final = object()
 
 
 class AsyncWatch(AsyncIterator[Item], Generic[Item]):
@@ -63,7 +65,7 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
         return self._ready.popleft()
 
     async def close(self) -> None:
-        """End the watch. The execution goes on."""
+        """End the watch, also for who is waiting for its next item. The execution goes on."""
         self._closed = True
         self._ready.clear()
         self._hang_up()
@@ -83,38 +85,52 @@ class AsyncWatch(AsyncIterator[Item], Generic[Item]):
 
     async def _read(self) -> None:
         """Take one answer, or wait until there may be a connection again."""
+        # Elsewhere the stream would bring nothing, ever; nor may it be ended from there.
+        self._transport.check_owner()
         try:
-            answer = await anext(await self._connected(), None)
+            answer = await anext(await self._connected(), _END)
         except grpc.RpcError as error:
             failure = failure_of(error, self._request_id)
         except BaseException:
             self._hang_up()
             if not async_interrupted():
+                if self._closed:
+                    return
                 self._transport.check_open()
             raise
         else:
-            if answer is not None:
+            if answer is _END:
+                self._following.closed()
+                if self._following.over:
+                    return
+                failure = UnavailableError("the stream ended early", code="UNAVAILABLE", request_id=self._request_id)
+            elif answer is None:
+                failure = unreadable(self._request_id)
+            else:
                 self._reconnects.answered()
                 self._ready.extend(self._following.take(answer))
                 return
-            self._following.closed()
-            if self._following.over:
-                return
-            failure = UnavailableError("the stream ended early", code="UNAVAILABLE", request_id=self._request_id)
         self._hang_up()
+        if self._closed:
+            return
         await self._transport.wait(self._reconnects.pause(failure), failure)
 
     async def _connected(self) -> AsyncIterator[Any]:
-        if self._answers is None:
+        answers = self._answers
+        if answers is None:
             await self._prepare()
             self._request_id = new_request_id()
-            self._call = self._method()(
+            call = self._method()(
                 self._following.request(),
                 timeout=self._reconnects.timeout(),
                 metadata=self._transport.metadata(self._request_id),
             )
-            self._answers = aiter(self._call)
-        return self._answers
+            answers = aiter(call)
+            self._call, self._answers = call, answers
+            # Who closed the watch meanwhile had no call yet to end.
+            if self._closed:
+                call.cancel()
+        return answers
 
     async def _prepare(self) -> None:
         """Find out what the request needs."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from cloutagent._outcome import completed, has_ended
 from cloutagent._requests import StartOptions, start_request, timestamp
-from cloutagent.errors import CloutAgentError
+from cloutagent.errors import ApiError, CloutAgentError
 from cloutagent.types import CostLimits, Execution, ExecutionEstimate, GetExecutionCostResponse, Receipt
 from cloutagent.v1 import execution_pb2
 
@@ -36,14 +36,15 @@ class Executions:
 
         Args:
             prompt: The prompt, a template.
-            timeout: How many seconds to wait for the end. Default: as long as it takes. The limit of the run itself is
-                `max_duration`.
+            timeout: How many seconds all of it may take. Default: the start as long as any call, the wait for the end
+                as long as it takes. The limit of the run itself is `max_duration`.
             options: See StartOptions.
 
         Raises:
             LimitExceededError, ExecutionTimedOutError, ExecutionFailedError: It failed.
             ExecutionCancelledError: It was cancelled.
-            ApiError: A call failed. If the execution was started, `execution_id` says which it is.
+            ApiError: A call failed. If the execution was started, `execution_id` says which it is; if the start failed,
+                it may have been all the same, and only a start with the error's `idempotency_key` is no second run.
         """
         end = None if timeout is None else monotonic() + timeout
         at_once = self._transport.configuration.timeout
@@ -68,27 +69,37 @@ class Executions:
         with EventWatch(self._transport, execution.id, execution.last_sequence, left, True) as events:
             for _ in events:
                 pass
-        left = self._transport.configuration.retry.outage if end is None else max(end - monotonic(), 1.0)
+        left = self._transport.configuration.retry.outage if end is None else end - monotonic()
         request = execution_pb2.GetExecutionRequest(execution_id=execution.id)
         method = self._transport.connection.executions.GetExecution
         return (self._transport.call(method, request, left, repeatable=True, patient=True)).execution
 
     def start(self, prompt: str, *, timeout: float | None = None, **options: Unpack[StartOptions]) -> Execution:
         """Queue a run and return at once. See `run` for the arguments."""
+        end = self._end(timeout)
         project_id = self._transport.project(options.get("project_id"), timeout)
         request = start_request(project_id, prompt, options)
         method = self._transport.connection.executions.StartExecution
         # The request has an idempotency key.
-        return (self._transport.call(method, request, timeout, repeatable=True)).execution
+        try:
+            return (self._transport.call(method, request, end - monotonic(), repeatable=True)).execution
+        except ApiError as error:
+            error.idempotency_key = request.idempotency_key
+            raise
 
     def estimate(
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[StartOptions]
     ) -> ExecutionEstimate:
         """Check all that `start` checks but the queue, and estimate the cost. Nothing is created or called."""
+        end = self._end(timeout)
         project_id = self._transport.project(options.get("project_id"), timeout)
         request = start_request(project_id, prompt, options, dry=True)
         method = self._transport.connection.executions.StartExecution
-        return (self._transport.call(method, request, timeout, repeatable=True)).estimate
+        return (self._transport.call(method, request, end - monotonic(), repeatable=True)).estimate
+
+    def _end(self, timeout: float | None) -> float:
+        """What the monotonic clock shows when the time of a call is up that may ask for the project first."""
+        return monotonic() + (self._transport.configuration.timeout if timeout is None else timeout)
 
     def watch(self, execution_id: str, *, after_sequence: int = 0, timeout: float | None = None) -> EventWatch:
         """The events of an execution from the first to the last, those that were and then those that happen.

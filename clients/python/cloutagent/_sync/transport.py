@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import logging
 from threading import Lock
-from time import sleep
 from typing import Final, TypeVar
 
 import grpc
 
 from cloutagent._configuration import Configuration
-from cloutagent._failures import failure_of
+from cloutagent._ending import Ending
+from cloutagent._failures import failure_of, unreadable
 from cloutagent._identity import new_request_id
 from cloutagent._owner import SYNC_ADVICE, sync_interrupted, sync_owner
 from cloutagent._retry import Attempts
@@ -37,19 +37,17 @@ class Transport:
         self._lock = Lock()
         self._connection: Connection | None = None
         self._owner: object = None
-        self._closed = False
+        self._ending = Ending()
         self._own_project: str | None = None
 
     @property
     def connection(self) -> Connection:
         """The connection, opened when it is first asked for. Raises RuntimeError where it may not be used."""
-        owner = sync_owner()
         with self._lock:
             self.check_open()
+            self.check_owner()
             if self._connection is None:
-                self._connection, self._owner = Connection(self.configuration), owner
-            if self._owner != owner:
-                raise RuntimeError(SYNC_ADVICE)
+                self._connection, self._owner = Connection(self.configuration), sync_owner()
             return self._connection
 
     def call(
@@ -71,13 +69,17 @@ class Transport:
         while True:
             self.check_open()
             try:
-                return method(request, timeout=attempts.timeout(), metadata=self.metadata(request_id))
+                answer = method(request, timeout=attempts.timeout(), metadata=self.metadata(request_id))
             except grpc.RpcError as error:
                 failure = failure_of(error, request_id)
             except BaseException:
                 if not sync_interrupted():
                     self.check_open()
                 raise
+            else:
+                if answer is not None:
+                    return answer
+                failure = unreadable(request_id)
             self.wait(attempts.pause(failure), failure)
 
     def metadata(self, request_id: str) -> tuple[tuple[str, str], ...]:
@@ -87,13 +89,18 @@ class Transport:
 
     def check_open(self) -> None:
         """Raise RuntimeError if the client was closed."""
-        if self._closed:
+        if self._ending.is_set():
             raise RuntimeError("the client is closed")
 
+    def check_owner(self) -> None:
+        """Raise RuntimeError where the connection may not be used."""
+        if self._owner not in (None, sync_owner()):
+            raise RuntimeError(SYNC_ADVICE)
+
     def wait(self, seconds: float, failure: ApiError) -> None:
-        """Wait before a call is made again."""
+        """Wait before a call is made again, or until the client is closed."""
         log.debug("trying again in %.2f s: %s", seconds, failure)
-        sleep(seconds)
+        self._ending.pause(seconds)
 
     def project(self, given: str | None, timeout: float | None) -> str:
         """The project that a call is about: the one it names, the client's, or the one that the key belongs to.
@@ -113,7 +120,7 @@ class Transport:
     def close(self) -> None:
         """End what is under way and take no more calls."""
         with self._lock:
-            self._closed = True
+            self._ending.set()
             connection, self._connection = self._connection, None
         if connection is not None:
             connection.channel.close()
