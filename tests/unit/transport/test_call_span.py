@@ -27,7 +27,7 @@ async def test_a_call_belongs_to_the_trace_that_its_caller_names(caplog: pytest.
         await call_unary(channel, metadata=(("traceparent", f"00-{TRACE}-{CALLER}-00"),))
         for name, value in (("tracestate", "k=what the caller said"), ("traceparent", "0" * 600)):
             await call_unary(channel, metadata=((name, value),))
-    assert caplog.records == []
+    assert not any(record.name.startswith("opentelemetry") for record in caplog.records)
     *called, _, _ = spans.ended
     assert not any("caller said" in span.to_json() for span in spans.ended)
     # Who calls decides whether a trace is recorded: the last one is not.
