@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from cloutagent_server.domain.execution import Status
+from cloutagent_server.service.run_span import describe_end, run_span
+from tests.support import builders
 from tests.support.service_world import DEADLINE_SECONDS, make_world
 from tests.support.spans import Spans, failed, parent_of
 
@@ -48,3 +50,13 @@ async def test_a_run_that_could_not_start_has_failed() -> None:
     (span,) = (span for span in spans.ended if (span.attributes or {}).get("cloutagent.execution.id") == waiting.id)
     assert ended.status is Status.FAILED
     assert ((span.attributes or {})["cloutagent.execution.status"], failed(span)) == ("failed", True)
+
+
+def test_an_end_that_the_storage_has_not_taken_yet_is_no_end() -> None:
+    spans = Spans()
+    execution = builders.execution()
+    with run_span(spans.tracer, execution) as span:
+        describe_end(span, execution, stored=False)
+    (ended,) = spans.ended
+    assert ((ended.attributes or {})["error.type"], failed(ended)) == ("storage", True)
+    assert "cloutagent.execution.status" not in (ended.attributes or {})
