@@ -46,15 +46,24 @@ if ! { is_new_enough $venv/bin/python && $venv/bin/python -m pip --version > /de
   "$python" -m venv $venv
 fi
 
-# The lock says which versions, and pip checks their hashes. A constraint or a target folder from the environment or
+# The lock says which versions, and its hashes are checked. A constraint or a target folder from the environment or
 # from pip's configuration files would only contradict it; certificates, proxies and package indexes still apply.
 export PIP_CONSTRAINT=/dev/null PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
 unset PIP_TARGET PIP_PREFIX PIP_ROOT
+pip() { $venv/bin/python -m pip "$@"; }
+
+# uv installs several times faster than pip, but reads none of pip's configuration: it is told the index, and where it
+# cannot get at everything, pip does it.
+with_uv() {
+  pip install --quiet --quiet --require-hashes --requirement <(sed -n '/^uv==/,/[^\\]$/p' requirements.lock) || return
+  local index=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$(pip config get global.index-url 2> /dev/null || true)}}
+  UV_DEFAULT_INDEX=$index $venv/bin/uv --quiet pip install --system-certs \
+    --python $venv/bin/python --compile-bytecode --require-hashes --requirement requirements.lock
+}
 
 echo "setup: installing what requirements.lock pins into $venv"
-$venv/bin/python -m pip install --quiet --quiet --require-hashes --requirement requirements.lock
-$venv/bin/python -m pip install --quiet --quiet --no-deps --no-build-isolation \
-  --editable clients/python --editable .
+with_uv || pip install --quiet --quiet --require-hashes --requirement requirements.lock
+pip install --quiet --quiet --no-deps --no-build-isolation --editable clients/python --editable .
 
 command -v npm > /dev/null || fail "no npm found; install Node 20 or later, which the tests follow event streams with"
 echo "setup: installing what tests/clients/package-lock.json pins"
