@@ -369,10 +369,12 @@ def prove(stage: Stage, examples: int) -> None:
     assert met <= stage.seen.keys()
 
 
+@pytest.mark.no_cover
 def test_no_budget_is_passed(stage: Stage) -> None:
     prove(stage, 130)
 
 
+@pytest.mark.no_cover
 @sized(30)
 @given(runs=scripts((*TOLD_FAULTS, *FREE_FAULTS)))
 def test_what_fits_is_neither_refused_nor_lowered(stage: Stage, runs: Any) -> None:

@@ -301,6 +301,7 @@ def test_what_is_held_back_of_wrapped_text_is_bounded() -> None:
         assert len(stream._held) <= 5 * len(encoded)
 
 
+@pytest.mark.no_cover
 def test_many_lines_and_large_values_take_time_in_proportion() -> None:
     value = "a-long-secret-value-of-some-length/&" * 100
     encoded = base64.b64encode(value[:36].encode()).decode()
@@ -333,6 +334,7 @@ def test_what_is_held_back_is_bounded_by_the_longest_value() -> None:
 REPETITIVE = ["a" * 4096, *("a" * at + "b" + "a" * (4095 - at) for at in range(0, 3990, 210))]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("period", ["a", "a" * 4095 + "b", "a" * 3000 + "c"])
 def test_long_repetitive_values_take_no_more_than_one_look_at_each_character(period: str) -> None:
     """Looked for one by one, they would take thousands of times as many steps, and the test far beyond its time."""

@@ -59,6 +59,7 @@ async def seen(
     }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_a_crash_leaves_an_operation_done_or_not_done(
     storage: FileSystemStorage, root: Path, tmp_path: Path, name: str

@@ -272,6 +272,7 @@ async def test_a_log_that_may_not_be_opened(
     assert (caught.value.location, caught.value.fault) == (str(log_path), "Permission denied")
 
 
+@pytest.mark.no_cover
 async def test_more_logs_than_may_stay_open(storage: FileSystemStorage, project: Project) -> None:
     executions = [await storage.executions.create(builders.execution(project.id)) for _ in range(150)]
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
