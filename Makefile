@@ -91,6 +91,14 @@ test-unit: setup ## Run the unit and conformance tests alone
 test-faults: setup ## Kill, refuse, cut the power and race at full size; says how much was tried and lost
 	$(PYTEST) tests/faults
 
+.PHONY: dist
+dist: setup ## Build wheels and sdists into dist/, the same bytes from the same commit
+	$(PY) -m scripts.packaging.build
+
+.PHONY: smoke
+smoke: dist ## Install them into empty environments and try them there
+	$(PY) -m scripts.packaging.smoke
+
 .PHONY: bench-storage
 bench-storage: setup ## Measure the store with 10, 1,000 and 100,000 projects (some minutes); fails when a target is missed
 	$(PY) -m benchmarks
