@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
 import cloutagent
 import cloutagent_server
 from scripts.packaging.build import REPOSITORY
-from scripts.packaging.releases import ChangelogUnreadable, earlier, tags, versions
+from scripts.packaging.releases import ChangelogUnreadable, committed, earlier, extract, tags, versions
 
 VERSION = (REPOSITORY / "VERSION").read_text().strip()
 CHANGELOG = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -68,3 +70,28 @@ def test_what_was_released_is_read_from_the_changelog() -> None:
 def test_a_changelog_that_hides_a_release_is_refused(text: str) -> None:
     with pytest.raises(ChangelogUnreadable):
         earlier(text, "0.2.0")
+
+
+def test_a_release_is_taken_from_its_tag(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", str(repository), *identity, *arguments], check=True)
+
+    git("init", "--quiet")
+    for version in ("0.1.0", "0.2.0"):
+        (repository / "VERSION").write_text(f"{version}\n")
+        git("add", ".")
+        git("commit", "--quiet", "--message", version)
+        git("tag", f"v{version}")
+    git("tag", "v0.2.0-rc1")
+    (repository / "VERSION").write_text("not committed")
+
+    assert tags(repository) == {"v0.1.0", "v0.2.0"}
+    assert committed(repository, "VERSION") == "0.2.0"
+    extract(repository, "v0.1.0", tmp_path / "release")
+    assert (tmp_path / "release" / "VERSION").read_text() == "0.1.0\n"
+    with pytest.raises(subprocess.CalledProcessError):
+        extract(repository, "v0.3.0", tmp_path / "missing")
