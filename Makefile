@@ -38,11 +38,12 @@ lock: setup ## Pin all dependencies again (UPGRADE=1: those of Python at their n
 	cd tests/clients && npm install --package-lock-only --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
 
 .PHONY: generate
-generate: setup ## Generate from protos/, from the settings class, and the blocking client from the one for asyncio
+generate: setup ## Generate from protos/, the settings class and docstrings, and the blocking client from the one for asyncio
 	$(PY) -m scripts.generate_protos
 	$(PY) -m scripts.generate_configuration
 	$(PY) -m scripts.generate_openapi
 	$(PY) -m scripts.generate_sync_client
+	$(PY) -m scripts.generate_reference
 
 .PHONY: proto-baseline
 proto-baseline: setup ## Make the protos as they are the baseline for `buf breaking`
