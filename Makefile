@@ -38,11 +38,12 @@ lock: setup ## Pin all dependencies again (UPGRADE=1: those of Python at their n
 	cd tests/clients && npm install --package-lock-only --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
 
 .PHONY: generate
-generate: setup ## Generate from protos/, from the settings class, and the blocking client from the one for asyncio
+generate: setup ## Generate from protos/, the settings class and docstrings, and the blocking client from the one for asyncio
 	$(PY) -m scripts.generate_protos
 	$(PY) -m scripts.generate_configuration
 	$(PY) -m scripts.generate_openapi
 	$(PY) -m scripts.generate_sync_client
+	$(PY) -m scripts.generate_reference
 
 .PHONY: proto-baseline
 proto-baseline: setup ## Make the protos as they are the baseline for `buf breaking`
@@ -90,6 +91,14 @@ test-unit: setup ## Run the unit and conformance tests alone
 .PHONY: test-faults
 test-faults: setup ## Kill, refuse, cut the power and race at full size; says how much was tried and lost
 	$(PYTEST) tests/faults
+
+.PHONY: dist
+dist: setup ## Build wheels and sdists into dist/, the same bytes from the same commit
+	$(PY) -m scripts.packaging.build
+
+.PHONY: smoke
+smoke: dist ## Install them into empty environments and try them there
+	$(PY) -m scripts.packaging.smoke
 
 .PHONY: bench-storage
 bench-storage: setup ## Measure the store with 10, 1,000 and 100,000 projects (some minutes); fails when a target is missed

@@ -26,13 +26,17 @@ class StackFailed(Exception):
 class Stack:
     """`cloutagent-server up` as a child process. Use it as a context manager."""
 
-    def __init__(self, folder: Path, live: bool) -> None:
-        """`folder` takes all data and logs. With `live` the vendor's API is used, else the local model."""
+    def __init__(self, folder: Path, live: bool, scripts: Path | None = None) -> None:
+        """`folder` takes all data and logs. With `live` the vendor's API is used, else the local model.
+
+        `scripts` is the folder that has the command, by default that of this interpreter.
+        """
         self.projects = folder / "projects"
         self.output = folder / "stdout.log"
         self.log = folder / "stderr.log"
         self._folder = folder
         self._live = live
+        self._scripts = Path(sys.executable).parent if scripts is None else scripts
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -83,7 +87,7 @@ class Stack:
     @property
     def command(self) -> list[str]:
         """The command that starts it."""
-        command = [str(Path(sys.executable).with_name("cloutagent-server")), "up"]
+        command = [str(self._scripts / "cloutagent-server"), "up"]
         return command if self._live else [*command, "--local-model"]
 
     @property

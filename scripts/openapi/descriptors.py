@@ -52,9 +52,8 @@ class Api:
             self._pool.Add(file)
         own = [file for file in image.file if file.name in set(own_files(protos))]
         self._comments = {f"{file.package}.{name}": text for file in own for name, text in comments(file)}
-        self.services: Sequence[Any] = [
-            self._pool.FindServiceByName(f"{file.package}.{service.name}") for file in own for service in file.service
-        ]
+        self.files: Sequence[Any] = [self._pool.FindFileByName(file.name) for file in own]
+        self.services: Sequence[Any] = [service for file in self.files for service in file.services_by_name.values()]
 
     @property
     def methods(self) -> list[Any]:
@@ -88,10 +87,13 @@ class Api:
         verb = rule.WhichOneof("pattern")
         return Route(verb, getattr(rule, verb), rule.body)
 
+    def comment(self, descriptor: Any) -> str:
+        """The comment of an element of ours as it is written."""
+        return self._comments.get(descriptor.full_name, "")
+
     def text(self, descriptor: Any) -> str:
         """The comment of an element of ours, a line for each paragraph, with fields spelled as JSON spells them."""
-        comment = self._comments.get(descriptor.full_name, "")
-        paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", comment)]
+        paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", self.comment(descriptor))]
         return re.sub(r"`([\w.]+)`", self._json_spelling, "\n\n".join(paragraphs))
 
     def value_text(self, enum: Any, value: Any) -> str:

@@ -1,0 +1,1 @@
+"""What a release publishes: built, looked into, installed, run."""

@@ -1,0 +1,169 @@
+"""What is built: the same bytes each time, all that belongs into it, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tomllib
+from collections.abc import Iterator
+from email.parser import Parser
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+
+from scripts.packaging.build import CLIENT, REPOSITORY, SERVER, BuildFailed, build_one, commit_time, copy_tracked, main
+from scripts.packaging.smoke import CLIENT_WHEEL, SERVER_WHEEL, wheel
+from tests.packaging.conftest import EPOCH
+
+VERSION = (REPOSITORY / "VERSION").read_text().strip()
+NAMES = {CLIENT: "cloutagent", SERVER: "cloutagent_server"}
+WHEELS = {CLIENT: CLIENT_WHEEL, SERVER: SERVER_WHEEL}
+PROJECTS = pytest.mark.parametrize("project", [CLIENT, SERVER], ids=["client", "server"])
+
+
+def files_below(tree: Path, folder: str, renamed: str) -> Iterator[str]:
+    """The files below a folder of the tree, as if the folder were called otherwise."""
+    for path in (tree / folder).rglob("*"):
+        if path.is_file():
+            yield f"{renamed}/{path.relative_to(tree / folder)}"
+
+
+def sdist(dist: Path, project: Path) -> Path:
+    return dist / f"{NAMES[project]}-{VERSION}.tar.gz"
+
+
+def test_the_same_files_give_the_same_bytes(
+    tree: Path, dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "elsewhere" / "another name"
+    shutil.copytree(tree, other)
+    for path in other.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("PYTHONHASHSEED", "17")
+    before = os.umask(0o077)
+    try:
+        for project in NAMES:
+            build_one(other / project, tmp_path / "dist", EPOCH, "sdist", "wheel")
+    finally:
+        os.umask(before)
+    made, again = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (dist, tmp_path / "dist"))
+    assert sorted(made) == sorted(
+        f"{name}-{VERSION}{ending}" for name in NAMES.values() for ending in ("-py3-none-any.whl", ".tar.gz")
+    )
+    assert made == again
+
+
+def test_the_time_of_the_build_is_in_it(tree: Path, dist: Path, tmp_path: Path) -> None:
+    build_one(tree / CLIENT, tmp_path, EPOCH + 3600, "wheel")
+    assert wheel(tmp_path, CLIENT_WHEEL).read_bytes() != wheel(dist, CLIENT_WHEEL).read_bytes()
+
+
+@PROJECTS
+def test_the_wheel_from_the_sdist_is_that_from_the_tree(project: Path, dist: Path, tmp_path: Path) -> None:
+    with tarfile.open(sdist(dist, project)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    build_one(tmp_path / f"{NAMES[project]}-{VERSION}", tmp_path / "dist", EPOCH, "wheel")
+    assert wheel(tmp_path / "dist", WHEELS[project]).read_bytes() == wheel(dist, WHEELS[project]).read_bytes()
+
+
+@PROJECTS
+def test_a_wheel_has_the_package_its_licence_and_nothing_else(project: Path, tree: Path, dist: Path) -> None:
+    if project == CLIENT:
+        expected = {*files_below(tree, "clients/python/cloutagent", "cloutagent")}
+        assert {"cloutagent/py.typed", "cloutagent/v1/execution_pb2_grpc.pyi"} <= expected
+    else:
+        envoy = {*files_below(tree, "envoy", "cloutagent_server/_envoy")}
+        assert {f"cloutagent_server/_envoy/{name}" for name in ("envoy.yaml", "cloutagent.binpb", "docs.html")} <= envoy
+        expected = {*files_below(tree, "server/cloutagent_server", "cloutagent_server"), *envoy}
+        assert "cloutagent_server/py.typed" in expected
+    info = f"{NAMES[project]}-{VERSION}.dist-info"
+    expected |= {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")}
+    if "scripts" in tomllib.loads((tree / project / "pyproject.toml").read_text())["project"]:
+        expected.add(f"{info}/entry_points.txt")
+    with ZipFile(wheel(dist, WHEELS[project])) as archive:
+        assert set(archive.namelist()) == expected
+        assert archive.read(f"{info}/licenses/LICENSE") == (REPOSITORY / "LICENSE").read_bytes()
+
+
+@PROJECTS
+def test_an_sdist_has_what_its_wheel_is_built_from(project: Path, tree: Path, dist: Path) -> None:
+    folders = ["cloutagent"] if project == CLIENT else ["server", "envoy", "protos"]
+    singles = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", ".gitignore"}
+    singles |= set() if project == CLIENT else {"CHANGELOG.md", "VERSION"}
+    expected = {name for folder in folders for name in files_below(tree / project, folder, folder)} | singles
+    with tarfile.open(sdist(dist, project)) as archive:
+        assert {name.partition("/")[2] for name in archive.getnames()} == expected
+
+
+@PROJECTS
+def test_the_metadata_is_valid(project: Path, dist: Path) -> None:
+    with ZipFile(wheel(dist, WHEELS[project])) as archive:
+        text = archive.read(f"{NAMES[project]}-{VERSION}.dist-info/METADATA")
+    metadata = Metadata.from_email(text, validate=True)
+    assert str(metadata.version) == VERSION
+    assert metadata.license_expression == "Apache-2.0"
+    assert str(metadata.requires_python) == ">=3.11"
+    assert metadata.description_content_type == "text/markdown"
+    assert metadata.description is not None
+    with tarfile.open(sdist(dist, project)) as archive:
+        inside = archive.extractfile(f"{NAMES[project]}-{VERSION}/PKG-INFO")
+        assert inside is not None
+        assert inside.read() == text
+
+
+def test_the_server_needs_the_client_of_its_version(dist: Path) -> None:
+    with ZipFile(wheel(dist, SERVER_WHEEL)) as archive:
+        text = archive.read(f"cloutagent_server-{VERSION}.dist-info/METADATA").decode()
+    needed = [Requirement(each) for each in Parser().parsestr(text).get_all("Requires-Dist", [])]
+    assert [str(each) for each in needed if each.name == "cloutagent"] == [f"cloutagent=={VERSION}"]
+
+
+def test_only_what_git_tracks_is_copied_and_as_it_is_now(tmp_path: Path) -> None:
+    repository, target = tmp_path / "repository", tmp_path / "target"
+    (repository / "folder").mkdir(parents=True)
+    for name in ("kept", "gone", "folder/changed"):
+        (repository / name).write_text("as committed")
+    for command in (["init", "--quiet"], ["add", "."]):
+        subprocess.run(["git", "-C", str(repository), *command], check=True)
+    (repository / "folder/changed").write_text("as changed")
+    (repository / "folder/stray").write_text("nobody tracks it")
+    (repository / "gone").unlink()
+    copy_tracked(repository, target)
+    texts = {str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()}
+    assert texts == {"kept": "as committed", "folder/changed": "as changed"}
+
+
+def test_what_cannot_be_built_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "nothing"\n')
+    with pytest.raises(BuildFailed, match="version"):
+        build_one(tmp_path, tmp_path / "dist", EPOCH, "wheel")
+
+
+def test_make_dist_builds_with_the_time_of_the_last_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write_time(tree: Path, out: Path, epoch: int) -> None:
+        assert (tree / "pyproject.toml").is_file()
+        out.mkdir()
+        (out / "made").write_text(str(epoch))
+
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    monkeypatch.setattr("scripts.packaging.build.build", write_time)
+    (tmp_path / "cloutagent-0.0.1.tar.gz").write_text("of an earlier release")
+    assert main(["--out", str(tmp_path)]) == 0
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"made": str(commit_time(REPOSITORY))}
+    printed = capsys.readouterr().out.split()
+    assert printed == [hashlib.sha256((tmp_path / "made").read_bytes()).hexdigest(), "made"]
+
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EPOCH))
+    assert main(["--out", str(tmp_path)]) == 0
+    assert (tmp_path / "made").read_text() == str(EPOCH)
