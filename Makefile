@@ -109,7 +109,7 @@ demo: setup ## Show the whole product at work, with no account (LIVE=1: against 
 
 .PHONY: run
 run: setup ## Run server and Envoy until Ctrl-C, with the local model (LIVE=1: against the vendor)
-	$(BIN)/cloutagent-server up $(if $(LIVE),,--local-model)
+	$(BIN)/cloutagent-server up $(if $(LIVE),,--local-model --scripts examples)
 
 .PHONY: develop
 develop: setup ## The same, started again whenever sources or protos change
