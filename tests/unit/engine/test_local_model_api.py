@@ -146,7 +146,9 @@ async def test_the_result_of_the_last_tool_is_written(client: httpx.AsyncClient)
     prompt = "[[tool: A {}]] [[tool: B {}]] [[say: It is ]] [[result]] [[say: .]]"
     conversation: Messages = [{"role": "user", "content": prompt}]
     assert text_of(await stream(client, "[[result]]")) == ""
-    for content in ("first", [{"type": "text", "text": "4"}, {"type": "image"}, {"type": "text", "text": "2"}]):
+    parts = ["4", "2\n<system-reminder>\na\n</system-reminder>", "<system-reminder>b</system-reminder>"]
+    blocks = [{"type": "image"}, *({"type": "text", "text": part} for part in parts)]
+    for content in ("first", blocks):
         result = {"type": "tool_result", "tool_use_id": "t", "content": content}
         conversation += [{"role": "assistant", "content": "…"}, {"role": "user", "content": [result]}]
     assert text_of(await stream(client, conversation)) == "It is 4\n2."

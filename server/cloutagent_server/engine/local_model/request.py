@@ -47,7 +47,7 @@ class MessagesRequest:
         temperature: None if absent.
         prompt: Text of the last message of the user that is no tool result, without the agent's own reminders.
         tool_results: Number of tool results after the prompt.
-        last_result: Text of the last one of them; empty if there is none.
+        last_result: Text of the last one of them, without such reminders; empty if there is none.
     """
 
     body: dict[str, object]
@@ -130,7 +130,7 @@ def _prompt(messages: list[dict[str, object]]) -> tuple[str, list[str]]:
 
 def _text(block: dict[str, object]) -> str:
     parts = (part.get("text") for part in _blocks(block))
-    return "\n".join(part for part in parts if isinstance(part, str))
+    return "\n".join(part.partition(_REMINDER)[0].rstrip() for part in parts if isinstance(part, str)).strip()
 
 
 def _blocks(message: dict[str, object]) -> Iterator[dict[str, object]]:
