@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -192,17 +191,6 @@ def test_grpc_with_reflection_through_the_same_port(stack: Stack, rest: Rest) ->
     kinds = [event["kind"] for batch in batches for event in batch["events"]]
     assert kinds[0] == "queued"
     assert kinds[-1] == "completed"
-
-
-def test_the_python_of_the_readme_works_as_printed(stack: Stack) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    environment = {"PATH": os.environ["PATH"], "CLOUTAGENT_ADDRESS": stack.url}
-    done = subprocess.run(
-        [sys.executable, "-c", snippet], env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip()
 
 
 def buf_curl(stack: Stack, key: str, method: str, request: Json) -> list[Json]:
