@@ -7,10 +7,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from tests.documentation.snippets import PAGES, REPOSITORY
+from tests.documentation.snippets import COMING, PAGES, REPOSITORY
 
-# Pages that come together with the clients that they are about.
-COMING = {"docs/typescript.md", "docs/command-line.md"}
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
