@@ -30,6 +30,7 @@ FOREIGN = {
     "export",
     "git",
     "install",
+    "npm",
     "openssl",
     "pip",
 }
@@ -64,7 +65,7 @@ def _simple(words: list[str]) -> Iterator[Command]:
     command: list[str] = []
     for word in [*words, "|"]:
         if word not in ("|", "&&"):
-            command += [] if not command and _ASSIGNMENT.match(word) else [word]
+            command += [] if not command and _ASSIGNMENT.match(word) else [word.strip("()") if not command else word]
         elif command:
             yield tuple(command)
             command = []
