@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-ELSEWHERE: Final = {"ts": "clients/typescript/test/live/documentation.test.ts"}
-"""Languages whose snippets another test runs, which names the pages that it takes them from."""
+ELSEWHERE: Final = {
+    "docs/command-line.md": "tests/command_line/test_documentation.py",
+    "docs/typescript.md": "clients/typescript/test/live/documentation.test.ts",
+    "ts": "clients/typescript/test/live/documentation.test.ts",
+}
+"""Pages, and languages, whose snippets another test runs, which names the pages that it takes them from."""
 
 CONTAINERS: Final = "needs a container engine; test_commands.py holds its commands against docker-compose and the files"
 RELEASES: Final = "needs a container engine, and two releases"
@@ -43,7 +47,6 @@ NOT_RUN: Final[dict[str, dict[str, str]]] = {
         "make bench-rest": MINUTES,
     },
     "docs/quickstart.md": {"make run": RUNS},
-    "docs/typescript.md": {"(cd clients/typescript && npm ci && npm pack)": INSTALLS},
     "examples/README.md": {"make run": RUNS, "make example NAME=support_assistant": IS_MAKE},
 }
 """By page, then by the first line of the snippet, without its comment."""
