@@ -118,7 +118,11 @@ demo: setup ## Show the whole product at work, with no account (LIVE=1: against 
 
 .PHONY: run
 run: setup ## Run server and Envoy until Ctrl-C, with the local model (LIVE=1: against the vendor)
-	$(BIN)/cloutagent-server up $(if $(LIVE),,--local-model)
+	$(BIN)/cloutagent-server up $(if $(LIVE),,--local-model --scripts examples)
+
+.PHONY: example
+example: setup ## Run an example against `make run`: NAME=support_assistant, data_analyst, researcher, …
+	$(PY) -m examples.$(subst -,_,$(NAME)).main
 
 .PHONY: develop
 develop: setup ## The same, started again whenever sources or protos change

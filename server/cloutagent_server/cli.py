@@ -27,6 +27,7 @@ from cloutagent_server.storage.filesystem.backup.restore import RestoreRefused, 
 from cloutagent_server.storage.filesystem.layout import Layout
 
 if TYPE_CHECKING:
+    from cloutagent_server.engine.local_model import ScriptLibrary
     from cloutagent_server.supervisor import Stack
 
 cli = typer.Typer(
@@ -44,6 +45,9 @@ LOOPBACK_URL = "http://127.0.0.1"
 LocalModelOption = Annotated[
     bool, typer.Option("--local-model", help="Run against the scripted local model: no account needed.")
 ]
+ScriptsOption = Annotated[
+    Path | None, typer.Option("--scripts", help="Folder with scripts for the local model, *.script.")
+]
 
 
 @cli.command()
@@ -56,12 +60,14 @@ def serve() -> None:
 
 
 @cli.command()
-def up(local_model: LocalModelOption = False) -> None:
+def up(local_model: LocalModelOption = False, scripts: ScriptsOption = None) -> None:
     """Run the server with Envoy in front of it (REST and gRPC on one port), until Ctrl-C."""
+    if scripts is not None and not local_model:
+        raise typer.BadParameter("is for the local model: give --local-model, too", param_hint="--scripts")
     settings = _settings(local_model)
     from cloutagent_server import supervisor
 
-    _run(supervisor.serve_stack(settings, local_model, _announce))
+    _run(supervisor.serve_stack(settings, _scripts(scripts) if local_model else None, _announce))
 
 
 @cli.command()
@@ -75,13 +81,15 @@ def envoy() -> None:
 @cli.command("local-model")
 def local_model(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1. 0: any free one.")] = 8080,
+    scripts: ScriptsOption = None,
 ) -> None:
     """Run the scripted stand-in for the Messages API alone, for development, until Ctrl-C."""
     from cloutagent_server import supervisor
 
-    _run(
-        supervisor.serve_local_model(port, lambda url: typer.echo(f"local model at {url} (a stand-in, no real model)"))
-    )
+    def announce(url: str) -> None:
+        typer.echo(f"local model at {url} (a stand-in, no real model)")
+
+    _run(supervisor.serve_local_model(port, _scripts(scripts), announce))
 
 
 @cli.command("validate-env")
@@ -251,6 +259,17 @@ def _settings(local_model: bool = False) -> Settings:
     if generated:
         typer.echo(f"a new ENCRYPTION_KEY was written to {ENV_FILE}; keep it: it opens the stored secrets", err=True)
     return settings
+
+
+def _scripts(folder: Path | None) -> ScriptLibrary:
+    from cloutagent_server.engine.local_model import ScriptError, ScriptLibrary
+
+    if folder is None:
+        return ScriptLibrary()
+    try:
+        return ScriptLibrary.read(folder)
+    except (OSError, ScriptError) as fault:
+        _fail(f"--scripts: {fault}")
 
 
 def _settings_of_folder() -> Settings:

@@ -12,7 +12,7 @@ from typing import Final
 from cloutagent_server import interpreter
 from cloutagent_server.app import App
 from cloutagent_server.engine.claude import clear_away
-from cloutagent_server.engine.local_model import LocalModel
+from cloutagent_server.engine.local_model import LocalModel, ScriptLibrary
 from cloutagent_server.folder_lock import check_apart, run_directory
 from cloutagent_server.foreground import running_envoy, stop_signal, until_stopped
 from cloutagent_server.settings import Settings, reached_at
@@ -50,8 +50,8 @@ async def serve(settings: Settings, started: Callable[[Stack], None]) -> None:
         await asyncio.sleep(ROTATION_SECONDS)
 
 
-async def serve_stack(settings: Settings, local_model: bool, started: Callable[[Stack], None]) -> None:
-    """Run Envoy and the server, and the local model if asked, until SIGINT or SIGTERM.
+async def serve_stack(settings: Settings, scripts: ScriptLibrary | None, started: Callable[[Stack], None]) -> None:
+    """Run Envoy and the server, with `scripts` against a local model that has them, until SIGINT or SIGTERM.
 
     Raises:
         EnvoyFailed: Envoy did not start.
@@ -60,8 +60,8 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
     stopped = stop_signal()
     async with AsyncExitStack() as stack:
         model_url = None
-        if local_model:
-            model_url = await stack.enter_async_context(_local_model(settings))
+        if scripts is not None:
+            model_url = await stack.enter_async_context(_local_model(settings.local_model_port, scripts))
             settings = settings.model_copy(update={"anthropic_base_url": model_url, "anthropic_api_key": None})
         app, grpc_port, directory = await stack.enter_async_context(_server(settings))
         upstreams = [(settings.grpc_address, grpc_port)]
@@ -77,16 +77,12 @@ async def serve_stack(settings: Settings, local_model: bool, started: Callable[[
         await app.finish_runs()
 
 
-async def serve_local_model(port: int, started: Callable[[str], None]) -> None:
+async def serve_local_model(port: int, scripts: ScriptLibrary, started: Callable[[str], None]) -> None:
     """Run the scripted local model alone until SIGINT or SIGTERM; `started` gets its base URL."""
     stopped = stop_signal()
-    model = LocalModel()
-    await model.start("127.0.0.1", port)
-    try:
-        started(model.base_url)
+    async with _local_model(port, scripts) as url:
+        started(url)
         await stopped.wait()
-    finally:
-        await model.stop()
 
 
 @asynccontextmanager
@@ -104,9 +100,9 @@ async def _server(settings: Settings) -> AsyncIterator[tuple[App, int, Path]]:
 
 
 @asynccontextmanager
-async def _local_model(settings: Settings) -> AsyncIterator[str]:
-    model = LocalModel()
-    await model.start("127.0.0.1", settings.local_model_port)
+async def _local_model(port: int, scripts: ScriptLibrary) -> AsyncIterator[str]:
+    model = LocalModel(scripts=scripts)
+    await model.start("127.0.0.1", port)
     try:
         yield model.base_url
     finally:

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from cloutagent_server.engine.local_model import Call, LocalModel
+from cloutagent_server.engine.local_model import Call, LocalModel, ScriptLibrary
+from cloutagent_server.engine.local_model.library import sections
 
 KEY = "sk-ant-for-tests"
 TOOL_SCRIPT = '[[say: I plan.]] [[tool: TodoWrite {"todos": ["é"]}]] [[say: All done.]]'
@@ -139,6 +140,31 @@ async def test_a_tool_call_ends_the_answer_and_its_result_leads_on(client: httpx
 
     again = await whole(client, [*conversation, *conversation[1:]])
     assert again["content"] == [{"type": "text", "text": "Done."}]
+
+
+async def test_the_result_of_the_last_tool_is_written(client: httpx.AsyncClient) -> None:
+    prompt = "[[tool: A {}]] [[tool: B {}]] [[say: It is ]] [[result]] [[say: .]]"
+    conversation: Messages = [{"role": "user", "content": prompt}]
+    assert text_of(await stream(client, "[[result]]")) == ""
+    parts = ["4", "2\n<system-reminder>\na\n</system-reminder>", "<system-reminder>b</system-reminder>"]
+    blocks = [{"type": "image"}, *({"type": "text", "text": part} for part in parts)]
+    for content in ("first", blocks):
+        result = {"type": "tool_result", "tool_use_id": "t", "content": content}
+        conversation += [{"role": "assistant", "content": "…"}, {"role": "user", "content": [result]}]
+    assert text_of(await stream(client, conversation)) == "It is 4\n2."
+
+
+async def test_a_prompt_without_directives_is_answered_by_the_script_that_fits() -> None:
+    model = LocalModel(scripts=ScriptLibrary(sections("when: weather\n[[say: Rain.]]")))
+    await model.start()
+    headers = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
+    try:
+        async with httpx.AsyncClient(base_url=model.base_url, headers=headers, trust_env=False) as client:
+            assert text_of(await stream(client, "How is the weather?")) == "Rain."
+            assert text_of(await stream(client, "The weather? [[say: Sun.]]")) == "Sun."
+            assert "stand-in" in text_of(await stream(client, "How are you?"))
+    finally:
+        await model.stop()
 
 
 async def test_the_script_is_in_the_last_prompt_beside_reminders(client: httpx.AsyncClient) -> None:

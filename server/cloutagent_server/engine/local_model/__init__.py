@@ -7,11 +7,13 @@ Prompts steer it
 ----------------
 A directive is `[[name]]` or `[[name: argument]]`, anywhere in the prompt; the text around directives is ignored. The
 prompt is the last message of the user that is no tool result. The header `x-local-model-script` replaces the prompt's
-directives. Without any directive the answer is one sentence that quotes the beginning of the prompt. Double brackets
+directives. Without any directive a script of the `ScriptLibrary` answers that fits the prompt, else one sentence that
+quotes the beginning of the prompt. Double brackets
 that hold no directive's name are ordinary text; a directive with a wrong argument is answered with status 400.
 
     [[say: Hello there.]]              writes the text (one space after the colon is dropped)
     [[tokens: 5000]]                   writes filler of exactly so many tokens
+    [[result]]                         writes the text that the last tool answered
     [[tool: TodoWrite {"todos": []}]]  calls a tool with this JSON object; without an object the input is {}
     [[delay: 200ms]]                   waits; also 1.5s
     [[rate: 50/s]]                     from here to the end of the script, writes so many tokens a second
@@ -49,6 +51,8 @@ The ledger holds a digest of the API key and no text.
 """
 
 from cloutagent_server.engine.local_model.ledger import Call, Ledger
+from cloutagent_server.engine.local_model.library import ScriptLibrary
+from cloutagent_server.engine.local_model.script import ScriptError
 from cloutagent_server.engine.local_model.server import LocalModel
 
-__all__ = ["Call", "Ledger", "LocalModel"]
+__all__ = ["Call", "Ledger", "LocalModel", "ScriptError", "ScriptLibrary"]

@@ -19,6 +19,7 @@ from cloutagent_server.engine.local_model.script import (
     Garbage,
     Rate,
     ReportUsage,
+    Result,
     Say,
     Silence,
     Step,
@@ -71,6 +72,9 @@ class Reply:
             match step:
                 case Say():
                     async for event in self._say(step.text):
+                        yield event
+                case Result():
+                    async for event in self._say(self._request.last_result):
                         yield event
                 case Tool():
                     async for event in self._tool(step):

@@ -47,6 +47,7 @@ class MessagesRequest:
         temperature: None if absent.
         prompt: Text of the last message of the user that is no tool result, without the agent's own reminders.
         tool_results: Number of tool results after the prompt.
+        last_result: Text of the last one of them, without such reminders; empty if there is none.
     """
 
     body: dict[str, object]
@@ -56,6 +57,7 @@ class MessagesRequest:
     temperature: float | None
     prompt: str
     tool_results: int
+    last_result: str = ""
 
 
 def read_request(raw: bytes, *, needs_max_tokens: bool) -> MessagesRequest:
@@ -85,7 +87,7 @@ def read_request(raw: bytes, *, needs_max_tokens: bool) -> MessagesRequest:
         thinking = body.get("thinking")
         if temperature != 1 and isinstance(thinking, dict) and thinking.get("type") != "disabled":
             raise ApiError(400, "`temperature` may only be set to 1 when thinking is enabled")
-    prompt, tool_results = _prompt(_messages(body))
+    prompt, results = _prompt(_messages(body))
     return MessagesRequest(
         body,
         model,
@@ -93,7 +95,8 @@ def read_request(raw: bytes, *, needs_max_tokens: bool) -> MessagesRequest:
         max_tokens if needs_max_tokens else None,
         None if temperature is None else float(temperature),
         prompt,
-        tool_results,
+        len(results),
+        results[-1] if results else "",
     )
 
 
@@ -109,14 +112,15 @@ def _messages(body: dict[str, object]) -> list[dict[str, object]]:
     return messages
 
 
-def _prompt(messages: list[dict[str, object]]) -> tuple[str, int]:
-    results = 0
+def _prompt(messages: list[dict[str, object]]) -> tuple[str, list[str]]:
+    """The prompt, and the texts of the tool results after it in their order."""
+    results: list[str] = []
     for message in reversed(messages):
         if message["role"] != "user":
             continue
         blocks = list(_blocks(message))
-        here = sum(block.get("type") == "tool_result" for block in blocks)
-        results += here
+        here = [_text(block) for block in blocks if block.get("type") == "tool_result"]
+        results = here + results
         texts = [block.get("text") for block in blocks if block.get("type") == "text"]
         written = [text for text in texts if isinstance(text, str) and not text.startswith(_REMINDER)]
         if not here and written:
@@ -124,8 +128,13 @@ def _prompt(messages: list[dict[str, object]]) -> tuple[str, int]:
     return "", results
 
 
+def _text(block: dict[str, object]) -> str:
+    parts = (part.get("text") for part in _blocks(block))
+    return "\n".join(part.partition(_REMINDER)[0].rstrip() for part in parts if isinstance(part, str)).strip()
+
+
 def _blocks(message: dict[str, object]) -> Iterator[dict[str, object]]:
-    content = message["content"]
+    content = message.get("content")
     if isinstance(content, str):
         yield {"type": "text", "text": content}
     elif isinstance(content, list):

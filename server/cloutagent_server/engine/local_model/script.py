@@ -26,6 +26,11 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """Write what the last tool answered."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """Call a tool; this ends the answer."""
 
@@ -89,10 +94,10 @@ class FailOnce:
     fault: Fault
 
 
-Step = Say | Tool | Delay | Rate | ReportUsage | Fault | FailOnce
+Step = Say | Result | Tool | Delay | Rate | ReportUsage | Fault | FailOnce
 
 _BARE: Final[dict[str, Fault]] = {"cut": Cut(), "garbage": Garbage(), "silence": Silence()}
-_OPENING = re.compile(r"\[\[(say|tool|delay|tokens|rate|usage|error|fail-once|cut|garbage|silence)(?=:|\]\])")
+_OPENING = re.compile(r"\[\[(say|result|tool|delay|tokens|rate|usage|error|fail-once|cut|garbage|silence)(?=:|\]\])")
 _TOOL_NAME = re.compile(r"\s*([A-Za-z0-9_.-]{1,128})\s*")
 _CLOSING = re.compile(r"\s*\]\]")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s)")
@@ -162,10 +167,10 @@ def _tool(text: str, start: int) -> tuple[Tool, int]:
 
 
 def _step(name: str, argument: str | None) -> Step:
-    if name in _BARE:
+    if name == "result" or name in _BARE:
         if argument is not None:
             raise ScriptError(f"[[{name}]] takes no argument")
-        return _BARE[name]
+        return _BARE[name] if name in _BARE else Result()
     if argument is None:
         raise ScriptError(f"[[{name}: ...]] needs an argument")
     if name == "say":

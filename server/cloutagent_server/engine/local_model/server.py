@@ -14,6 +14,7 @@ from aiohttp import web
 
 from cloutagent_server.engine.local_model import script
 from cloutagent_server.engine.local_model.ledger import Call, Ledger
+from cloutagent_server.engine.local_model.library import ScriptLibrary
 from cloutagent_server.engine.local_model.reply import ConnectionCut, Event, GarbageDue, Reply, whole_message
 from cloutagent_server.engine.local_model.request import ApiError, MessagesRequest, read_request
 from cloutagent_server.engine.local_model.tokens import compact_json, count_input
@@ -31,9 +32,13 @@ _SHUTDOWN_SECONDS: Final = 0.5
 class LocalModel:
     """The local model as an HTTP server. `start`, use `base_url`, `stop`."""
 
-    def __init__(self, required_key: str | None = None) -> None:
-        """With a `required_key` any other API key is refused; without one any key but the empty one is taken."""
+    def __init__(self, required_key: str | None = None, scripts: ScriptLibrary | None = None) -> None:
+        """With a `required_key` any other API key is refused; without one any key but the empty one is taken.
+
+        `scripts` answer the prompts without directives that they fit.
+        """
         self._required_key = required_key
+        self._scripts = scripts or ScriptLibrary()
         self._ledger = Ledger()
         self._struck: dict[str, None] = {}
         self._runner: web.AppRunner | None = None
@@ -104,7 +109,7 @@ class LocalModel:
         with self._entered("messages", http) as call:
             try:
                 request = await self._admit(http, call)
-                steps = _steps(http.headers.get(SCRIPT_HEADER), request)
+                steps = _steps(http.headers.get(SCRIPT_HEADER), request, self._scripts)
                 events = Reply(request, call, lambda position: self._strikes(request, call, position)).events(steps)
                 async with aclosing(events):
                     return await (_stream(http, call, events) if request.stream else _whole(call, events))
@@ -154,9 +159,9 @@ class LocalModel:
         return True
 
 
-def _steps(header: str | None, request: MessagesRequest) -> Sequence[script.Step]:
+def _steps(header: str | None, request: MessagesRequest, scripts: ScriptLibrary) -> Sequence[script.Step]:
     try:
-        steps = script.parse(request.prompt if header is None else header)
+        steps = script.parse(request.prompt if header is None else header) or scripts.answer(request.prompt)
     except script.ScriptError as error:
         raise ApiError(400, str(error)) from error
     if steps:

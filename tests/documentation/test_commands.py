@@ -1,4 +1,4 @@
-"""The commands that the documentation tells: each is one that there is, with the options that it has."""
+"""The commands that the documentation tells and no test runs: each is one that there is, with its options."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from cloutagent_server.cli import cli
 from cloutagent_server.settings import Settings
+from tests.documentation.not_run import NOT_RUN
+from tests.documentation.snippets import PAGES, snippets
 from tests.support import compose
 from tests.support.compose import PROFILES, REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 # What is no program of ours.
 FOREIGN = {
     "cd",
@@ -28,32 +29,34 @@ FOREIGN = {
     "docker",
     "export",
     "git",
-    "grep",
     "install",
+    "npm",
     "openssl",
-    "sha256sum",
-    ".venv/bin/buf",
+    "pip",
 }
 _ASSIGNMENT = re.compile(r"[A-Z_]+=")
 
 Command = tuple[str, ...]
 
 
-def commands(text: str) -> Iterator[Command]:
-    """What a shell would run of the text's blocks of shell, without variables that are set for one command."""
-    for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+def commands(block: str) -> Iterator[Command]:
+    """What a shell would run of a block, without variables that are set for one command."""
+    lines = ""
+    for line in block.splitlines():
+        lines += line + "\n"
+        try:
+            words = shlex.split(lines.replace("\\\n", " "), comments=True)
+        except ValueError:
+            continue  # In the middle of quotes.
+        if line.endswith("\\"):
+            continue
         lines = ""
-        for line in block.splitlines():
-            lines += line + "\n"
-            try:
-                words = shlex.split(lines.replace("\\\n", " "), comments=True)
-            except ValueError:
-                continue  # In the middle of quotes.
-            if line.endswith("\\"):
-                continue
-            lines = ""
-            yield from _simple(words)
-        assert not lines, f"quotes that do not end: {lines}"
+        yield from _simple(words)
+    assert not lines, f"quotes that do not end: {lines}"
+
+
+def in_a_line(text: str) -> Iterator[Command]:
+    """The commands in the running text of a page."""
     for words in re.findall(r"`((?:cloutagent-server|make|docker-compose) [^`]+)`", text):
         yield from _simple(shlex.split(words))
 
@@ -62,15 +65,21 @@ def _simple(words: list[str]) -> Iterator[Command]:
     command: list[str] = []
     for word in [*words, "|"]:
         if word not in ("|", "&&"):
-            command += [] if not command and _ASSIGNMENT.match(word) else [word]
+            command += [] if not command and _ASSIGNMENT.match(word) else [word.strip("()") if not command else word]
         elif command:
             yield tuple(command)
             command = []
 
 
 def all_commands() -> dict[Command, str]:
-    """Every command, with the page that tells it."""
-    return {command: page.name for page in PAGES for command in commands(page.read_text())}
+    """Every command of a snippet that is not run, or of the running text, with the page that tells it."""
+    found: dict[Command, str] = {}
+    for page in PAGES:
+        for snippet in snippets(page):
+            if snippet.language == "sh" and snippet.name in NOT_RUN.get(page, {}):
+                found |= dict.fromkeys(commands(snippet.text), page)
+        found |= dict.fromkeys(in_a_line((REPOSITORY / page).read_text()), page)
+    return found
 
 
 def ours(name: str) -> list[Command]:
@@ -87,8 +96,9 @@ def help_of_compose(arguments: Command) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands_are_found_in_a_text() -> None:
-    text = "Run `make x`.\n```sh\nA=1 one 'two\n three' \\\n  four && five | six  # seven\n```\n```\neight\n```\n"
-    assert list(commands(text)) == [("one", "two\n three", "four"), ("five",), ("six",), ("make", "x")]
+    block = "A=1 one 'two\n three' \\\n  four && five | six  # seven\n"
+    assert list(commands(block)) == [("one", "two\n three", "four"), ("five",), ("six",)]
+    assert list(in_a_line("Run `make x A=1`, not `what`.")) == [("make", "x", "A=1")]
 
 
 def test_every_command_is_of_a_known_program() -> None:

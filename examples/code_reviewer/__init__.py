@@ -1,0 +1,1 @@
+"""A code reviewer for continuous integration."""

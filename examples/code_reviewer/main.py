@@ -1,0 +1,100 @@
+"""Reviews a diff and says whether it may be merged: a step for continuous integration.
+
+Shows: a dry run that estimates the cost before anything is spent, a limit on the cost of this one run, and a result
+that a program reads. Exits with 0 if the change may be merged, with 1 if not, and with 2 if it could not be reviewed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloutagent import BudgetExceededError, Client, CloutAgentError
+from cloutagent.types import AgentConfig, Limits, StartOptions
+from examples.live import cost, run_live
+from examples.projects import open_project
+
+SYSTEM_PROMPT = """\
+You review changes of code. Look for what is wrong: faults, holes in security, broken callers. Leave style alone.
+
+You have an empty directory and Bash. If you suspect a fault that you can try out, try it before you report it.
+
+End with one JSON object and nothing else, no fence around it:
+{"summary": "one sentence",
+ "findings": [{"file": "path", "line": 1, "severity": "error" or "note", "message": "what is wrong, what is right"}]}
+Lines are those of the new file. An error must not be merged; a note may.
+"""
+PROMPT = "Review this change:\n\n{{diff}}"
+AGENT = AgentConfig(
+    name="code reviewer",
+    system_prompt=SYSTEM_PROMPT,
+    model="claude-sonnet-4-5",
+    temperature=0,
+    max_tokens=2_000,
+    enabled_tools=["Bash", "Read", "Write"],
+)
+LIMITS = Limits(max_tokens=200_000, max_cost=2.00)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with a change."""
+
+    file: str
+    line: int
+    severity: str
+    message: str
+
+    def __post_init__(self) -> None:
+        if self.severity not in ("error", "note"):
+            raise ValueError(f"no such severity: {self.severity}")
+
+
+def findings(result: str) -> list[Finding]:
+    """The findings in the agent's result. Raises ValueError if it is not what was asked for."""
+    try:
+        # What the agent said before it used its tools may stand in front of the object.
+        document = json.loads(result[result.index("{") :])
+        return [Finding(**one) for one in document["findings"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the review lacks something: {error}") from error
+
+
+def main() -> int:
+    """Review a diff; see above for what is returned."""
+    parser = argparse.ArgumentParser(description="Reviews a diff and says whether it may be merged.")
+    parser.add_argument("--diff", type=Path, default=Path(__file__).with_name("change.diff"))
+    parser.add_argument("--max-cost", type=float, default=0.50, help="US dollars that this review may cost")
+    given = parser.parse_args()
+    try:
+        options: StartOptions = {
+            "variables": {"diff": given.diff.read_text(encoding="utf-8")},
+            "max_cost": given.max_cost,
+            "labels": {"diff": given.diff.name},
+        }
+        with Client(api_key=open_project("code-reviewer", AGENT, limits=LIMITS)) as client:
+            estimate = client.executions.estimate(PROMPT, **options)
+            print(f"one call is estimated at {estimate.estimated_cost:.6f} USD of {estimate.limits.max_cost:.6f} USD")
+            if not estimate.limit_check.within_limits:
+                print("not reviewed: give it a higher --max-cost")
+                return 2
+            execution = run_live(client, PROMPT, **options)
+        found = findings(execution.result)
+    except BudgetExceededError as error:
+        print(f"not reviewed to the end: {error}")
+        return 2
+    except (CloutAgentError, ValueError, OSError) as error:
+        print(f"not reviewed: {error}")
+        return 2
+    print()
+    for one in found:
+        print(f"{one.file}:{one.line}: {one.severity}: {one.message}")
+    print(cost(execution))
+    return 1 if any(one.severity == "error" for one in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

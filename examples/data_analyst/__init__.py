@@ -1,0 +1,1 @@
+"""A data analyst that computes in a sandbox."""

@@ -1,0 +1,1 @@
+"""An e-mail responder that answers each mail once."""

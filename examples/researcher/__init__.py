@@ -1,0 +1,1 @@
+"""A researcher that runs several agents at once."""

@@ -1,0 +1,1 @@
+"""A support assistant that looks orders up in a CRM."""
