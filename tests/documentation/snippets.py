@@ -17,9 +17,6 @@ PAGES: Final = tuple(
         if path.name != "CHANGELOG.md"
     )
 )
-COMING: Final = {"docs/command-line.md", "docs/reference/README.md", "docs/releasing.md", "docs/typescript.md"}
-"""Pages that the others lead to and that come with what they are about: until then they may be missing."""
-
 _FENCED: Final = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
