@@ -10,6 +10,11 @@ import typer
 from cloutagent.cli.values import file_text, stdin_text, without_line_end
 
 
+def typed() -> bool:
+    """Whether the standard input is somebody who types."""
+    return sys.stdin.isatty()
+
+
 def secret_input(name: str, file: Path | None = None, *, twice: bool = False) -> str:
     """The text of a file as it is; without one, what is typed unseen, or, where no terminal is, the standard input.
 
@@ -17,7 +22,7 @@ def secret_input(name: str, file: Path | None = None, *, twice: bool = False) ->
     """
     if file is not None and str(file) != "-":
         return file_text(file)
-    if file is None and sys.stdin.isatty():
+    if file is None and typed():
         given: str = typer.prompt(name, hide_input=True, confirmation_prompt=twice, err=True)
         return given
     return without_line_end(stdin_text())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
 from typing import Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -55,7 +56,7 @@ def gauges(report: UsageReport) -> RenderableType:
 
 
 def _legend(report: UsageReport, colours: dict[str, str]) -> Table:
-    table = Table(header_style="bold", border_style="dim")
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for index, name in enumerate(("model", "calls", "tokens in", "out", "cost")):
         table.add_column(name, justify="right" if index else "left")
     for model, colour in colours.items():

@@ -15,7 +15,7 @@ from cloutagent.cli.output import as_dict
 from cloutagent.cli.run_commands import ExecutionId
 from cloutagent.cli.session import Session, command
 from cloutagent.cli.summary import status_text
-from cloutagent.cli.text import count, duration, local_time, money, one_line
+from cloutagent.cli.text import age, count, money, one_line
 from cloutagent.cli.values import moment, pairs
 from cloutagent.types import Execution
 
@@ -75,20 +75,19 @@ def list_executions(
         session.output.document({"executions": [as_dict(each) for each in listed]})
         return
     session.output.table(
-        ("execution", "status", "created", "time", "tokens", "cost", "prompt"),
+        ("execution", "status", "age", "tokens", "cost", "prompt"),
         [
             (
                 each.id,
                 status_text(status_name(each)),
-                local_time(each.created_at),
-                duration(each.duration) if each.HasField("duration") else "",
+                age(each.created_at),
                 count(each.usage.prompt_tokens + each.usage.completion_tokens),
                 money(each.usage.total_cost),
-                one_line(each.prompt, 40),
+                one_line(each.prompt, 60),
             )
             for each in listed
         ],
-        right=("time", "tokens", "cost"),
+        right=("age", "tokens", "cost"),
     )
 
 

@@ -22,7 +22,7 @@ def happening(event: ExecutionEvent) -> Text | None:
         case "started":
             return Text(f"· started with {one_line(event.started.model)}", "dim")
         case "tool_use":
-            arguments = json.dumps(json_format.MessageToDict(event.tool_use.input), ensure_ascii=False)
+            arguments = json.dumps(json_format.MessageToDict(event.tool_use.input), ensure_ascii=False, sort_keys=True)
             return Text.assemble(
                 ("→ ", "cyan"),
                 (one_line(event.tool_use.name, 80), "bold"),

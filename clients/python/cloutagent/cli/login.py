@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from cloutagent._address import parse
 from cloutagent._configuration import DEFAULT_ADDRESS
 from cloutagent.cli.asking import secret_input
-from cloutagent.cli.connection import profile_name
+from cloutagent.cli.connection import ADDRESS, profile_name
 from cloutagent.cli.endings import CommandError
 from cloutagent.cli.profiles import DEFAULT, Profile
 from cloutagent.cli.session import Session, command
@@ -41,8 +42,9 @@ def login(
     profiles, output = session.profiles, session.output
     name = session.options.profile or profile_name(session.options, profiles) or DEFAULT
     before = profiles.get(name)
-    address = session.options.address or (None if before is None else before.address) or DEFAULT_ADDRESS
-    if session.options.address is None and output.asks:
+    given = session.options.address or os.environ.get(ADDRESS)
+    address = given or (DEFAULT_ADDRESS if before is None else before.address)
+    if given is None and output.asks:
         address = typer.prompt("Address of the server", default=address, err=True)
     parse(address)
     key = secret_input("API key").strip()

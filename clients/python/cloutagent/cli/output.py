@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
@@ -85,19 +86,20 @@ class Output:
             self.line(f"{what} {name}")
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> None:
-        """Write a table: with rules on a terminal, else in columns of plain text that nothing is cut from.
+        """Write a table: each row on one line, from whose last column a terminal that is too narrow takes the end.
 
-        `right` names the columns of numbers.
+        Without a terminal nothing is taken from it. `right` names the columns of numbers.
         """
         cells = [[_cell(cell) for cell in row] for row in rows]
         if not self.out.is_terminal:
             for line in _aligned([[Text(name.upper()) for name in columns], *cells]):
                 self.out.file.write(line + "\n")
             return
-        table = Table(header_style="bold", border_style="dim")
+        table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
         for name in columns:
-            table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+            table.add_column(name, justify="right" if name in right else "left", no_wrap=name != columns[-1])
         for row in cells:
+            row[-1].no_wrap, row[-1].overflow = True, "ellipsis"
             table.add_row(*row)
         self.out.print(table)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -25,7 +25,7 @@ def one_line(text: str, longest: int | None = None) -> str:
 
 def money(dollars: float) -> str:
     """US dollars: cents, or as many digits as a small amount needs to be told from nothing."""
-    if dollars == 0 or dollars >= 1:
+    if dollars >= 1 or abs(dollars - round(dollars, 2)) < 1e-9:
         return f"${dollars:,.2f}"
     return f"${dollars:.4f}" if dollars >= 0.01 else f"${dollars:.6f}"
 
@@ -50,6 +50,15 @@ def duration(milliseconds: float) -> str:
 def local_time(time: Timestamp) -> str:
     """A point in time in the time zone of this machine, to the second."""
     return datetime.fromtimestamp(time.seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def age(time: Timestamp) -> str:
+    """How long ago a point in time is, in its largest unit."""
+    seconds = max(0, round(datetime.now(UTC).timestamp()) - time.seconds)
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
 
 
 def percent(part: float, whole: float) -> float:
