@@ -17,7 +17,7 @@ import cloutagent.cli
 from cloutagent.cli import app
 from cloutagent.errors import CloutAgentError
 from tests.support.command_line.commands import Commands
-from tests.support.command_line.terminal import COMMAND
+from tests.support.command_line.terminal import COMMAND, environment
 
 PROJECT = Path(__file__).parents[2] / "clients/python/pyproject.toml"
 SERVER = Path(__file__).parents[2] / "pyproject.toml"
@@ -118,6 +118,16 @@ def test_a_start_whose_end_is_not_known_says_how_to_repeat_it(command: Commands)
     done = command("run", "x", "--address", "http://127.0.0.1:9", "--project", "6d0f2c1e-0000-4000-8000-000000000000")
     assert done.code == 6
     assert "repeat it with --idempotency-key " in done.err
+
+
+def test_nothing_is_drawn_into_a_file_and_a_closed_input_is_told(command: Commands) -> None:
+    variables = environment({**command.environment, "FORCE_COLOR": "1"})
+    drawn = subprocess.run([*COMMAND, "run", "Greet Ada."], capture_output=True, text=True, check=True, env=variables)
+    assert drawn.stdout == "echo: Greet Ada.\n" and "\x1b" not in drawn.stderr
+    closed = subprocess.run(
+        ["bash", "-c", '"$@" <&-', "bash", *COMMAND, "run", "-"], capture_output=True, text=True, env=variables
+    )
+    assert (closed.returncode, closed.stderr) == (2, "cloutagent: the standard input is closed\n")
 
 
 @pytest.mark.parametrize("words", [[], ["project"], ["executions"], ["run"], ["secret", "set"]])

@@ -13,6 +13,7 @@ from tests.support.command_line.commands import Commands
 from tests.support.command_line.terminal import CTRL_C, on_terminal, without_terminal
 
 ESCAPE = "\x1b"
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 ASKED = r"go on\? \(c/d/g\) \[g\]: ?"
 
 
@@ -52,7 +53,7 @@ def test_ctrl_c_asks_and_goes_on_or_cancels(command: Commands, only_run: OnlyRun
         terminal.expect("model calls")
         assert terminal.end() == 130
     assert only_run.status == "cancelled"
-    assert terminal.shown.endswith("\x1b[?25h") or terminal.shown.rfind("\x1b[?25h") > terminal.shown.rfind("\x1b[?25l")
+    assert terminal.shown.rfind(SHOW_CURSOR) > terminal.shown.rfind(HIDE_CURSOR)
 
 
 def test_a_second_ctrl_c_leaves_the_run_alone(command: Commands, only_run: OnlyRun, client: Client) -> None:
@@ -75,6 +76,29 @@ def test_without_a_terminal_ctrl_c_leaves_the_run_alone(command: Commands, only_
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
+    told = re.fullmatch(r"the run goes on; watch it with: cloutagent watch (\S+) --from-event \d+\n", err)
+    assert told is not None and only_run.status == "running"
+    client.executions.cancel(told[1])
+
+
+def test_sigterm_leaves_the_run_alone_and_asks_nobody(command: Commands, only_run: OnlyRun, client: Client) -> None:
+    with on_terminal("run", "hang", variables=command.environment) as terminal:
+        terminal.expect("120 of 100,000")
+        terminal.terminate()
+        told = terminal.expect(r"the run goes on; watch it with: cloutagent watch (\S+)")
+        assert terminal.end() == 130
+    assert only_run.status == "running"
+    assert terminal.shown.rfind(SHOW_CURSOR) > terminal.shown.rfind(HIDE_CURSOR)
+    client.executions.cancel(told[1])
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(command: Commands, only_run: OnlyRun, client: Client) -> None:
+    with without_terminal("run", "hang", "--json", variables=command.environment) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert "queued" in process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(30) == 1
     told = re.fullmatch(r"the run goes on; watch it with: cloutagent watch (\S+) --from-event \d+\n", err)
     assert told is not None and only_run.status == "running"
     client.executions.cancel(told[1])

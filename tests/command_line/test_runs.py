@@ -90,6 +90,24 @@ def test_a_watch_begins_where_it_is_told(command: Commands, client: Client) -> N
     assert "what is kept begins with --from-event 1" in beyond.err
 
 
+def test_a_watch_behind_the_last_event_tells_how_the_run_ended(command: Commands, client: Client) -> None:
+    done = client.executions.run("Greet Ada.")
+    behind = command.ok("watch", done.id, "--from-event", str(done.last_sequence + 1))
+    assert "completed after" in behind.err and "100 tokens in" in behind.err
+    command("run", "fail now")
+    failed = next(client.executions.list())
+    behind = command("watch", failed.id, "--from-event", str(failed.last_sequence + 1))
+    assert behind.code == 1 and "the model is overloaded" in behind.err
+
+
+def test_what_happens_is_not_put_into_the_text(command: Commands, engine: FakeEngine) -> None:
+    near = [ask(100), report(170, 1), write("be"), report(10, 1), write("fore"), message("before"), answer("before")]
+    engine.script = lambda prompt: near
+    done = command.ok("run", "Go.", "--max-tokens", "200")
+    assert done.out == "before\n"
+    assert "! 85 % of the limit on tokens is used" in done.err or "! 8" in done.err
+
+
 def test_what_others_wrote_does_not_control_the_terminal(command: Commands, engine: FakeEngine) -> None:
     evil = "[bold]\x1b[31mred\x1b]0;title\x07\x9b2J\u202e:smile:\r\n"
     tool = [use_tool("t", f"Read{evil}", {"a": evil}), tool_answers("t", evil, is_error=True)]

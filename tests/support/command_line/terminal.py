@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+import psutil
+
 COMMAND: Final = (sys.executable, "-m", "cloutagent")
 DEADLINE_SECONDS: Final = 30.0
 CTRL_C: Final = "\x03"
@@ -48,6 +50,11 @@ class Terminal:
     def press(self, keys: str) -> None:
         """Type something."""
         os.write(self._screen, keys.encode())
+
+    def terminate(self) -> None:
+        """Send the command SIGTERM."""
+        for child in psutil.Process(self._process.pid).children():
+            child.terminate()
 
     def end(self) -> int:
         """Wait for the end; the exit code."""

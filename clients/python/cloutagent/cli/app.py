@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -77,10 +78,11 @@ for module in (login, run_commands, executions, usage, project, keys, secrets, m
 
 def run() -> NoReturn:
     """Run the command and end the process: no fault of the command itself is told with a traceback either."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal without Unicode shows what it cannot as `\\u....`.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A terminal without Unicode shows what it cannot as `\\u....`.
+                stream.reconfigure(errors="backslashreplace")
         cli()
     except Exception as error:
         typer.echo(f"cloutagent: a fault of the command itself: {one_line(repr(error))}", err=True)

@@ -11,8 +11,8 @@ from cloutagent.cli.values import file_text, stdin_text, without_line_end
 
 
 def typed() -> bool:
-    """Whether the standard input is somebody who types."""
-    return sys.stdin.isatty()
+    """Whether the standard input is somebody who types. There may be none: a process can be started with it closed."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def secret_input(name: str, file: Path | None = None, *, twice: bool = False) -> str:

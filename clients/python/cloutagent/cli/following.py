@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, auto
 from queue import SimpleQueue
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cloutagent.types import ExecutionEvent
 
@@ -21,14 +21,18 @@ class Signal(Enum):
     """What may come beside events."""
 
     INTERRUPT = auto()
+    TERMINATE = auto()
     END = auto()
 
 
 Item = ExecutionEvent | Signal | Exception
 
+_SIGNALS: Final[Mapping[int, Signal]] = {signal.SIGINT: Signal.INTERRUPT, signal.SIGTERM: Signal.TERMINATE}
+_PATIENCE_SECONDS: Final = 0.5
+
 
 class Following:
-    """What happens to a run: its events, Ctrl-C, the end, in the order in which they came.
+    """What happens to a run: its events, Ctrl-C, SIGTERM, the end, in the order in which they came.
 
     Events are read by a thread. So Ctrl-C interrupts no call half way and loses no event, whatever is answered to it.
     """
@@ -40,14 +44,15 @@ class Following:
 
     @contextmanager
     def running(self) -> Iterator[Following]:
-        """Follow, with Ctrl-C as one of the items."""
+        """Follow, with signals among the items."""
         self._thread.start()
         try:
             with self._interrupts():
                 yield self
         finally:
             self._events.close()
-            self._thread.join()
+            # It may be in a pause before it connects again, which the end of the client ends.
+            self._thread.join(_PATIENCE_SECONDS)
 
     def next(self) -> ExecutionEvent | Signal:
         """Wait for what comes next. Raises the error that ended the watch."""
@@ -69,13 +74,14 @@ class Following:
     def _interrupts(self) -> Iterator[None]:
         def note(number: int, frame: FrameType | None) -> None:
             # `put` may be called while `get` waits in the same thread.
-            self._items.put(Signal.INTERRUPT)
+            self._items.put(_SIGNALS[number])
 
-        before = signal.signal(signal.SIGINT, note)
+        before = {number: signal.signal(number, note) for number in _SIGNALS}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

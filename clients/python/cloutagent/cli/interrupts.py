@@ -29,11 +29,11 @@ class Answer(StrEnum):
 _ANSWERS = {"c": Answer.CANCEL, "d": Answer.DETACH, "g": Answer.GO_ON}
 
 
-def decide(choice: OnInterrupt, output: Output) -> Answer:
+def decide(choice: OnInterrupt, output: Output, *, may_ask: bool) -> Answer:
     """What becomes of the run. Who is at a terminal is asked; without one, or at a second Ctrl-C, it is left alone."""
     if choice is not OnInterrupt.ASK:
         return Answer(choice.value)
-    if not output.asks:
+    if not (may_ask and output.asks):
         return Answer.DETACH
     with interruptible():
         try:

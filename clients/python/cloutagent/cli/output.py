@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cloutagent.cli.asking import typed
 from cloutagent.cli.text import clean, one_line
 
 # What JSON may have in its strings as it is, and a terminal acts on.
@@ -28,8 +29,10 @@ Cell = str | Text
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that takes text as it is."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=False)
+    """A console that takes text as it is, and draws on terminals alone, whatever FORCE_COLOR says."""
+    stream = sys.stderr if stderr else sys.stdout
+    drawn = None if stream is not None and stream.isatty() else False
+    return Console(stderr=stderr, force_terminal=drawn, markup=False, emoji=False, highlight=False)
 
 
 def as_dict(message: Message) -> dict[str, Any]:
@@ -59,7 +62,7 @@ class Output:
     @property
     def asks(self) -> bool:
         """Whether there is somebody to answer questions."""
-        return not self.json and sys.stdin.isatty() and self.err.is_terminal
+        return not self.json and typed() and self.err.is_terminal
 
     def document(self, document: Message | Mapping[str, Any], *, compact: bool = False) -> None:
         """Write JSON: on one line if `compact`, at once in any case."""
@@ -105,7 +108,7 @@ class Output:
 
     def facts(self, facts: Iterable[tuple[str, Cell | None]]) -> None:
         """Write what is known of one thing, a line each; what is None is left out."""
-        known = [(name, value if isinstance(value, Text) else Text(clean(value))) for name, value in facts if value]
+        known = [(name, _cell(value)) for name, value in facts if value]
         width = max((len(name) for name, _ in known), default=0)
         for name, value in known:
             self._write(self.out, Text.assemble((f"{name:<{width}}  ", "dim"), value), None)

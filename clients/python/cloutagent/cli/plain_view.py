@@ -39,7 +39,9 @@ class PlainView:
             case _:
                 line = happening(event)
                 if line is not None:
-                    self._end_line()
+                    # Where a program reads the text, nothing is put into it.
+                    if self._output.out.is_terminal:
+                        self._end_line()
                     self._output.note(line)
 
     def pause(self) -> None:

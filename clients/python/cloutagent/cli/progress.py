@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from cloutagent.cli.endings import ExitCode
 from cloutagent.types import Execution, ExecutionEvent, Failure, Limits, Usage
 
@@ -29,8 +31,10 @@ class Progress:
         failure: Why it failed.
     """
 
-    def __init__(self, execution: Execution, clock: Callable[[], float] = time.monotonic) -> None:
-        """`execution` is what is known before its first event."""
+    def __init__(
+        self, execution: Execution, after_sequence: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`execution` is what is known beside the events, which begin after `after_sequence`."""
         self.execution_id = execution.id
         self.limits: Limits = execution.limits
         self.status = "queued"
@@ -38,12 +42,15 @@ class Progress:
         self.model = execution.agent.model
         self.usage = Usage()
         self.tools = 0
-        self.last_sequence = 0
+        self.last_sequence = after_sequence
         self.duration: int | None = None
         self.failure: Failure | None = None
         self._clock = clock
         self._started: float | None = None
         self._told: tuple[float, float] | None = None
+        if after_sequence > 0 and execution.HasField("started_at"):
+            self.status, self.usage = "running", execution.usage
+            self._started = _seconds(execution.started_at)
 
     @property
     def tokens(self) -> int:
@@ -78,7 +85,7 @@ class Progress:
 
     def take(self, event: ExecutionEvent) -> None:
         """Another event has come."""
-        time_of_event = event.time.seconds + event.time.nanos / 1e9
+        time_of_event = _seconds(event.time)
         self.last_sequence = event.sequence
         self._told = time_of_event, self._clock()
         match event.kind:
@@ -98,5 +105,14 @@ class Progress:
             case "cancelled":
                 self._end("cancelled", event.cancelled.usage, event.cancelled.duration)
 
+    def settle(self, execution: Execution) -> None:
+        """The last event was before those that were asked for: the execution tells how it ended."""
+        self._end(Execution.Status.Name(execution.status), execution.usage, execution.duration)
+        self.failure = execution.failure if execution.HasField("failure") else None
+
     def _end(self, status: str, usage: Usage, duration: int) -> None:
         self.status, self.usage, self.duration = status, usage, duration
+
+
+def _seconds(time: Timestamp) -> float:
+    return time.seconds + time.nanos / 1e9

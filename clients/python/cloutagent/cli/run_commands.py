@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cloutagent.cli.endings import CommandError, ExitCode
-from cloutagent.cli.execution_view import show_estimate
+from cloutagent.cli.execution_view import show_estimate, status_name
 from cloutagent.cli.interrupts import OnInterrupt
 from cloutagent.cli.session import Session, command
 from cloutagent.cli.showing import show_run
@@ -101,8 +101,8 @@ def cancel(session: Session, execution_id: ExecutionId) -> None:
     if session.output.json:
         session.output.document(execution)
         return
-    status = Execution.Status.Name(execution.status)
-    session.output.line(status_text(status).append(f" {execution.id}, {money(execution.usage.total_cost)} used", ""))
+    status = status_text(status_name(execution))
+    session.output.line(status.append(f" {execution.id}, {money(execution.usage.total_cost)} used", ""))
 
 
 def _start(session: Session, prompt: str, options: StartOptions) -> Execution:

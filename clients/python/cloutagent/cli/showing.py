@@ -67,11 +67,11 @@ class JsonView:
 def show_run(session: Session, execution: Execution, after_sequence: int, on_interrupt: OnInterrupt) -> ExitCode:
     """Show an execution to its end. Returns the exit code of the command.
 
-    Ctrl-C, and a watch that fails, end the showing and not the run; how to watch on is told then.
+    Ctrl-C and SIGTERM, a watch that fails and a reader that leaves end the showing and not the run; how to watch on is
+    told then.
     """
     output = session.output
-    progress = Progress(execution)
-    progress.last_sequence = after_sequence
+    progress = Progress(execution, after_sequence)
     following = Following(session.client, execution.id, after_sequence)
     interrupted = False
     try:
@@ -79,10 +79,11 @@ def show_run(session: Session, execution: Execution, after_sequence: int, on_int
             while not progress.ended:
                 item = following.next()
                 if item is Signal.END:
+                    progress.settle(session.client.executions.get(execution.id))
                     break
-                if item is Signal.INTERRUPT:
+                if isinstance(item, Signal):
                     view.pause()
-                    answer = decide(on_interrupt, output)
+                    answer = decide(on_interrupt, output, may_ask=item is Signal.INTERRUPT)
                     if answer is Answer.CANCEL:
                         interrupted, on_interrupt = True, OnInterrupt.DETACH
                         answer = _cancel(session, execution)
@@ -91,11 +92,10 @@ def show_run(session: Session, execution: Execution, after_sequence: int, on_int
                         return ExitCode.INTERRUPTED
                     view.resume()
                     continue
-                assert isinstance(item, ExecutionEvent)
                 progress.take(item)
                 view.show(item)
             view.finish()
-    except CloutAgentError:
+    except (CloutAgentError, BrokenPipeError):
         if not progress.ended:
             _tell_how_to_go_on(session, progress)
         raise
@@ -120,8 +120,9 @@ def _view(output: Output, progress: Progress) -> View:
 
 
 def _tell_how_to_go_on(session: Session, progress: Progress) -> None:
-    profile = f" --profile {session.options.profile}" if session.options.profile else ""
+    given = {"--profile": session.options.profile, "--address": session.options.address}
+    options = "".join(f" {name} {value}" for name, value in given.items() if value)
     session.output.note(
         f"the run goes on; watch it with: cloutagent watch {progress.execution_id} "
-        f"--from-event {progress.last_sequence + 1}{profile}"
+        f"--from-event {progress.last_sequence + 1}{options}"
     )

@@ -73,6 +73,8 @@ def file_text(path: Path) -> str:
 
 def stdin_text() -> str:
     """All of the standard input."""
+    if sys.stdin is None:
+        raise CommandError("the standard input is closed")
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError:
