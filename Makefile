@@ -49,6 +49,10 @@ generate: setup ## Generate from protos/, the settings class and docstrings, and
 proto-baseline: setup ## Make the protos as they are the baseline for `buf breaking`
 	$(PY) -m scripts.check_protos --write-baseline
 
+.PHONY: pictures
+pictures: setup ## Make the pictures of the command line in docs/pictures again
+	$(PY) -m scripts.pictures
+
 .PHONY: format
 format: setup ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --quiet --fix || true

@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 
+from scripts import pictures
 from scripts.demo.rest import Rest
 from scripts.demo.stack import Stack
 from tests.support.processes import Tree, killed, lives
@@ -387,3 +388,14 @@ def test_data_without_its_key_is_refused_and_no_other_key_is_made(tmp_path: Path
     assert started.returncode == 1
     assert started.stderr.startswith("ENCRYPTION_KEY: is required, since PROJECT_ROOT holds secrets")
     assert not (tmp_path / ".env").exists()
+
+
+def test_the_pictures_of_the_command_line_are_made_of_real_runs(stack: Stack) -> None:
+    made = pictures.make(stack.url)
+    assert {f"{name}.svg" for name in made} == {path.name for path in pictures.PICTURES.iterdir()}
+    text = {name: re.sub(r"<[^>]*>", "", picture).replace("&#160;", " ") for name, picture in made.items()}
+    assert "TodoWrite" in text["run"] and "running" in text["run"]
+    assert "completed" in text["finished"]
+    assert "claude-haiku-4-5" in text["usage"]
+    # Behind Envoy the doctor finds the server's clock, too.
+    assert text["doctor"].count("ok  ") == 5 and pictures.ADDRESS in text["doctor"]

@@ -33,6 +33,10 @@ class ConfigurationError(CloutAgentError, ValueError):
     """The client cannot do this as it was made: a malformed address, a key in plain text, no project."""
 
 
+class NoProjectError(ConfigurationError):
+    """The call is about a project and names none, and the key belongs to none: it is the admin's."""
+
+
 class ApiError(CloutAgentError):
     """A call failed.
 

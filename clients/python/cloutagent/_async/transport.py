@@ -15,7 +15,7 @@ from cloutagent._failures import failure_of, unreadable
 from cloutagent._identity import new_request_id
 from cloutagent._owner import ASYNC_ADVICE, async_interrupted, async_owner
 from cloutagent._retry import Attempts
-from cloutagent.errors import ApiError, ConfigurationError
+from cloutagent.errors import ApiError, NoProjectError
 from cloutagent.v1.project_pb2 import GetCurrentProjectRequest
 
 log: Final = logging.getLogger("cloutagent")
@@ -112,7 +112,7 @@ class AsyncTransport:
         method = self.connection.projects.GetCurrentProject
         current = await self.call(method, GetCurrentProjectRequest(), timeout, repeatable=True)
         if not current.HasField("project"):
-            raise ConfigurationError("the admin key belongs to no project: name one by project_id")
+            raise NoProjectError("the admin key belongs to no project: name one by project_id")
         self._own_project = current.project.id
         return current.project.id
 

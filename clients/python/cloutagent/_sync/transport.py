@@ -16,7 +16,7 @@ from cloutagent._identity import new_request_id
 from cloutagent._owner import SYNC_ADVICE, sync_interrupted, sync_owner
 from cloutagent._retry import Attempts
 from cloutagent._sync.channel import Connection
-from cloutagent.errors import ApiError, ConfigurationError
+from cloutagent.errors import ApiError, NoProjectError
 from cloutagent.v1.project_pb2 import GetCurrentProjectRequest
 
 log: Final = logging.getLogger("cloutagent")
@@ -113,7 +113,7 @@ class Transport:
         method = self.connection.projects.GetCurrentProject
         current = self.call(method, GetCurrentProjectRequest(), timeout, repeatable=True)
         if not current.HasField("project"):
-            raise ConfigurationError("the admin key belongs to no project: name one by project_id")
+            raise NoProjectError("the admin key belongs to no project: name one by project_id")
         self._own_project = current.project.id
         return current.project.id
 

@@ -1,0 +1,92 @@
+"""`login` and `logout`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloutagent._address import parse
+from cloutagent._configuration import DEFAULT_ADDRESS
+from cloutagent.cli.asking import secret_input
+from cloutagent.cli.connection import ADDRESS, profile_name
+from cloutagent.cli.endings import CommandError
+from cloutagent.cli.profiles import DEFAULT, Profile
+from cloutagent.cli.session import Session, command
+from cloutagent.cli.text import one_line
+
+
+def add_to(cli: typer.Typer) -> None:
+    """Add the commands."""
+    command(cli, "login")(login)
+    command(cli, "logout")(logout)
+
+
+def login(
+    session: Session,
+    ca_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificates of the authorities to believe, PEM.")
+    ] = None,
+    allow_plaintext_key: Annotated[
+        bool, typer.Option("--allow-plaintext-key", help="The key may go to another machine without TLS.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Ask the server whether the key is valid.")] = True,
+) -> None:
+    """Store an address and a key as a profile, and use it from now on.
+
+    The key is asked for, or read from the standard input.
+    """
+    profiles, output = session.profiles, session.output
+    name = session.options.profile or profile_name(session.options, profiles) or DEFAULT
+    before = profiles.get(name)
+    given = session.options.address or os.environ.get(ADDRESS)
+    address = given or (DEFAULT_ADDRESS if before is None else before.address)
+    if given is None and output.asks:
+        address = typer.prompt("Address of the server", default=address, err=True)
+    parse(address)
+    key = secret_input("API key").strip()
+    if not key:
+        raise CommandError("there is no key on the standard input")
+    profile = Profile(
+        address=address,
+        api_key=key,
+        project_id=session.options.project,
+        ca_file=None if ca_file is None else str(ca_file.absolute()),
+        allow_plaintext_key=allow_plaintext_key,
+    )
+    whose = _whose(profile) if check else "not checked"
+    profiles.put(name, profile)
+    profiles.use(name)
+    if output.json:
+        output.document({"profile": name, "address": address, "key": whose})
+    else:
+        output.line(f"profile {name}: {address}, {whose}")
+
+
+def logout(session: Session) -> None:
+    """Forget the key of a profile. The key itself goes on working: `key revoke` ends one."""
+    name = profile_name(session.options, session.profiles)
+    profile = None if name is None else session.profiles.get(name)
+    if name is None or profile is None:
+        raise CommandError("there is no such profile")
+    session.profiles.put(name, replace(profile, api_key=None))
+    session.output.done("forgot the key of profile", name)
+
+
+def _whose(profile: Profile) -> str:
+    """Whose key it is, as the server says."""
+    from cloutagent import Client
+
+    with Client(
+        address=profile.address,
+        api_key=profile.api_key,
+        ca_file=profile.ca_file,
+        allow_plaintext_key=profile.allow_plaintext_key,
+    ) as client:
+        current = client.projects.current()
+    if not current.HasField("project"):
+        return "the admin's key"
+    return f"key of project {one_line(current.project.name)} ({current.project.id})"

@@ -1,0 +1,48 @@
+"""A new API key is shown once, or kept in a profile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import typer
+
+from cloutagent.cli.endings import CommandError
+from cloutagent.cli.profiles import Profile
+from cloutagent.cli.session import Session
+
+
+def offered_profile(session: Session, wanted: str | None) -> str | None:
+    """The profile to keep a key in: the one that is wanted, else what somebody at a terminal answers; None for none.
+
+    Asked before there is a key, so that nothing comes between the key and its place.
+    """
+    if wanted is None and session.output.asks:
+        wanted = typer.prompt("Keep the key in a profile? Its name, or empty to show it", default="", err=True) or None
+    if wanted is not None:
+        # A name that cannot be is told before there is a key to lose.
+        session.profiles.get(wanted)
+    return wanted
+
+
+def keep(session: Session, name: str, api_key: str, project_id: str | None) -> str | None:
+    """Store a key under the server's address. Returns the key if that failed, so that it can be shown."""
+    connection = session.connection
+    try:
+        before = session.profiles.get(name)
+        profile = before or Profile(connection.address)
+        session.profiles.put(
+            name,
+            replace(
+                profile,
+                address=connection.address,
+                api_key=api_key,
+                project_id=project_id,
+                ca_file=connection.ca_file,
+                allow_plaintext_key=connection.allow_plaintext_key,
+            ),
+        )
+    except CommandError as error:
+        session.output.note(f"the key is not kept: {error.message}", "red")
+        return api_key
+    session.output.note(f"the key is kept in profile {name}")
+    return None

@@ -1,0 +1,129 @@
+"""Ctrl-C while a run is followed: a real process, on a real terminal or without one."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+
+from cloutagent import Client
+from cloutagent.types import Execution
+from tests.support.command_line.commands import Commands
+from tests.support.command_line.terminal import CTRL_C, on_terminal, without_terminal
+
+ESCAPE = "\x1b"
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+ASKED = r"go on\? \(c/d/g\) \[g\]: ?"
+
+
+@pytest.fixture
+def only_run(client: Client) -> OnlyRun:
+    return OnlyRun(client)
+
+
+class OnlyRun:
+    """The one execution of the project."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def status(self) -> str:
+        """Where it stands."""
+        (execution,) = self._client.executions.list()
+        return Execution.Status.Name(execution.status)
+
+
+def test_ctrl_c_asks_and_goes_on_or_cancels(command: Commands, only_run: OnlyRun) -> None:
+    with on_terminal("run", "hang", variables=command.environment) as terminal:
+        terminal.expect("running")
+        terminal.expect("120 of 100,000")
+        terminal.press(CTRL_C)
+        terminal.expect(ASKED)
+        terminal.press("what?\r")
+        terminal.expect(ASKED)
+        terminal.press("g\r")
+        terminal.expect("running")
+        assert only_run.status == "running"
+        terminal.press(CTRL_C)
+        terminal.expect(ASKED)
+        terminal.press("c\r")
+        terminal.expect("cancelled")
+        terminal.expect("model calls")
+        assert terminal.end() == 130
+    assert only_run.status == "cancelled"
+    assert terminal.shown.rfind(SHOW_CURSOR) > terminal.shown.rfind(HIDE_CURSOR)
+
+
+def test_a_second_ctrl_c_leaves_the_run_alone(command: Commands, only_run: OnlyRun, client: Client) -> None:
+    with on_terminal("run", "hang", variables=command.environment) as terminal:
+        terminal.expect("120 of 100,000")
+        terminal.press(CTRL_C)
+        terminal.expect(ASKED)
+        terminal.press(CTRL_C)
+        told = terminal.expect(r"the run goes on; watch it with: cloutagent watch (\S+) --from-event (\d+)")
+        assert terminal.end() == 130
+    assert only_run.status == "running"
+    client.executions.cancel(told[1])
+    assert command("watch", told[1], "--from-event", told[2]).code == 1
+
+
+def test_without_a_terminal_ctrl_c_leaves_the_run_alone(command: Commands, only_run: OnlyRun, client: Client) -> None:
+    with without_terminal("run", "hang", variables=command.environment) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stderr.readline().startswith("· started")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    told = re.fullmatch(r"the run goes on; watch it with: cloutagent watch (\S+) --from-event \d+\n", err)
+    assert told is not None and only_run.status == "running"
+    client.executions.cancel(told[1])
+
+
+def test_sigterm_leaves_the_run_alone_and_asks_nobody(command: Commands, only_run: OnlyRun, client: Client) -> None:
+    with on_terminal("run", "hang", variables=command.environment) as terminal:
+        terminal.expect("120 of 100,000")
+        terminal.terminate()
+        told = terminal.expect(r"the run goes on; watch it with: cloutagent watch (\S+)")
+        assert terminal.end() == 130
+    assert only_run.status == "running"
+    assert terminal.shown.rfind(SHOW_CURSOR) > terminal.shown.rfind(HIDE_CURSOR)
+    client.executions.cancel(told[1])
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(command: Commands, only_run: OnlyRun, client: Client) -> None:
+    with without_terminal("run", "hang", "--json", variables=command.environment) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert "queued" in process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(30) == 1
+    told = re.fullmatch(r"the run goes on; watch it with: cloutagent watch (\S+) --from-event \d+\n", err)
+    assert told is not None and only_run.status == "running"
+    client.executions.cancel(told[1])
+
+
+def test_ctrl_c_cancels_when_it_was_told_so(command: Commands, only_run: OnlyRun) -> None:
+    words = ("run", "hang", "--json", "--on-interrupt", "cancel")
+    with without_terminal(*words, variables=command.environment) as process:
+        assert process.stdout is not None
+        while "token_usage" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert '"kind": "cancelled"' in out.splitlines()[-1]
+    assert err == "cancelling …\n"
+    assert only_run.status == "cancelled"
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_terminals_may_want_less(command: Commands, variables: dict[str, str]) -> None:
+    with on_terminal("run", "Greet Ada.", variables={**command.environment, **variables}) as terminal:
+        terminal.expect("echo: Greet Ada")
+        assert terminal.end() == 0
+    colours = re.findall(r"\x1b\[[\d;]*m", terminal.shown)
+    assert all(re.fullmatch(r"\x1b\[[012]*m", colour) for colour in colours), "no colour, at most bold and dim"
+    if variables.get("TERM") == "dumb":
+        assert ESCAPE not in terminal.shown

@@ -1,0 +1,164 @@
+"""Profiles: how keys are kept, and which address and key a command takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cloutagent.cli.app import cli
+from cloutagent.cli.connection import Options, connect
+from cloutagent.cli.endings import CommandError
+from cloutagent.cli.profiles import Profile, Profiles, folder
+from cloutagent.types import NewProject
+from tests.command_line.conftest import ADMIN_KEY
+from tests.support.command_line.commands import Commands
+from tests.support.command_line.server import ThreadedServer
+
+HERE = "http://127.0.0.1:3001"
+THERE = "https://agents.example"
+
+
+def test_a_login_is_kept_for_its_owner_alone(stranger: Commands, project: NewProject, tmp_path: Path) -> None:
+    os.umask(os.umask(0))
+    done = stranger.ok("login", stdin=f"{project.api_key}\n")
+    assert f"key of project notes ({project.project.id})" in done.out
+    stored = tmp_path / "config/cloutagent/profiles/default.json"
+    assert stat.S_IMODE(stored.stat().st_mode) == 0o600
+    assert stat.S_IMODE(stored.parent.stat().st_mode) & 0o077 == 0
+    assert json.loads(stored.read_text())["api_key"] == project.api_key
+    assert [path.name for path in stored.parent.iterdir()] == ["default.json"]
+    assert project.api_key not in done.out + done.err
+    assert stranger.ok("project", "show", CLOUTAGENT_ADDRESS=None, stdin="").out.startswith("project ")
+
+
+def test_a_key_that_is_not_valid_is_not_kept(stranger: Commands) -> None:
+    done = stranger("login", stdin="cla_wrong")
+    assert (done.code, Profiles().names()) == (3, [])
+    assert "cla_wrong" not in done.out + done.err
+    assert stranger("login", stdin=" \n").code == 2
+    assert stranger("login", stdin="cla_\x00").code == 2
+    stranger.ok("login", "--no-check", stdin="cla_wrong")
+    assert Profiles().names() == ["default"]
+
+
+def test_a_login_at_a_terminal_asks(stranger: Commands, asked: Callable[[], None]) -> None:
+    asked()
+    stranger.environment["CLOUTAGENT_ADDRESS"] = None
+    done = stranger.ok("login", "--no-check", "--profile", "work", stdin=f"{THERE}\ncla_x\n")
+    assert f"profile work: {THERE}, not checked" in done.out
+    kept = Profiles().get("work")
+    assert kept is not None and (kept.address, kept.api_key) == (THERE, "cla_x")
+
+
+def test_profiles_are_listed_used_and_removed(stranger: Commands, server: ThreadedServer) -> None:
+    for name in ("one", "two"):
+        stranger.ok("login", "--profile", name, "--address", server.url, stdin=ADMIN_KEY)
+    assert stranger.ok("profile", "list").out.splitlines()[2].split()[:2] == ["*", "two"]
+    stranger.ok("profile", "use", "one")
+    listed = stranger.ok("profile", "list", "--json").json["profiles"]
+    assert [(each["name"], each["used"], each["hasKey"]) for each in listed] == [
+        ("one", True, True),
+        ("two", False, True),
+    ]
+    assert ADMIN_KEY not in stranger.ok("profile", "list", "--json").out
+    stranger.ok("logout", "--profile", "two")
+    assert stranger.ok("profile", "list", "--json").json["profiles"][1]["hasKey"] is False
+    assert stranger("models", "--profile", "two").code == 3
+    assert stranger("profile", "remove", "two").code == 2
+    stranger.ok("profile", "remove", "two", "--yes")
+    for words in (["profile", "use", "two"], ["models", "--profile", "two"], ["profile", "remove", "../one", "--yes"]):
+        assert stranger(*words).code == 2
+    assert stranger("logout", "--profile", "two").code == 2
+
+
+def test_removing_is_asked_for(stranger: Commands, asked: Callable[[], None]) -> None:
+    stranger.ok("login", "--no-check", stdin="cla_x")
+    asked()
+    assert stranger("profile", "remove", "default", stdin="n\n").code == 1
+    assert stranger("profile", "remove", "default").code == 130
+    assert stranger("profile", "remove", "default", stdin="y\n").code == 0
+
+
+def test_a_file_that_others_can_read_is_refused(stranger: Commands) -> None:
+    stranger.ok("login", "--no-check", stdin="cla_x")
+    path = folder() / "profiles/default.json"
+    path.chmod(0o640)
+    done = stranger("models")
+    assert done.code == 2 and "chmod 600" in done.err
+    path.chmod(0o600)
+    path.write_text("{")
+    assert "is damaged" in stranger("models").err
+    path.write_text('{"address": 1, "no": 2}')
+    assert stranger("profile", "remove", "default", "--yes").code == 0
+
+
+def test_what_cannot_be_read_or_written_is_told(stranger: Commands, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("")
+    done = stranger("login", "--no-check", stdin="cla_x")
+    assert done.code == 2 and done.err.startswith("cloutagent: cannot read ")
+    (tmp_path / "current").mkdir()
+    with pytest.raises(CommandError, match=r"cannot write .*/current: "):
+        Profiles(tmp_path).use("x")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "address", "key"),
+    [
+        (Options(), {}, HERE, "key-here"),
+        (Options(profile="there"), {}, THERE, "key-there"),
+        (Options(), {"CLOUTAGENT_PROFILE": "there"}, THERE, "key-there"),
+        (Options(profile="here"), {"CLOUTAGENT_PROFILE": "there"}, HERE, "key-here"),
+        (Options(), {"CLOUTAGENT_API_KEY": "key-given"}, HERE, "key-given"),
+        (Options(address="127.0.0.1"), {}, "127.0.0.1", "key-here"),
+        # A profile's key goes nowhere else.
+        (Options(address=THERE), {}, THERE, None),
+        (Options(), {"CLOUTAGENT_ADDRESS": THERE}, THERE, None),
+        (Options(address=HERE), {"CLOUTAGENT_ADDRESS": THERE}, HERE, "key-here"),
+        (Options(), {"CLOUTAGENT_ADDRESS": THERE, "CLOUTAGENT_API_KEY": "key-given"}, THERE, "key-given"),
+    ],
+)
+def test_options_come_before_the_environment_and_that_before_the_profile(
+    options: Options, environment: dict[str, str], address: str, key: str | None, tmp_path: Path
+) -> None:
+    profiles = Profiles(tmp_path)
+    profiles.put("here", Profile(HERE, "key-here", project_id="of-here"))
+    profiles.put("there", Profile(THERE, "key-there", ca_file="/ca.pem", allow_plaintext_key=True))
+    profiles.use("here")
+    connection = connect(options, profiles, environment)
+    assert (connection.address, connection.api_key) == (address, key)
+    assert connection.project_id == ("of-here" if key == "key-here" else None)
+    assert connection.ca_file == ("/ca.pem" if address == THERE and key == "key-there" else None)
+    assert connection.allow_plaintext_key is (key == "key-there")
+    assert key is None or key not in repr(connection)
+
+
+def test_the_project_comes_from_the_option_first(tmp_path: Path) -> None:
+    profiles = Profiles(tmp_path)
+    profiles.put("default", Profile(HERE, "key", project_id="c"))
+    environment = {"CLOUTAGENT_PROJECT_ID": "b"}
+    assert connect(Options(project="a"), profiles, environment).project_id == "a"
+    assert connect(Options(), profiles, environment).project_id == "b"
+    assert connect(Options(), profiles, {}).project_id == "c"
+    with pytest.raises(CommandError, match="there is no profile x"):
+        connect(Options(profile="x"), profiles, {})
+
+
+def test_without_anything_it_is_this_machine(tmp_path: Path) -> None:
+    connection = connect(Options(), Profiles(tmp_path), {})
+    assert (connection.address, connection.address_source, connection.api_key) == (HERE, "default", None)
+
+
+def test_the_shell_completes_the_names_of_profiles(stranger: Commands) -> None:
+    for name in ("work", "worse", "home"):
+        stranger.ok("login", "--no-check", "--profile", name, stdin="cla_x")
+    asked = {"_CLOUTAGENT_COMPLETE": "complete_bash", "COMP_CWORD": "3"}
+    for words in ("cloutagent profile use wo", "cloutagent models --profile wo"):
+        done = CliRunner().invoke(cli, [], env={**asked, "COMP_WORDS": words}, prog_name="cloutagent")
+        assert done.output.split() == ["work", "worse"]
