@@ -118,6 +118,11 @@ export function unreadable(status: number, requestId?: string, cause?: unknown):
   return new errors.InternalError(status, message, { requestId, cause });
 }
 
+/** The error for JSON that is none. Browsers do not always tell when an answer was cut. */
+export function incomplete(status: number, requestId: string, cause: unknown): errors.InternalError {
+  return new errors.InternalError(status, 'the answer is not whole', { code: 'INTERNAL', requestId, cause });
+}
+
 /** What a header Retry-After asks for: seconds, or a time. */
 function milliseconds(header: string | null | undefined): number | undefined {
   if (!header) {

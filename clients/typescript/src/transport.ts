@@ -1,7 +1,7 @@
 import type { Endpoint } from './address.js';
 import type { Credentials } from './credentials.js';
 import { APIError, ConfigurationError } from './errors.js';
-import { failureOf, lost, tooLate, unreachable, unreadable } from './failures.js';
+import { failureOf, incomplete, lost, tooLate, unreachable, unreadable } from './failures.js';
 import { Attempts, type RetryPolicy } from './retry.js';
 import { pause, Scope } from './scope.js';
 import { messagesOf, type StreamMessage } from './stream.js';
@@ -138,7 +138,7 @@ export class Transport {
     }
     try {
       const response = await this.#fetched(path + queryOf(call.query), init, requestId, scope);
-      return response.status === 204 ? undefined : await response.json();
+      return response.status === 204 ? undefined : await contentOf(response, requestId);
     } catch (error) {
       throw this.#explained(error, scope, requestId, 'the answer was cut');
     } finally {
@@ -186,10 +186,19 @@ export class Transport {
     if (scope.silent) {
       return lost(requestId, 'the connection fell silent');
     }
-    if (error instanceof SyntaxError) {
-      return unreadable(200, requestId, error);
-    }
     return error instanceof APIError || error instanceof ConfigurationError ? error : lost(requestId, how, error);
+  }
+}
+
+async function contentOf(response: Response, requestId: string): Promise<unknown> {
+  try {
+    return await response.json();
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) {
+      throw error;
+    }
+    const isJson = response.headers?.get('content-type')?.startsWith('application/json');
+    throw (isJson ? incomplete : unreadable)(response.status, requestId, error);
   }
 }
 
