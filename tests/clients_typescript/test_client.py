@@ -30,7 +30,8 @@ async def test_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             async with controlled(commands) as control:
                 environment = {**stack.environment, "CLOUTAGENT_TEST_PAGE": page, "CLOUTAGENT_TEST_CONTROL": control}
                 status, output = await vitest(environment)
-    assert status == 0, output
+    if status != 0:
+        pytest.fail(output, pytrace=False)
 
 
 async def vitest(environment: dict[str, str]) -> tuple[int, str]:

@@ -30,6 +30,7 @@ FOREIGN = {
     "git",
     "grep",
     "install",
+    "npm",
     "openssl",
     "sha256sum",
     ".venv/bin/buf",
