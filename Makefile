@@ -77,7 +77,7 @@ proto-check: setup ## Check the protos: buf lint, buf breaking, generated code f
 
 .PHONY: typescript-check
 typescript-check: setup ## Check types and style of the TypeScript client (tsc, biome)
-	cd clients/typescript && npm run --silent check
+	cd clients/typescript && report=$$(npm run --silent check 2>&1) || { echo "$$report"; exit 1; }
 
 .PHONY: check
 check: lint typecheck imports proto-check typescript-check ## Run all of the checks above

@@ -26,10 +26,10 @@ class Stack:
     """The running stack.
 
     Attributes:
-        address: Where Envoy is, without anything between.
-        unsteady_address: The same behind a proxy that cuts connections.
-        moving_address: Behind a proxy that leads to the Envoy that runs now.
-        commands: What the tests may ask for, by name.
+        server: The server that runs now.
+        envoy: The Envoy that runs now.
+        moving: A proxy that leads to it.
+        unsteady: The same, but it cuts connections.
     """
 
     world: World
@@ -67,6 +67,19 @@ class Stack:
         self.moving.target_port = self.unsteady.target_port = self.envoy.port
         await old.stop()
 
+    async def count(self, _: str) -> None:
+        """Count the connections that are cut from now on."""
+        self.unsteady.cuts = 0
+
+    async def cuts(self, _: str) -> None:
+        """Fail unless a hundred connections were cut."""
+        assert self.unsteady.cuts >= 100, self.unsteady.cuts
+
+    @property
+    def commands(self) -> Mapping[str, Callable[[str], Awaitable[None]]]:
+        """What the tests may ask for."""
+        return {each.__name__: each for each in (self.release, self.restart, self.drain, self.count, self.cuts)}
+
     @property
     def environment(self) -> dict[str, str]:
         """What the tests need to know."""
@@ -98,11 +111,16 @@ async def running_stack(folder: Path, cors_origins: Sequence[str]) -> AsyncItera
         if prompt.startswith("gated"):
             texts = [write("é one "), wait_for(gates[prompt]), write("日 two"), message("both")]
             return [ask(), report(100, 20), *texts, answer("done")]
+        if prompt.startswith("halves"):
+            words = [write(f"word {number} ") for number in range(100)]
+            return [ask(), report(100, 20), *words, wait_for(gates["halves"]), *words, answer("done")]
         if prompt.startswith("long"):
             return [ask(), report(100, 20), *(write(f"word {number} ") for number in range(200)), answer("done")]
         return default_script(prompt)
 
-    world = make_world(engine=FakeEngine(script), prices=GenaiPriceList(), admin_key=ADMIN_KEY, heartbeat_seconds=0.1)
+    world = make_world(
+        engine=FakeEngine(script), prices=GenaiPriceList(), admin_key=ADMIN_KEY, heartbeat_seconds=0.1, max_running=20
+    )
     async with AsyncExitStack() as ending:
         port = ending.enter_context(reserved_port())
         stack = Stack(world, gates, port, folder, cors_origins, ending)

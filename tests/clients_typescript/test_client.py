@@ -25,11 +25,9 @@ async def test_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("cloutagent_server.service.auth.BCRYPT_COST", 4)
     with reserved_port() as page_port:
         page = f"http://127.0.0.1:{page_port}"
-        async with running_stack(tmp_path, (page,)) as stack:
-            commands = {"release": stack.release, "restart": stack.restart, "drain": stack.drain}
-            async with controlled(commands) as control:
-                environment = {**stack.environment, "CLOUTAGENT_TEST_PAGE": page, "CLOUTAGENT_TEST_CONTROL": control}
-                status, output = await vitest(environment)
+        async with running_stack(tmp_path, (page,)) as stack, controlled(stack.commands) as control:
+            environment = {**stack.environment, "CLOUTAGENT_TEST_PAGE": page, "CLOUTAGENT_TEST_CONTROL": control}
+            status, output = await vitest(environment)
     if status != 0:
         pytest.fail(output, pytrace=False)
 

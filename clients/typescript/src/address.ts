@@ -11,8 +11,8 @@ export interface Endpoint {
 const DEFAULT_ADDRESS = 'http://127.0.0.1:3001';
 
 /**
- * The endpoint of a base URL: `https://host[:port]`, or a path such as `/api/v1`, which is one of the page's own server.
- * A path in front of `/api` is kept, `/api` and `/api/v1` at the end stand for themselves.
+ * The endpoint of a base URL: `https://host[:port]`, or a path of the page's own server such as `/api/v1`. A path in front
+ * of `/api` is kept; without a scheme it is plain on loopback and TLS elsewhere.
  *
  * @throws ConfigurationError if it is no such URL.
  */
@@ -41,7 +41,6 @@ function pageOrigin(): string | undefined {
   return location?.origin?.startsWith('http') ? location.origin : undefined;
 }
 
-/** Without a scheme it is plain on loopback and TLS elsewhere. */
 function withScheme(address: string): string {
   if (address.startsWith('/') || /^[a-z][a-z0-9+.-]*:(?!\d)/i.test(address)) {
     return address;

@@ -64,7 +64,8 @@ export class Credentials {
   #check(): void {
     if (this.#key !== undefined && !this.#endpoint.confidential && !this.#allowPlaintext) {
       throw new ConfigurationError(
-        `the API key would go to ${this.#endpoint.root} in plain text: use https://, or allowPlaintextKey on a network that nobody else reads`,
+        `the API key would go to ${this.#endpoint.root} in plain text: use https://, or allowPlaintextKey on a network ` +
+          'that nobody else reads',
       );
     }
   }
@@ -72,7 +73,11 @@ export class Credentials {
   #kept(): string | undefined {
     const stored = attempt(() => this.#storage?.getItem(KEY));
     const server = attempt(() => this.#storage?.getItem(SERVER));
-    return stored && (!server || server === this.#endpoint.root) ? checked(stored) : undefined;
+    if (!stored || (server && server !== this.#endpoint.root)) {
+      return undefined;
+    }
+    // What somebody else put there is no reason for a page not to start.
+    return attempt(() => checked(stored));
   }
 }
 

@@ -64,8 +64,8 @@ export async function failureOf(response: Response, requestId: string): Promise<
 }
 
 /**
- * The error that a google.rpc.Status in JSON stands for. What is malformed in it counts as absent. Without a `status` it
- * came inside of a stream.
+ * The error that a google.rpc.Status in JSON stands for. What is malformed in it counts as absent. Without a `status`
+ * it came inside of a stream.
  */
 export function failureIn(body: unknown, status: number | undefined, known: errors.ErrorDetails = {}): errors.APIError {
   const error = record(body);

@@ -8,7 +8,7 @@ import { tooLate } from './failures.js';
  * clients do not come back at the same moment. A pause that the server asks for is kept, and up to a quarter longer.
  */
 export interface RetryPolicy {
-  /** How often a call is made at most, and how often a watch tries until it has its first answer. Default 6; 1: no call is made again. */
+  /** How often a call is made at most, and a watch tries until its first answer. Default 6; 1: no call is repeated. */
   readonly attempts: number;
   /** The first pause. Default 100. */
   readonly firstDelay: number;

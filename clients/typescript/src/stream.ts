@@ -8,8 +8,8 @@ export interface StreamMessage {
 }
 
 /**
- * The messages in a body, those of one chunk at a time: an empty list for a chunk that brings none, such as a comment or
- * a part of a message. `waiting` sees each wait for a chunk. Ends with the body; a message that is cut there is none.
+ * The messages in a body, those of one chunk at a time: an empty list for a chunk that brings none, such as a comment
+ * or a part of a message. `waiting` sees each wait for a chunk. Ends with the body; a message that is cut there is none.
  */
 export async function* messagesOf(
   body: ReadableStream<Uint8Array>,

@@ -8,8 +8,8 @@ import type { Transport } from './transport.js';
 import type { CallOptions } from './types.js';
 
 /**
- * An iterator over a stream of the server, which comes back by itself when the connection is lost. Leaving it early ends
- * nothing but the watch. One watch is for one loop.
+ * An iterator over a stream of the server, which comes back by itself when the connection is lost. Leaving it early
+ * ends nothing but the watch. One watch is for one loop.
  */
 export class Watch<Item> implements AsyncIterableIterator<Item, undefined, undefined> {
   readonly #transport: Transport;

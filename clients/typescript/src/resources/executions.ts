@@ -73,8 +73,8 @@ export class Executions {
    *
    * @throws LimitExceededError, ExecutionTimedOutError, ExecutionFailedError if it failed.
    * @throws ExecutionCancelledError if it was cancelled.
-   * @throws APIError if a call failed. If the execution was started, `executionId` says which it is; if the start failed,
-   *   it may have been all the same, and only a start with the error's `idempotencyKey` is no second run.
+   * @throws APIError if a call failed. If the execution was started, `executionId` says which it is; if the start
+   *   failed, it may have been all the same, and only a start with the error's `idempotencyKey` is no second run.
    */
   async run(prompt: string, options: StartOptions = {}): Promise<Execution> {
     const end = options.timeout === undefined ? undefined : performance.now() + options.timeout;

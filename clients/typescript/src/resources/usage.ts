@@ -29,8 +29,8 @@ export class UsageReports {
   }
 
   /**
-   * What `get` returns: at once, and again whenever it has changed. It has no end of its own: leave it, or have it throw
-   * DeadlineExceededError after `timeout`.
+   * What `get` returns: at once, and again whenever it has changed. It has no end of its own: leave it, or have it
+   * throw DeadlineExceededError after `timeout`.
    */
   watch({ from, to, projectId, ...options }: UsageOptions = {}): Watch<UsageReport> {
     const days = new URLSearchParams({ ...(from && { from }), ...(to && { to }) }).toString();

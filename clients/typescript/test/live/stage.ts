@@ -5,7 +5,7 @@ export interface Stage {
   /** The same behind a proxy that cuts connections. */
   readonly unsteadyAddress: string;
   readonly adminKey: string;
-  /** Ask for `release`, `restart` or `drain`; resolves when it is done. */
+  /** Have the stack do something, as its `commands` in tests/clients_typescript say; resolves when it is done. */
   control(command: string, argument?: string): Promise<void>;
 }
 

@@ -1,4 +1,4 @@
-/** What the plan of the first phase asks of the client, with the global `fetch` and `localStorage` in place of real ones. */
+/** What the plan of the first phase asks of the client, with fakes of the global `fetch` and `localStorage`. */
 import { beforeEach, describe, expect, test, vi } from 'vitest';
 import { APIError, CloutAgentClient, CloutAgentError } from '../../src/index.js';
 
@@ -48,6 +48,14 @@ describe('the API key', () => {
     answers({ projects: [] });
     await client.listProjects();
     expect(sent().key).toBe('cla_2');
+  });
+
+  test('that is none, and was kept all the same, is passed over', async () => {
+    storage.setItem('cloutagent_api_key', 'cla_é\n');
+    const client = new CloutAgentClient('http://127.0.0.1:3001');
+    answers({ status: 'ok', version: '1' });
+    await client.healthCheck();
+    expect(sent().key).toBeNull();
   });
 
   test('of one server is not sent to another one', async () => {
