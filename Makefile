@@ -11,6 +11,7 @@ BIN := .venv/bin
 PY := $(BIN)/python
 STAMP := .venv/.complete
 DISTRIBUTIONS := pyproject.toml clients/python/pyproject.toml VERSION
+NODE_LOCKS := clients/typescript/package-lock.json tests/clients/package-lock.json
 
 PYTEST := $(PY) -m pytest -n auto --dist worksteal
 WITH_COVERAGE := --cov --cov-report=term --cov-report=json:coverage.json
@@ -26,7 +27,7 @@ setup: $(STAMP) ## Make .venv with everything in it; every other target does it 
 ifeq ($(wildcard $(PY)),)
 .PHONY: $(STAMP)
 endif
-$(STAMP): requirements.lock $(DISTRIBUTIONS) scripts/setup.sh tests/clients/package-lock.json
+$(STAMP): requirements.lock $(DISTRIBUTIONS) scripts/setup.sh $(NODE_LOCKS)
 	scripts/setup.sh
 	touch $@
 
@@ -35,11 +36,14 @@ lock: setup ## Pin all dependencies again (UPGRADE=1: those of Python at their n
 	$(BIN)/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 		--no-emit-package cloutagent --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) \
 		--group dev --output-file requirements.lock pyproject.toml clients/python/pyproject.toml > /dev/null
-	cd tests/clients && npm install --package-lock-only --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
+	for lock in $(NODE_LOCKS); do \
+		npm install --prefix $${lock%/*} --package-lock-only --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null; \
+	done
 
 .PHONY: generate
 generate: setup ## Generate from protos/, the settings class and docstrings, and the blocking client from the one for asyncio
 	$(PY) -m scripts.generate_protos
+	$(PY) -m scripts.generate_typescript
 	$(PY) -m scripts.generate_configuration
 	$(PY) -m scripts.generate_openapi
 	$(PY) -m scripts.generate_sync_client
@@ -57,6 +61,7 @@ pictures: setup ## Make the pictures of the command line in docs/pictures again
 format: setup ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --quiet --fix || true
 	$(BIN)/ruff format --quiet
+	cd clients/typescript && npm run --silent format > /dev/null
 
 .PHONY: lint
 lint: setup ## Check style and format (ruff)
@@ -75,8 +80,12 @@ imports: setup ## Check that imports go down the layers only (import-linter)
 proto-check: setup ## Check the protos: buf lint, buf breaking, generated code fresh
 	$(PY) -m scripts.check_protos
 
+.PHONY: typescript-check
+typescript-check: setup ## Check types and style of the TypeScript client (tsc, biome)
+	cd clients/typescript && report=$$(npm run --silent check 2>&1) || { echo "$$report"; exit 1; }
+
 .PHONY: check
-check: lint typecheck imports proto-check ## Run all of the checks above
+check: lint typecheck imports proto-check typescript-check ## Run all of the checks above
 
 .PHONY: test
 test: check ## Check, then run the tests in their bounded form, with the coverage gate
@@ -139,5 +148,6 @@ validate-env: setup ## Check the settings in the environment and .env
 .PHONY: clean
 clean: ## Remove .venv, caches and reports; data stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache coverage.json \
-		dist clients/python/dist .coverage .coverage.* tests/clients/node_modules
+		dist clients/python/dist .coverage .coverage.* tests/clients/node_modules \
+		clients/typescript/dist clients/typescript/node_modules clients/typescript/build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

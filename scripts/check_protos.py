@@ -19,6 +19,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from scripts.envoy_routes import write_routes
 from scripts.generate_openapi import DOCUMENTATION, write_documentation
 from scripts.generate_protos import DESCRIPTORS, ENVOY_YAML, STUBS, generated_stubs, write_descriptors, write_stubs
+from scripts.generate_typescript import TYPESCRIPT, generated_modules, write_typescript
 from scripts.openapi.rules import UnknownRule
 from scripts.proto_image import PROTOS, ProtocFailed, compile_protos, own_files
 
@@ -39,21 +40,27 @@ def breaking(protos: Path, baseline: Path) -> str:
     return _buf("breaking", compile_protos(protos, source_info=True), _packages(protos), against)
 
 
-def stale(protos: Path, stubs: Path, descriptors: Path, envoy_yaml: Path, documentation: Path) -> list[Path]:
+def stale(
+    protos: Path, stubs: Path, descriptors: Path, envoy_yaml: Path, documentation: Path, typescript: Path
+) -> list[Path]:
     """The generated files that differ from what the protos give now, are missing, or have no proto any more."""
     with TemporaryDirectory() as folder:
         fresh_stubs, fresh_descriptors = Path(folder, "stubs"), Path(folder, "descriptors.binpb")
         fresh_envoy_yaml, fresh_documentation = Path(folder, "envoy.yaml"), Path(folder, "documentation")
+        fresh_typescript = Path(folder, "typescript")
         write_stubs(protos, fresh_stubs)
         write_descriptors(protos, fresh_descriptors)
         write_routes(compile_protos(protos, source_info=False), envoy_yaml, fresh_envoy_yaml)
         write_documentation(protos, fresh_documentation)
+        write_typescript(protos, fresh_typescript)
         expected = {stubs / made.relative_to(fresh_stubs): made for made in _files(fresh_stubs)}
         expected[descriptors] = fresh_descriptors
         expected[envoy_yaml] = fresh_envoy_yaml
         expected |= {documentation / made.name: made for made in _files(fresh_documentation)}
+        expected |= {typescript / made.relative_to(fresh_typescript): made for made in _files(fresh_typescript)}
         wrong = {target for target, made in expected.items() if not _same(target, made)}
         leftover = set().union(*(generated_stubs(stubs / package) for package in _packages(protos)))
+        leftover |= generated_modules(typescript)
         return sorted(wrong | (leftover - expected.keys()))
 
 
@@ -70,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--descriptors", type=Path, default=DESCRIPTORS, help="Envoy's generated descriptor set")
     parser.add_argument("--envoy-yaml", type=Path, default=ENVOY_YAML, help="Envoy's configuration")
     parser.add_argument("--documentation", type=Path, default=DOCUMENTATION, help="folder of the OpenAPI document")
+    parser.add_argument("--typescript", type=Path, default=TYPESCRIPT, help="folder of the generated TypeScript")
     parser.add_argument("--baseline", type=Path, default=BASELINE, help="descriptor set of the published protos")
     parser.add_argument("--write-baseline", action="store_true", help="write the baseline instead of checking")
     options = parser.parse_args(arguments)
@@ -77,7 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.write_baseline:
             write_baseline(options.protos, options.baseline)
             return 0
-        generated = (options.stubs, options.descriptors, options.envoy_yaml, options.documentation)
+        generated = (
+            options.stubs,
+            options.descriptors,
+            options.envoy_yaml,
+            options.documentation,
+            options.typescript,
+        )
         faults = list(_faults(options.protos, generated, options.baseline))
     except (ProtocFailed, UnknownRule) as failure:
         faults = [str(failure)]
@@ -86,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if faults else 0
 
 
-def _faults(protos: Path, generated: tuple[Path, Path, Path, Path], baseline: Path) -> Iterator[str]:
+def _faults(protos: Path, generated: tuple[Path, Path, Path, Path, Path], baseline: Path) -> Iterator[str]:
     if found := lint(protos):
         yield f"buf lint:\n{found}"
     if found := breaking(protos, baseline):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -81,14 +81,19 @@ def without_validation(image: FileDescriptorSet) -> FileDescriptorSet:
     The rules stay where they are as unknown option bytes, which is all that protovalidate reads, so stubs made from
     the copy carry them and need no package for `buf.validate`.
     """
+    return without_imports(image, {VALIDATE_FILE})
+
+
+def without_imports(image: FileDescriptorSet, names: Collection[str]) -> FileDescriptorSet:
+    """A copy that does not depend on files that define nothing but options; these stay as unknown bytes."""
     copy = FileDescriptorSet()
     for file in image.file:
-        if file.name == VALIDATE_FILE:
+        if file.name in names:
             continue
         kept = copy.file.add()
         kept.CopyFrom(file)
-        if VALIDATE_FILE in kept.dependency:
-            kept.dependency.remove(VALIDATE_FILE)
+        del kept.dependency[:]
+        kept.dependency.extend(name for name in file.dependency if name not in names)
     return copy
 
 

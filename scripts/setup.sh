@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv with everything that requirements.lock pins and with both distributions of this repository, editable, and
-# installs the clients of tests/clients that its package-lock.json pins.
+# Makes .venv with everything that requirements.lock pins and with both distributions of this repository, editable,
+# installs what the package-lock.json of clients/typescript and tests/clients pin, and a Chromium if there is none.
 # `make setup` calls it. PYTHON may name the interpreter to use; else the first of 3.11 or later on the PATH is taken.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,16 +27,37 @@ find_python() {
   fail "no Python of version 3.11 or later found; install one, or set PYTHON to its path"
 }
 
+may_install_packages() {
+  command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]
+}
+
+install_package() {
+  echo "setup: installing $1"
+  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$1" > /dev/null
+}
+
 # Debian and Ubuntu ship `venv` in a package of its own.
 install_venv_module() {
   local package
   package="python$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
-  if ! command -v apt-get > /dev/null || [ "$(id -u)" != 0 ]; then
+  may_install_packages ||
     fail "$1 cannot make virtual environments; install its venv module (on Debian and Ubuntu: $package)"
-  fi
-  echo "setup: installing $package"
-  apt-get -qq update
-  DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$package" > /dev/null
+  install_package "$package"
+}
+
+# What the tests find it by, in clients/typescript/test/live/chromium.ts.
+has_chromium() {
+  local name
+  for name in chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable; do
+    if command -v "$name" > /dev/null; then
+      return
+    fi
+  done
+  [ -n "${CHROMIUM-}" ]
+}
+
+install_node_packages() {
+  (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null)
 }
 
 if ! { is_new_enough $venv/bin/python && $venv/bin/python -m pip --version > /dev/null 2>&1; }; then
@@ -61,10 +82,19 @@ with_uv() {
     --python $venv/bin/python --compile-bytecode --require-hashes --requirement requirements.lock
 }
 
+command -v npm > /dev/null || fail "no npm found; install Node 20 or later, for the TypeScript client and the tests"
+echo "setup: installing what clients/typescript/package-lock.json and tests/clients/package-lock.json pin"
+# Beside each other, for they mostly wait.
+install_node_packages clients/typescript &
+node_packages=$!
 echo "setup: installing what requirements.lock pins into $venv"
 with_uv || pip install --quiet --quiet --require-hashes --requirement requirements.lock
 pip install --quiet --quiet --no-deps --no-build-isolation --editable clients/python --editable .
 
-command -v npm > /dev/null || fail "no npm found; install Node 20 or later, which the tests follow event streams with"
-echo "setup: installing what tests/clients/package-lock.json pins"
-(cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null)
+install_node_packages tests/clients
+wait $node_packages
+
+# Without it the tests of the TypeScript client say what is missing.
+if ! has_chromium && may_install_packages; then
+  install_package chromium-headless-shell || echo "setup: no Chromium to install; set CHROMIUM to the path of one" >&2
+fi

@@ -1,0 +1,105 @@
+import { type Endpoint, environment } from './address.js';
+import { ConfigurationError } from './errors.js';
+
+/** The part of `Storage` that a key is kept with. */
+export interface KeyStorage {
+  getItem(name: string): string | null;
+  setItem(name: string, value: string): void;
+  removeItem(name: string): void;
+}
+
+const KEY = 'cloutagent_api_key';
+// Whose key it is: it must not go to another server that a page of the same origin talks to.
+const SERVER = 'cloutagent_api_server';
+
+/** The API key of one client, and where it may go. In no text or JSON of the client. */
+export class Credentials {
+  readonly #endpoint: Endpoint;
+  readonly #storage: KeyStorage | undefined;
+  readonly #allowPlaintext: boolean;
+  #key: string | undefined;
+
+  /** Without a key it is the one that was kept, else the environment's. */
+  constructor(
+    endpoint: Endpoint,
+    key: string | undefined,
+    storage: KeyStorage | null | undefined,
+    allowPlaintext: boolean,
+  ) {
+    this.#endpoint = endpoint;
+    this.#allowPlaintext = allowPlaintext;
+    this.#storage = storage === null ? undefined : (storage ?? localStorageIfAny());
+    if (key !== undefined) {
+      this.#key = checked(key);
+      this.#check();
+    } else {
+      this.#key = this.#kept() ?? checked(environment('CLOUTAGENT_API_KEY') ?? '');
+    }
+  }
+
+  /** Use this key from now on, and keep it. */
+  keep(key: string): void {
+    this.#key = checked(key);
+    attempt(() => {
+      this.#storage?.setItem(KEY, key.trim());
+      this.#storage?.setItem(SERVER, this.#endpoint.root);
+    });
+  }
+
+  /** Forget the key, also where it was kept. */
+  forget(): void {
+    this.#key = undefined;
+    attempt(() => {
+      this.#storage?.removeItem(KEY);
+      this.#storage?.removeItem(SERVER);
+    });
+  }
+
+  /** What goes with a request. Throws ConfigurationError if the key would be read on its way. */
+  headers(): Record<string, string> {
+    this.#check();
+    return this.#key === undefined ? {} : { 'x-api-key': this.#key };
+  }
+
+  #check(): void {
+    if (this.#key !== undefined && !this.#endpoint.confidential && !this.#allowPlaintext) {
+      throw new ConfigurationError(
+        `the API key would go to ${this.#endpoint.root} in plain text: use https://, or allowPlaintextKey on a network ` +
+          'that nobody else reads',
+      );
+    }
+  }
+
+  #kept(): string | undefined {
+    const stored = attempt(() => this.#storage?.getItem(KEY));
+    const server = attempt(() => this.#storage?.getItem(SERVER));
+    if (!stored || (server && server !== this.#endpoint.root)) {
+      return undefined;
+    }
+    // What somebody else put there is no reason for a page not to start.
+    return attempt(() => checked(stored));
+  }
+}
+
+function localStorageIfAny(): KeyStorage | undefined {
+  const found = attempt(() => (globalThis as { localStorage?: KeyStorage }).localStorage);
+  return typeof found?.setItem === 'function' ? found : undefined;
+}
+
+/** Browsers may refuse storage to a page; then the key lives as long as the client. */
+function attempt<T>(action: () => T): T | undefined {
+  try {
+    return action();
+  } catch {
+    return undefined;
+  }
+}
+
+/** The key without what a file or a form puts around it. What no header can carry is refused, and not repeated. */
+function checked(given: string): string | undefined {
+  const key = given.trim();
+  if (!/^[\x21-\x7e]*$/.test(key)) {
+    throw new ConfigurationError('the API key has characters that no key has');
+  }
+  return key || undefined;
+}

@@ -1,0 +1,217 @@
+import { APIError, CloutAgentError } from '../errors.js';
+import { completed, hasEnded } from '../outcome.js';
+import { newId, path, type Transport } from '../transport.js';
+import type {
+  CallOptions,
+  CostLimits,
+  Execution,
+  ExecutionCostReport,
+  ExecutionEstimate,
+  ExecutionStatus,
+  ProjectCallOptions,
+  Receipt,
+} from '../types.js';
+import { EventWatch } from '../watch.js';
+
+// Cancelling answers within 30 seconds however long the end takes.
+const CANCEL_TIMEOUT = 45_000;
+
+/** How one execution departs from its project's configuration. */
+export interface StartOptions extends ProjectCallOptions {
+  /** Values for `{{name}}` in the prompts. */
+  variables?: Readonly<Record<string, string>> | undefined;
+  /** Limit on prompt and completion tokens, at most the project's. */
+  maxTokens?: number | undefined;
+  /** Limit on cost in US dollars, at most the project's. */
+  maxCost?: number | undefined;
+  /** Limit on the run's time in milliseconds, at least 1,000 and at most the project's. */
+  maxDuration?: number | undefined;
+  /** Labels to find the execution by; no place for secrets. */
+  labels?: Readonly<Record<string, string>> | undefined;
+  /**
+   * Makes a start that the caller repeats safe, also from another process: the same key with the same request is the
+   * same execution. The client makes one for each start by itself, so that its own retries are.
+   */
+  idempotencyKey?: string | undefined;
+}
+
+/** Which executions to list. They pass all of the filters. */
+export interface ListOptions extends ProjectCallOptions {
+  /** In one of these states. */
+  statuses?: readonly ExecutionStatus[] | undefined;
+  /** With all of these labels. */
+  labels?: Readonly<Record<string, string>> | undefined;
+  /** Created then or later. */
+  createdAfter?: Date | undefined;
+  /** Created before that. */
+  createdBefore?: Date | undefined;
+  /** How many each call returns at most. */
+  pageSize?: number | undefined;
+}
+
+/** From where on to watch. */
+export interface WatchOptions extends CallOptions {
+  /** Number of the last event that is known already. Default 0. */
+  afterSequence?: number | undefined;
+}
+
+/** Executions: runs of a project's agent. */
+export class Executions {
+  readonly #transport: Transport;
+
+  /** @internal */
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /**
+   * Run the agent and return the completed execution, whose `result` is the agent's final text.
+   *
+   * However often the connection breaks, the prompt is run once. Whoever stops waiting (`timeout`, `signal`) ends
+   * nothing: the execution goes on until it is cancelled. `timeout` is that of all of it; by default the start may take
+   * as long as any call, and the wait for the end as long as it takes. The limit of the run itself is `maxDuration`.
+   *
+   * @throws LimitExceededError, ExecutionTimedOutError, ExecutionFailedError if it failed.
+   * @throws ExecutionCancelledError if it was cancelled.
+   * @throws APIError if a call failed. If the execution was started, `executionId` says which it is; if the start
+   *   failed, it may have been all the same, and only a start with the error's `idempotencyKey` is no second run.
+   */
+  async run(prompt: string, options: StartOptions = {}): Promise<Execution> {
+    const end = options.timeout === undefined ? undefined : performance.now() + options.timeout;
+    const atOnce = Math.min(options.timeout ?? this.#transport.timeout, this.#transport.timeout);
+    let execution = await this.start(prompt, { ...options, timeout: atOnce });
+    try {
+      if (!hasEnded(execution)) {
+        execution = await this.#ended(execution, end, options.signal);
+      }
+    } catch (error) {
+      if (error instanceof CloutAgentError) {
+        error.executionId = execution.id;
+      }
+      throw error;
+    }
+    return completed(execution);
+  }
+
+  /** Queue a run and return at once. */
+  async start(prompt: string, options: StartOptions = {}): Promise<Execution> {
+    const body = { ...bodyOf(prompt, options), idempotencyKey: options.idempotencyKey ?? newId() };
+    try {
+      return (await this.#start<{ execution: Execution }>(body, options)).execution;
+    } catch (error) {
+      if (error instanceof APIError) {
+        error.idempotencyKey = body.idempotencyKey;
+      }
+      throw error;
+    }
+  }
+
+  /** Check all that `start` checks but the queue, and estimate the cost. Nothing is created or called. */
+  async estimate(prompt: string, options: StartOptions = {}): Promise<ExecutionEstimate> {
+    const body = { ...bodyOf(prompt, options), validateOnly: true };
+    return (await this.#start<{ estimate: ExecutionEstimate }>(body, options)).estimate;
+  }
+
+  /**
+   * The events of an execution from the first to the last, those that were and then those that happen.
+   *
+   * Each event comes once and in order: after a lost connection the watch goes on by itself where it was. `timeout` is
+   * that of the whole watch, by default as long as the execution takes.
+   *
+   * The watch throws OutOfRangeError if the next event was trimmed, or `afterSequence` is behind the last one;
+   * DeadlineExceededError if the execution did not end in time; UnavailableError if the server could not be reached for
+   * too long (see RetryPolicy).
+   */
+  watch(executionId: string, { afterSequence = 0, ...options }: WatchOptions = {}): EventWatch {
+    return new EventWatch(this.#transport, executionId, afterSequence, options);
+  }
+
+  /** One execution as it stands. */
+  async get(executionId: string, options?: CallOptions): Promise<Execution> {
+    return (await this.#transport.call<{ execution: Execution }>(pathOf(executionId), options)).execution;
+  }
+
+  /** The project's executions, newest first. `timeout` is that of each call. */
+  async *list(filters: ListOptions = {}): AsyncGenerator<Execution, undefined, undefined> {
+    const id = await this.#transport.project(filters.projectId, filters);
+    let pageToken: string | undefined;
+    do {
+      const query = {
+        statuses: filters.statuses,
+        labels: Object.entries(filters.labels ?? {}).map(([name, value]) => `${name}=${value}`),
+        createdAfter: filters.createdAfter?.toISOString(),
+        createdBefore: filters.createdBefore?.toISOString(),
+        pageSize: filters.pageSize,
+        pageToken,
+      };
+      const page = await this.#transport.call<{ executions: Execution[]; nextPageToken?: string }>(
+        path`/api/v1/projects/${id}/executions`,
+        filters,
+        { query },
+      );
+      yield* page.executions;
+      pageToken = page.nextPageToken;
+    } while (pageToken);
+  }
+
+  /** End an execution, and return it with its final usage. One that has ended stays as it is. */
+  async cancel(executionId: string, options: CallOptions = {}): Promise<Execution> {
+    const timeout = options.timeout ?? Math.max(this.#transport.timeout, CANCEL_TIMEOUT);
+    const answer = await this.#transport.call<{ execution: Execution }>(
+      `${pathOf(executionId)}/cancel`,
+      { ...options, timeout },
+      { method: 'POST', body: {}, repeatable: true },
+    );
+    return answer.execution;
+  }
+
+  /** Delete an execution that has ended, and its events. */
+  delete(executionId: string, options?: CallOptions): Promise<void> {
+    return this.#transport.call(pathOf(executionId), options, { method: 'DELETE' });
+  }
+
+  /** What an execution has used, and how that stands against `limits`, by default its own. */
+  cost(
+    executionId: string,
+    { limits, ...options }: CallOptions & { limits?: CostLimits | undefined } = {},
+  ): Promise<ExecutionCostReport> {
+    const query = { 'limits.maxTokens': limits?.maxTokens, 'limits.maxCost': limits?.maxCost };
+    return this.#transport.call(`${pathOf(executionId)}/cost`, options, { query });
+  }
+
+  /** The receipt of an execution that has ended: its model calls, their prices, a digest of its events. */
+  async receipt(executionId: string, options?: CallOptions): Promise<Receipt> {
+    return (await this.#transport.call<{ receipt: Receipt }>(`${pathOf(executionId)}/receipt`, options)).receipt;
+  }
+
+  /** Asks for a run; the request has an idempotency key, or creates nothing. */
+  async #start<Answer>(body: object, options: StartOptions): Promise<Answer> {
+    const end = performance.now() + (options.timeout ?? this.#transport.timeout);
+    const id = await this.#transport.project(options.projectId, options);
+    return this.#transport.call(
+      path`/api/v1/projects/${id}/executions`,
+      { timeout: Math.max(0, end - performance.now()), signal: options.signal },
+      { method: 'POST', body, repeatable: true },
+    );
+  }
+
+  /** An execution after its end. The server has just answered: now it is worth the patience of a watch. */
+  async #ended(execution: Execution, end: number | undefined, signal: AbortSignal | undefined): Promise<Execution> {
+    const left = () => (end === undefined ? undefined : Math.max(0, end - performance.now()));
+    const options = { timeout: left(), signal };
+    for await (const _ of new EventWatch(this.#transport, execution.id, execution.lastSequence, options, true)) {
+    }
+    const timeout = left() ?? this.#transport.retry.outage;
+    const call = { patient: true };
+    const answer = this.#transport.call<{ execution: Execution }>(pathOf(execution.id), { timeout, signal }, call);
+    return (await answer).execution;
+  }
+}
+
+function pathOf(executionId: string): string {
+  return path`/api/v1/executions/${executionId}`;
+}
+
+function bodyOf(prompt: string, { variables, maxTokens, maxCost, maxDuration, labels }: StartOptions) {
+  return { prompt, options: { variables, maxTokens, maxCost, timeout: maxDuration }, labels };
+}

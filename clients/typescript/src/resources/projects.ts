@@ -1,0 +1,109 @@
+import { path, type Transport } from '../transport.js';
+import type {
+  AgentConfig,
+  Budget,
+  CallOptions,
+  CreatedProject,
+  CurrentProject,
+  Limits,
+  Project,
+  ProjectCallOptions,
+  ProjectSummary,
+} from '../types.js';
+
+/** A project to create. */
+export interface NewProject {
+  /** Name for people, 1 to 100 characters. */
+  name: string;
+  /** The agent. */
+  agent: AgentConfig & Required<Pick<AgentConfig, 'name' | 'systemPrompt' | 'model'>>;
+  /** What the project is for. */
+  description?: string | undefined;
+  /** What one execution may use at most. Absent fields take their defaults. */
+  limits?: Limits | undefined;
+  /** What all executions of the project may use together. */
+  budget?: Budget | undefined;
+}
+
+/** What is to change of a project. */
+export interface ProjectChanges {
+  name?: string | undefined;
+  description?: string | undefined;
+  agent?: AgentConfig | undefined;
+  limits?: Limits | undefined;
+  budget?: Budget | undefined;
+  /**
+   * Paths such as `description` or `agent.enabledTools`: they change and nothing else does, and a path whose field is
+   * not given is reset. Default: what is given changes.
+   */
+  updateMask?: readonly string[] | undefined;
+}
+
+/** Projects: an agent's configuration, its limits and its budget. */
+export class Projects {
+  readonly #transport: Transport;
+
+  /** @internal */
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Create a project and its API key. The client goes on with the key that it has. */
+  create(project: NewProject, options?: CallOptions): Promise<CreatedProject> {
+    return this.#transport.call('/api/v1/projects', options, { method: 'POST', body: project });
+  }
+
+  /** One project, by default the client's own. */
+  async get(projectId?: string, options?: CallOptions): Promise<Project> {
+    const id = await this.#transport.project(projectId, options);
+    return (await this.#transport.call<{ project: Project }>(path`/api/v1/projects/${id}`, options)).project;
+  }
+
+  /** All projects that the key may see, oldest first. `pageSize` and `timeout` are those of each call. */
+  async *list({
+    pageSize,
+    ...options
+  }: CallOptions & { pageSize?: number | undefined } = {}): AsyncGenerator<ProjectSummary, undefined, undefined> {
+    let pageToken: string | undefined;
+    do {
+      const query = { pageSize, pageToken };
+      const page = await this.#transport.call<{ projects: ProjectSummary[]; nextPageToken?: string }>(
+        '/api/v1/projects',
+        options,
+        { query },
+      );
+      yield* page.projects;
+      pageToken = page.nextPageToken;
+    } while (pageToken);
+  }
+
+  /** Change what is given, down to single fields of `agent`, `limits` and `budget`. */
+  async update(
+    { updateMask, ...changes }: ProjectChanges,
+    { projectId, ...options }: ProjectCallOptions = {},
+  ): Promise<Project> {
+    const id = await this.#transport.project(projectId, options);
+    const { project } = await this.#transport.call<{ project: Project }>(path`/api/v1/projects/${id}`, options, {
+      method: 'PATCH',
+      query: { updateMask: updateMask?.join(',') },
+      body: changes,
+    });
+    return project;
+  }
+
+  /** Delete a project with its secrets and executions, after cancelling those that run. */
+  delete(projectId: string, options?: CallOptions): Promise<void> {
+    return this.#transport.call(path`/api/v1/projects/${projectId}`, options, { method: 'DELETE' });
+  }
+
+  /** Whether there is a project with this id. */
+  async exists(projectId: string, options?: CallOptions): Promise<boolean> {
+    const answer = this.#transport.call<{ exists: boolean }>(path`/api/v1/projects/${projectId}/exists`, options);
+    return (await answer).exists;
+  }
+
+  /** The project that the client's key belongs to, or that it is the admin's. */
+  current(options?: CallOptions): Promise<CurrentProject> {
+    return this.#transport.call('/api/v1/me', options);
+  }
+}

@@ -1,0 +1,117 @@
+import { APIError } from './errors.js';
+import type { ExecutionEvent } from './events.js';
+import { lost } from './failures.js';
+import { EventFollowing, type Following } from './following.js';
+import { Reconnects } from './retry.js';
+import { pause } from './scope.js';
+import type { Transport } from './transport.js';
+import type { CallOptions } from './types.js';
+
+/**
+ * An iterator over a stream of the server, which comes back by itself when the connection is lost. Leaving it early
+ * ends nothing but the watch. One watch is for one loop.
+ */
+export class Watch<Item> implements AsyncIterableIterator<Item, undefined, undefined> {
+  readonly #transport: Transport;
+  readonly #following: Following<Item>;
+  readonly #signal: AbortSignal | undefined;
+  readonly #reconnects: Reconnects;
+  readonly #ending = new AbortController();
+  readonly #items: AsyncGenerator<Item, undefined, undefined>;
+
+  /** @internal With `connected` the first connection is tried for as long as the later ones. */
+  constructor(transport: Transport, following: Following<Item>, { timeout, signal }: CallOptions, connected = false) {
+    this.#transport = transport;
+    this.#following = following;
+    this.#signal = signal;
+    this.#reconnects = new Reconnects(transport.retry, timeout, connected);
+    this.#items = this.#follow();
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  /** The next item. Throws APIError if there can be none any more. */
+  next(): Promise<IteratorResult<Item, undefined>> {
+    return this.#items.next();
+  }
+
+  /** End the watch, also for who is waiting for its next item. The execution goes on. */
+  return(): Promise<IteratorResult<Item, undefined>> {
+    this.#ending.abort();
+    return this.#items.return(undefined);
+  }
+
+  async *#follow(): AsyncGenerator<Item, undefined, undefined> {
+    const ending = this.#ending.signal;
+    while (!ending.aborted) {
+      try {
+        let failure = lost(undefined, 'the stream ended early') as APIError;
+        try {
+          yield* this.#connection();
+        } catch (error) {
+          if (!(error instanceof APIError)) {
+            throw error;
+          }
+          failure = error;
+        }
+        if (this.#following.over) {
+          return;
+        }
+        await pause(this.#reconnects.pause(failure), this.#signal, ending);
+      } catch (error) {
+        if (ending.aborted) {
+          return;
+        }
+        throw error;
+      }
+    }
+  }
+
+  /** The items of one connection, until it ends. */
+  async *#connection(): AsyncGenerator<Item, void, undefined> {
+    const request = await this.#following.request();
+    const left = this.#reconnects.left();
+    const stream = this.#transport.stream(request.path, request.lastEventId, left, this.#signal, this.#ending.signal);
+    for await (const messages of stream) {
+      this.#reconnects.answered();
+      if (messages === undefined) {
+        this.#following.nothingLeft();
+        return;
+      }
+      for (const message of messages) {
+        const item = this.#following.take(message);
+        if (item !== undefined) {
+          yield item;
+        }
+        if (this.#following.over) {
+          return;
+        }
+      }
+    }
+  }
+}
+
+/** The events of an execution. */
+export class EventWatch extends Watch<ExecutionEvent> {
+  readonly #following: EventFollowing;
+
+  /** @internal */
+  constructor(
+    transport: Transport,
+    executionId: string,
+    afterSequence: number,
+    options: CallOptions,
+    connected?: boolean,
+  ) {
+    const following = new EventFollowing(executionId, afterSequence);
+    super(transport, following, options, connected);
+    this.#following = following;
+  }
+
+  /** Number of the last event that was handed out: the `afterSequence` of a watch that goes on. */
+  get lastSequence(): number {
+    return this.#following.cursor;
+  }
+}

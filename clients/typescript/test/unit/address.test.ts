@@ -1,0 +1,79 @@
+import { afterEach, describe, expect, test, vi } from 'vitest';
+import { endpointOf } from '../../src/address.js';
+import { CloutAgentClient, ConfigurationError } from '../../src/index.js';
+import { FakeServer, json } from './fake_server.js';
+
+afterEach(() => vi.unstubAllEnvs());
+
+test.each([
+  ['https://api.example', 'https://api.example', true],
+  ['https://api.example:8443/', 'https://api.example:8443', true],
+  ['http://127.0.0.1:3001/api/v1/', 'http://127.0.0.1:3001', true],
+  ['http://[::1]:3001/api', 'http://[::1]:3001', true],
+  ['http://app.localhost', 'http://app.localhost', true],
+  ['https://example.org/agents/api/v1', 'https://example.org/agents', true],
+  ['http://10.0.0.1:3001', 'http://10.0.0.1:3001', false],
+  ['http://127.0.0.1.example.org', 'http://127.0.0.1.example.org', false],
+  ['localhost:3001', 'http://localhost:3001', true],
+  ['api.example:8443', 'https://api.example:8443', true],
+])('%s is %s', (given, root, confidential) => {
+  expect(endpointOf(given)).toEqual({ root, confidential });
+});
+
+test.each([
+  'ftp://api.example',
+  'https://user@api.example',
+  'https://api.example?a=b',
+  'https://',
+  '/api/v1',
+  'unix:/x',
+])('%s is refused', (given) => {
+  expect(() => endpointOf(given)).toThrow(ConfigurationError);
+});
+
+describe('without a base URL', () => {
+  test('it is the environment’s, else this machine', () => {
+    expect(endpointOf(undefined).root).toBe('http://127.0.0.1:3001');
+    vi.stubEnv('CLOUTAGENT_ADDRESS', 'https://api.example');
+    expect(endpointOf(undefined).root).toBe('https://api.example');
+  });
+
+  test('it is that of the page', () => {
+    vi.stubGlobal('location', { origin: 'https://page.example' });
+    expect(endpointOf(undefined).root).toBe('https://page.example');
+    expect(endpointOf('/api/v1').root).toBe('https://page.example');
+    expect(endpointOf('/agents/api/v1').root).toBe('https://page.example/agents');
+  });
+});
+
+describe('the API key', () => {
+  test('goes to no other machine in plain text', async () => {
+    const plain = 'http://10.0.0.1:3001';
+    const server = new FakeServer(json({ status: 'ok', version: '1' }));
+    const { fetch } = server;
+    expect(() => new CloutAgentClient(plain, { apiKey: 'cla_1', fetch })).toThrow(ConfigurationError);
+    const client = new CloutAgentClient(plain, { fetch, storage: null });
+    await client.healthCheck();
+    client.setAPIKey('cla_1');
+    await expect(client.healthCheck()).rejects.toThrow(ConfigurationError);
+    expect(server.asked.length).toBe(1);
+    const allowed = new CloutAgentClient(plain, { apiKey: 'cla_1', fetch, allowPlaintextKey: true, storage: null });
+    await allowed.healthCheck();
+    expect(server.asked[1]?.headers.get('x-api-key')).toBe('cla_1');
+  });
+
+  test('comes from the environment, too', async () => {
+    vi.stubEnv('CLOUTAGENT_API_KEY', ' cla_env\n');
+    const server = new FakeServer(json({ status: 'ok', version: '1' }));
+    await new CloutAgentClient('https://api.example', { fetch: server.fetch }).healthCheck();
+    expect(server.asked[0]?.headers.get('x-api-key')).toBe('cla_env');
+  });
+
+  test('is in no text of the client, and what is none is not repeated', () => {
+    const client = new CloutAgentClient('https://api.example', { apiKey: 'cla_secret', storage: null });
+    expect(JSON.stringify(client) + String(client)).not.toContain('cla_secret');
+    const refused = () => client.setAPIKey('cla_sécret');
+    expect(refused).toThrow(ConfigurationError);
+    expect(refused).not.toThrow(/sécret/);
+  });
+});

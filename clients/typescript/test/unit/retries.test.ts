@@ -1,0 +1,162 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { CloutAgentClient, DeadlineExceededError, UnavailableError } from '../../src/index.js';
+import { type Answer, FakeServer, failure, json, silence, unreachable } from './fake_server.js';
+
+const AGENT = { name: 'helper', systemPrompt: 'You help.', model: 'claude-sonnet-4-5' };
+const fine = json({ execution: { id: 'e1', status: 'queued' }, project: { id: 'p1' }, models: [] });
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  vi.spyOn(Math, 'random').mockReturnValue(1);
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+function made(...answers: Answer[]): { client: CloutAgentClient; server: FakeServer } {
+  const server = new FakeServer(...answers);
+  const options = { fetch: server.fetch, apiKey: 'cla_1', projectId: 'p1', storage: null };
+  return { client: new CloutAgentClient('https://api.example', options), server };
+}
+
+/** How a promise ends, once nothing is left to wait for. */
+async function ended<T>(promise: Promise<T>): Promise<{ value?: T; error?: unknown; took: number }> {
+  const start = performance.now();
+  const settled = promise.then(
+    (value) => ({ value, took: performance.now() - start }),
+    (error: unknown) => ({ error, took: performance.now() - start }),
+  );
+  await vi.runAllTimersAsync();
+  return settled;
+}
+
+describe('a read', () => {
+  test('is made again, after pauses that double', async () => {
+    const { client, server } = made(unreachable, failure(503, 14), fine);
+    const { value, took } = await ended(client.system.models());
+    expect(value).toEqual([]);
+    expect(took).toBe(100 + 200);
+    const ids = server.asked.map(({ headers }) => headers.get('x-request-id'));
+    expect(new Set(ids).size).toBe(1);
+  });
+
+  test('is given up after six attempts', async () => {
+    const { client, server } = made(unreachable);
+    const { error, took } = await ended(client.system.models());
+    expect(error).toBeInstanceOf(UnavailableError);
+    expect([server.asked.length, took]).toEqual([6, 100 + 200 + 400 + 800 + 1600]);
+  });
+
+  test('waits as long as the server asks for', async () => {
+    const { client } = made(failure(429, 8, 'RATE_LIMITED', { headers: { 'retry-after': '4' } }), fine);
+    expect(await ended(client.system.models())).toMatchObject({ value: [], took: 5000 });
+  });
+
+  test.each([
+    ['what was refused', failure(404, 5, 'PROJECT_NOT_FOUND')],
+    ['a full queue without a time', failure(429, 8, 'QUEUE_FULL')],
+    ['a fault of the server', failure(500, 13, 'INTERNAL_ERROR')],
+    ['what is no API', () => new Response('<html>')],
+  ])('is not made again for %s', async (_, answer) => {
+    const { client, server } = made(answer);
+    expect((await ended(client.system.models())).error).toBeDefined();
+    expect(server.asked.length).toBe(1);
+  });
+
+  test('is made again if its answer is cut', async () => {
+    const cut = () => new Response('{"models": [', { headers: { 'content-type': 'application/json' } });
+    const { client, server } = made(cut, fine);
+    expect((await ended(client.system.models())).value).toEqual([]);
+    expect(server.asked.length).toBe(2);
+  });
+
+  test('begins no pause that its time is too short for', async () => {
+    const { client, server } = made(failure(503, 14, 'SERVER_UNAVAILABLE', { retryDelay: '60s' }), fine);
+    const { error, took } = await ended(client.system.models());
+    expect(error).toBeInstanceOf(UnavailableError);
+    expect([server.asked.length, took]).toEqual([1, 0]);
+  });
+});
+
+describe('a write', () => {
+  test.each<[string, (client: CloutAgentClient) => Promise<unknown>]>([
+    ['createProject', (client) => client.createProject({ name: 'n', agent: AGENT })],
+    ['projects.update', (client) => client.projects.update({ name: 'n' })],
+    ['secrets.set', (client) => client.secrets.set('A', 'b')],
+    ['keys.create', (client) => client.keys.create({ name: 'ci' })],
+    ['executions.delete', (client) => client.executions.delete('e1')],
+  ])('is made once: %s', async (_, use) => {
+    const { client, server } = made(unreachable);
+    expect((await ended(use(client))).error).toBeInstanceOf(UnavailableError);
+    expect(server.asked.length).toBe(1);
+  });
+
+  test('that starts a run is repeated with the same key', async () => {
+    const { client, server } = made(unreachable, unreachable, fine);
+    expect((await ended(client.executions.start('Hi'))).value).toMatchObject({ id: 'e1' });
+    const keys = server.asked.map(({ body }) => (body as { idempotencyKey: string }).idempotencyKey);
+    expect([keys.length, new Set(keys).size]).toEqual([3, 1]);
+    expect(keys[0]).toMatch(/^[0-9a-f]{32}$/);
+  });
+
+  test('that starts a run tells its key when it fails', async () => {
+    const { client, server } = made(unreachable);
+    const { error } = await ended(client.executions.start('Hi'));
+    expect(error).toMatchObject({
+      idempotencyKey: (server.asked[0]?.body as { idempotencyKey: string } | undefined)?.idempotencyKey,
+    });
+  });
+
+  test('that cancels is repeated', async () => {
+    const { client } = made(unreachable, fine);
+    expect((await ended(client.executions.cancel('e1'))).value).toMatchObject({ id: 'e1' });
+  });
+});
+
+describe('the time of a call', () => {
+  test('is 30 seconds', async () => {
+    const { client } = made(silence);
+    const { error, took } = await ended(client.system.models());
+    expect(error).toBeInstanceOf(DeadlineExceededError);
+    expect([took, (error as DeadlineExceededError).code]).toEqual([30_000, 'DEADLINE_EXCEEDED']);
+  });
+
+  test('may be its own, and holds for its attempts together', async () => {
+    const { client, server } = made(unreachable, silence);
+    const { error, took } = await ended(client.system.models({ timeout: 1000 }));
+    expect(error).toBeInstanceOf(DeadlineExceededError);
+    expect([server.asked.length, took]).toEqual([2, 1000]);
+  });
+
+  test('may be the client’s', async () => {
+    const { fetch } = new FakeServer(silence);
+    const client = new CloutAgentClient('https://api.example', { fetch, timeout: 50, storage: null });
+    expect((await ended(client.healthCheck())).took).toBe(50);
+    expect(() => new CloutAgentClient('https://api.example', { timeout: 0 })).toThrow();
+  });
+});
+
+describe('a signal', () => {
+  test.each<[string, Answer]>([
+    ['a request', silence],
+    ['a pause', unreachable],
+  ])('ends %s, with its own reason', async (_, answer) => {
+    const { client } = made(answer);
+    const controller = new AbortController();
+    const reason = new Error('enough');
+    setTimeout(() => controller.abort(reason), 50);
+    expect(await ended(client.system.models({ signal: controller.signal }))).toMatchObject({ error: reason, took: 50 });
+  });
+
+  test('that is aborted already lets nothing go out', async () => {
+    const { client, server } = made(fine);
+    const { error } = await ended(client.system.models({ signal: AbortSignal.abort() }));
+    expect([(error as Error).name, server.asked.length]).toEqual(['AbortError', 0]);
+  });
+});
+
+test('a policy that cannot be kept is refused', () => {
+  for (const retry of [{ attempts: 0 }, { firstDelay: 0 }, { firstDelay: 10, longestDelay: 5 }, { outage: -1 }]) {
+    expect(() => new CloutAgentClient('https://api.example', { retry })).toThrow(RangeError);
+  }
+});
