@@ -106,7 +106,7 @@ test-faults: setup ## Kill, refuse, cut the power and race at full size; says ho
 	$(PYTEST) tests/faults
 
 .PHONY: dist
-dist: setup ## Build wheels and sdists into dist/, the same bytes from the same commit
+dist: setup ## Build wheels, sdists and the npm package into dist/, the same bytes from the same commit
 	$(PY) -m scripts.packaging.build
 
 .PHONY: smoke

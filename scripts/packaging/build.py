@@ -16,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from scripts.packaging import npm
+
 REPOSITORY: Final = Path(__file__).parents[2]
 CLIENT: Final = Path("clients/python")
 SERVER: Final = Path()
@@ -36,9 +38,19 @@ def copy_tracked(repository: Path, target: Path) -> None:
 
 
 def build(tree: Path, out: Path, epoch: int) -> None:
-    """Build wheel and sdist of both distributions of the repository in `tree` into `out`, with this time in them."""
+    """Build all that is published into `out`: wheels and sdists, with this time in them, and the npm package.
+
+    Args:
+        tree: A copy of what git tracks of the repository, in which nothing was built yet.
+        out: The folder.
+        epoch: Seconds since 1970. The npm package has a time of its own.
+
+    Raises:
+        BuildFailed, NpmFailed: Something could not be built.
+    """
     for project in (CLIENT, SERVER):
         build_one(tree / project, out, epoch, "sdist", "wheel")
+    npm.pack(tree / npm.PACKAGE, out)
 
 
 def build_one(project: Path, out: Path, epoch: int, *targets: str) -> None:

@@ -15,12 +15,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from scripts.demo.stack import Stack
+from scripts.demo.stack import Stack, StackFailed
+from scripts.packaging import npm
 from scripts.packaging.build import REPOSITORY
 from scripts.packaging.environment import EmptyEnvironment
 
 CLIENT_WHEEL: Final = "cloutagent-*.whl"
 SERVER_WHEEL: Final = "cloutagent_server-*.whl"
+NPM_PACKAGE: Final = "cloutagent-*.tgz"
 IMPORT_SECONDS: Final = 0.3
 """Processor time that the import of the client's package and of its client may take."""
 
@@ -85,8 +87,8 @@ def check_readme(client: EmptyEnvironment, address: str) -> str:
     return client.run(readme_lines(), CLOUTAGENT_ADDRESS=address)
 
 
-def wheel(folder: Path, pattern: str) -> Path:
-    """The one wheel in `folder` whose name is like this. Raises SmokeFailed if there is not just one."""
+def built(folder: Path, pattern: str) -> Path:
+    """The one file in `folder` whose name is like this. Raises SmokeFailed if there is not just one."""
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         raise SmokeFailed(f"{len(found)} files {pattern} in {folder}: run `make dist`")
@@ -94,20 +96,21 @@ def wheel(folder: Path, pattern: str) -> Path:
 
 
 def try_out(dist: Path, folder: Path, python: str = sys.executable) -> None:
-    """Install and try both distributions; `python` is the interpreter of the client's environment.
+    """Install and try all that was built; `python` is the interpreter of the client's environment.
 
     Raises:
-        SmokeFailed, StackFailed, CalledProcessError: Something does not work.
+        SmokeFailed, StackFailed, CalledProcessError, NpmFailed: Something does not work.
     """
     client = EmptyEnvironment(folder / "client", python)
-    client.install(wheel(dist, CLIENT_WHEEL))
+    client.install(built(dist, CLIENT_WHEEL))
     print(f"client: {client.run('import sys; print(sys.version.split()[0])').strip()}, {check_imports(client)}")
     server = EmptyEnvironment(folder / "server")
-    server.install(wheel(dist, SERVER_WHEEL), wheel(dist, CLIENT_WHEEL))
+    server.install(built(dist, SERVER_WHEEL), built(dist, CLIENT_WHEEL))
     (folder / "stack").mkdir()
     with Stack(folder / "stack", live=False, scripts=server.scripts) as stack:
         print(f"server: up, version {health_version(client, stack.url)}")
         print(f"README: {check_readme(client, stack.url).strip()!r}")
+        print(f"npm package: {npm.try_package(built(dist, NPM_PACKAGE), folder / 'npm', stack.url)}")
 
 
 def health_version(client: EmptyEnvironment, address: str) -> str:
@@ -125,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     with TemporaryDirectory() as folder:
         try:
             try_out(options.dist, Path(folder), options.python)
-        except (SmokeFailed, subprocess.CalledProcessError) as failure:
+        except (SmokeFailed, StackFailed, npm.NpmFailed, subprocess.CalledProcessError) as failure:
             print(failure, file=sys.stderr)
             return 1
     return 0

@@ -11,7 +11,7 @@ import pytest
 from scripts.demo.stack import Stack
 from scripts.packaging.build import REPOSITORY, build, copy_tracked
 from scripts.packaging.environment import EmptyEnvironment
-from scripts.packaging.smoke import CLIENT_WHEEL, SERVER_WHEEL, wheel
+from scripts.packaging.smoke import CLIENT_WHEEL, SERVER_WHEEL, built
 
 EPOCH = 1_750_000_000
 
@@ -36,7 +36,7 @@ def dist(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> EmptyEnvironment:
     """An environment with the client and what it needs, and nothing else."""
     environment = EmptyEnvironment(tmp_path_factory.mktemp("client") / "venv")
-    environment.install(wheel(dist, CLIENT_WHEEL))
+    environment.install(built(dist, CLIENT_WHEEL))
     return environment
 
 
@@ -44,7 +44,7 @@ def client(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> EmptyEnviron
 def server(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> EmptyEnvironment:
     """An environment with the wheels of server and client. What they need is that of the tests, which saves minutes."""
     environment = EmptyEnvironment(tmp_path_factory.mktemp("server") / "venv")
-    environment.install(wheel(dist, SERVER_WHEEL), wheel(dist, CLIENT_WHEEL), dependencies=False)
+    environment.install(built(dist, SERVER_WHEEL), built(dist, CLIENT_WHEEL), dependencies=False)
     (own,) = environment.scripts.parent.glob("lib/python*/site-packages")
     # A folder that is named like this is on the path, behind what is installed, but its own such files are not read:
     # the packages that are editable there are not to be had.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import tarfile
 import tomllib
@@ -17,8 +16,19 @@ import pytest
 from packaging.metadata import Metadata
 from packaging.requirements import Requirement
 
-from scripts.packaging.build import CLIENT, REPOSITORY, SERVER, BuildFailed, build_one, commit_time, copy_tracked, main
-from scripts.packaging.smoke import CLIENT_WHEEL, SERVER_WHEEL, wheel
+from scripts.packaging.build import (
+    CLIENT,
+    REPOSITORY,
+    SERVER,
+    BuildFailed,
+    build,
+    build_one,
+    commit_time,
+    copy_tracked,
+    main,
+)
+from scripts.packaging.npm import NpmFailed, pack
+from scripts.packaging.smoke import CLIENT_WHEEL, SERVER_WHEEL, built
 from tests.packaging.conftest import EPOCH
 
 VERSION = (REPOSITORY / "VERSION").read_text().strip()
@@ -38,33 +48,29 @@ def sdist(dist: Path, project: Path) -> Path:
     return dist / f"{NAMES[project]}-{VERSION}.tar.gz"
 
 
-def test_the_same_files_give_the_same_bytes(
-    tree: Path, dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_files_give_the_same_bytes(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "elsewhere" / "another name"
-    shutil.copytree(tree, other)
-    for path in other.rglob("*"):
-        path.chmod(0o700 if path.is_dir() else 0o600)
-        os.utime(path, (1_000_000_000, 1_000_000_000))
     monkeypatch.setenv("TZ", "Asia/Kathmandu")
     monkeypatch.setenv("LC_ALL", "C")
     monkeypatch.setenv("PYTHONHASHSEED", "17")
     before = os.umask(0o077)
     try:
-        for project in NAMES:
-            build_one(other / project, tmp_path / "dist", EPOCH, "sdist", "wheel")
+        copy_tracked(REPOSITORY, other)
+        for path in other.rglob("*"):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+            os.utime(path, (1_000_000_000, 1_000_000_000))
+        build(other, tmp_path / "dist", EPOCH)
     finally:
         os.umask(before)
     made, again = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (dist, tmp_path / "dist"))
-    assert sorted(made) == sorted(
-        f"{name}-{VERSION}{ending}" for name in NAMES.values() for ending in ("-py3-none-any.whl", ".tar.gz")
-    )
+    python = {f"{name}-{VERSION}{ending}" for name in NAMES.values() for ending in ("-py3-none-any.whl", ".tar.gz")}
+    assert made.keys() == python | {f"cloutagent-{VERSION}.tgz"}
     assert made == again
 
 
 def test_the_time_of_the_build_is_in_it(tree: Path, dist: Path, tmp_path: Path) -> None:
     build_one(tree / CLIENT, tmp_path, EPOCH + 3600, "wheel")
-    assert wheel(tmp_path, CLIENT_WHEEL).read_bytes() != wheel(dist, CLIENT_WHEEL).read_bytes()
+    assert built(tmp_path, CLIENT_WHEEL).read_bytes() != built(dist, CLIENT_WHEEL).read_bytes()
 
 
 @PROJECTS
@@ -72,7 +78,7 @@ def test_the_wheel_from_the_sdist_is_that_from_the_tree(project: Path, dist: Pat
     with tarfile.open(sdist(dist, project)) as archive:
         archive.extractall(tmp_path, filter="data")
     build_one(tmp_path / f"{NAMES[project]}-{VERSION}", tmp_path / "dist", EPOCH, "wheel")
-    assert wheel(tmp_path / "dist", WHEELS[project]).read_bytes() == wheel(dist, WHEELS[project]).read_bytes()
+    assert built(tmp_path / "dist", WHEELS[project]).read_bytes() == built(dist, WHEELS[project]).read_bytes()
 
 
 @PROJECTS
@@ -89,7 +95,7 @@ def test_a_wheel_has_the_package_its_licence_and_nothing_else(project: Path, tre
     expected |= {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")}
     if "scripts" in tomllib.loads((tree / project / "pyproject.toml").read_text())["project"]:
         expected.add(f"{info}/entry_points.txt")
-    with ZipFile(wheel(dist, WHEELS[project])) as archive:
+    with ZipFile(built(dist, WHEELS[project])) as archive:
         assert set(archive.namelist()) == expected
         assert archive.read(f"{info}/licenses/LICENSE") == (REPOSITORY / "LICENSE").read_bytes()
 
@@ -104,9 +110,18 @@ def test_an_sdist_has_what_its_wheel_is_built_from(project: Path, tree: Path, di
         assert {name.partition("/")[2] for name in archive.getnames()} == expected
 
 
+def test_the_npm_package_has_what_is_compiled_and_nothing_else(tree: Path, dist: Path) -> None:
+    sources = [name.removesuffix(".ts") for name in files_below(tree, "clients/typescript/src", "dist")]
+    expected = {f"{name}{ending}" for name in sources for ending in (".js", ".d.ts")}
+    assert {"dist/index.js", "dist/index.d.ts", "dist/gen/cloutagent/v1/execution_pb.js"} <= expected
+    with tarfile.open(dist / f"cloutagent-{VERSION}.tgz") as archive:
+        names = {name.removeprefix("package/") for name in archive.getnames()}
+    assert names == expected | {"package.json", "README.md", "LICENSE"}
+
+
 @PROJECTS
 def test_the_metadata_is_valid(project: Path, dist: Path) -> None:
-    with ZipFile(wheel(dist, WHEELS[project])) as archive:
+    with ZipFile(built(dist, WHEELS[project])) as archive:
         text = archive.read(f"{NAMES[project]}-{VERSION}.dist-info/METADATA")
     metadata = Metadata.from_email(text, validate=True)
     assert str(metadata.version) == VERSION
@@ -121,7 +136,7 @@ def test_the_metadata_is_valid(project: Path, dist: Path) -> None:
 
 
 def test_the_server_needs_the_client_of_its_version(dist: Path) -> None:
-    with ZipFile(wheel(dist, SERVER_WHEEL)) as archive:
+    with ZipFile(built(dist, SERVER_WHEEL)) as archive:
         text = archive.read(f"cloutagent_server-{VERSION}.dist-info/METADATA").decode()
     needed = [Requirement(each) for each in Parser().parsestr(text).get_all("Requires-Dist", [])]
     assert [str(each) for each in needed if each.name == "cloutagent"] == [f"cloutagent=={VERSION}"]
@@ -140,6 +155,11 @@ def test_only_what_git_tracks_is_copied_and_as_it_is_now(tmp_path: Path) -> None
     copy_tracked(repository, target)
     texts = {str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()}
     assert texts == {"kept": "as committed", "folder/changed": "as changed"}
+
+
+def test_what_cannot_be_packed_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NpmFailed, match="npm pack"):
+        pack(tmp_path, tmp_path / "dist")
 
 
 def test_what_cannot_be_built_is_told(tmp_path: Path) -> None:

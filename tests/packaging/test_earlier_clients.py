@@ -20,7 +20,7 @@ import pytest
 from scripts.demo.stack import Stack
 from scripts.packaging.build import CLIENT, REPOSITORY, build_one
 from scripts.packaging.releases import committed, earlier, extract, tags
-from scripts.packaging.smoke import CLIENT_WHEEL, wheel
+from scripts.packaging.smoke import CLIENT_WHEEL, built
 from tests.packaging.conftest import EPOCH
 
 pytestmark = pytest.mark.e2e
@@ -52,7 +52,7 @@ def client_of(revision: str, folder: Path) -> Path:
     """The client of a revision, as it is installed: a folder for the path of modules."""
     extract(REPOSITORY, revision, folder / "tree")
     build_one(folder / "tree" / CLIENT, folder / "dist", EPOCH, "wheel")
-    with ZipFile(wheel(folder / "dist", CLIENT_WHEEL)) as archive:
+    with ZipFile(built(folder / "dist", CLIENT_WHEEL)) as archive:
         archive.extractall(folder / "installed")
     return folder / "installed"
 

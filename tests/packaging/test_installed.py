@@ -9,7 +9,16 @@ import pytest
 from scripts.demo.stack import Stack
 from scripts.packaging.build import REPOSITORY
 from scripts.packaging.environment import EmptyEnvironment
-from scripts.packaging.smoke import SmokeFailed, check_imports, check_readme, health_version, try_out, wheel
+from scripts.packaging.npm import try_package
+from scripts.packaging.smoke import (
+    NPM_PACKAGE,
+    SmokeFailed,
+    built,
+    check_imports,
+    check_readme,
+    health_version,
+    try_out,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -42,9 +51,15 @@ def test_the_server_runs_from_its_wheel(server: EmptyEnvironment, client: EmptyE
     assert health_version(client, stack.url) == VERSION
 
 
+def test_the_npm_package_works_where_nothing_else_is_installed(dist: Path, stack: Stack, tmp_path: Path) -> None:
+    seen = try_package(built(dist, NPM_PACKAGE), tmp_path / "npm", stack.url)
+    assert (seen["version"], seen["first"], seen["last"]) == (VERSION, "queued", "completed")
+    assert "Greet Ada." in seen["result"]
+
+
 def test_a_folder_without_wheels_is_told(tmp_path: Path) -> None:
     with pytest.raises(SmokeFailed, match="make dist"):
-        wheel(tmp_path, "*.whl")
+        built(tmp_path, "*.whl")
 
 
 @pytest.mark.full

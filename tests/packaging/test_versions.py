@@ -12,6 +12,7 @@ import pytest
 import cloutagent
 import cloutagent_server
 from scripts.packaging.build import REPOSITORY
+from scripts.packaging.npm import PACKAGE
 from scripts.packaging.releases import ChangelogUnreadable, committed, earlier, extract, tags, versions
 
 VERSION = (REPOSITORY / "VERSION").read_text().strip()
@@ -38,12 +39,9 @@ def test_the_packages_tell_this_version() -> None:
     assert cloutagent.__version__ == cloutagent_server.__version__ == VERSION
 
 
-def test_every_npm_package_of_ours_that_is_published_has_this_version() -> None:
-    published = REPOSITORY / "clients" / "typescript" / "package.json"
-    if published.exists():
-        assert json.loads(published.read_text(encoding="utf-8"))["version"] == VERSION
-        lock = published.with_name("package-lock.json")
-        assert json.loads(lock.read_text(encoding="utf-8"))["version"] == VERSION
+def test_the_npm_package_has_this_version() -> None:
+    for file in ("package.json", "package-lock.json"):
+        assert json.loads((REPOSITORY / PACKAGE / file).read_text(encoding="utf-8"))["version"] == VERSION
 
 
 def test_what_was_released_is_read_from_the_changelog() -> None:
