@@ -19,6 +19,7 @@ MINUTES: Final = "takes minutes; tests/unit/test_rest_benchmarks.py runs the sam
 RUNS: Final = "runs until Ctrl-C; what runs here is the same"
 INSTALLS: Final = "installs into the reader's environment"
 REPLACES: Final = "puts back what other pages have changed meanwhile; tests/e2e/test_maintenance.py runs it"
+PUBLISHES: Final = "publishes a release"
 IS_MAKE: Final = "is the command after it, behind what sets everything up"
 
 NOT_RUN: Final[dict[str, dict[str, str]]] = {
@@ -46,6 +47,7 @@ NOT_RUN: Final[dict[str, dict[str, str]]] = {
         "before-upgrade.tar.gz": CONTAINERS,
         "make bench-rest": MINUTES,
     },
+    "docs/releasing.md": {"git tag -a v0.1.0 -m v0.1.0": PUBLISHES},
     "docs/quickstart.md": {"make run": RUNS},
     "examples/README.md": {"make run": RUNS, "make example NAME=support_assistant": IS_MAKE},
 }
