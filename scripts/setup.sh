@@ -33,7 +33,8 @@ may_install_packages() {
 
 install_package() {
   echo "setup: installing $1"
-  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$1" > /dev/null
+  apt-get -qq update && DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
+    apt-get -qq install --yes --no-install-recommends "$1" > /dev/null
 }
 
 # Debian and Ubuntu ship `venv` in a package of its own.

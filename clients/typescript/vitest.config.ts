@@ -6,8 +6,8 @@ export default defineConfig({
   test: {
     include: ['test/unit/*.test.ts', ...live],
     reporters: ['default'],
-    testTimeout: 30_000,
-    hookTimeout: 30_000,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
     // One after the other, for scenarios restart what all of them ask; and in one thread, which takes the least time.
     pool: 'threads',
     isolate: false,

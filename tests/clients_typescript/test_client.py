@@ -14,10 +14,11 @@ import pytest
 from tests.clients_typescript.stack import controlled, running_stack
 from tests.support.api.ports import reserved_port
 
-pytestmark = pytest.mark.e2e
+# It is as many tests as a folder of others.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PACKAGE = Path(__file__).parents[2] / "clients" / "typescript"
-DEADLINE_SECONDS = 100
+DEADLINE_SECONDS = 270
 
 
 async def test_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,9 @@ export class Transport {
   readonly #credentials: Credentials;
   readonly #fetch: typeof fetch | undefined;
   readonly #projectId: string | undefined;
-  #ownProject: Promise<string> | undefined;
+  #ownProject: string | undefined;
+  // How many keys there were before this one.
+  #keys = 0;
 
   constructor(
     endpoint: Endpoint,
@@ -98,35 +100,25 @@ export class Transport {
 
   /** The project that a call is about: the one it names, the client's, or the one that the key belongs to. */
   async project(given: string | undefined, options: CallOptions = {}): Promise<string> {
-    const known = given ?? this.#projectId;
+    const known = given ?? this.#projectId ?? this.#ownProject;
     if (known !== undefined) {
       return known;
     }
-    this.#ownProject ??= this.call<CurrentProject>('/api/v1/me', options).then(({ project }) => {
-      if (project === undefined) {
-        throw new ConfigurationError('the admin key belongs to no project: name one by projectId');
-      }
-      return project.id;
-    });
-    const asked = this.#ownProject;
-    try {
-      return await asked;
-    } catch (error) {
-      // Who waited with its own time and signal does not decide for others, or for the next call.
-      this.#forgetProject(asked);
-      throw error;
+    const keys = this.#keys;
+    const { project } = await this.call<CurrentProject>('/api/v1/me', options);
+    if (project === undefined) {
+      throw new ConfigurationError('the admin key belongs to no project: name one by projectId');
     }
+    if (keys === this.#keys) {
+      this.#ownProject = project.id;
+    }
+    return project.id;
   }
 
   /** The key is another one from now on. */
   keyChanged(): void {
+    this.#keys += 1;
     this.#ownProject = undefined;
-  }
-
-  #forgetProject(asked: Promise<string>): void {
-    if (this.#ownProject === asked) {
-      this.#ownProject = undefined;
-    }
   }
 
   async #once(path: string, call: Call, requestId: string, timeout: number, signal: AbortSignal | undefined) {

@@ -50,7 +50,7 @@ beforeAll(async () => {
   await compiled('tsconfig.build.json');
 });
 
-describe('the snippets of the documentation', () => {
+describe.concurrent('the snippets of the documentation', () => {
   test('are typed', () => compiled('build/snippets'));
 
   test.each(DOCUMENTS.map(([document, printed], index) => ({ document, printed, index })))(

@@ -52,6 +52,10 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
     equal([execution.status, execution.result], ['completed', 'echo: Greet Ada.']);
     const events = await followed(client, execution.id);
     isWhole(events, execution);
+    // What the types say is always there.
+    equal([execution.labels, execution.secretNames, execution.agent?.mcpServers], [{}, [], {}]);
+    const usages = events.flatMap((event) => (event.kind === 'token_usage' ? [event.tokenUsage.usage] : []));
+    equal([usages[0]?.cacheReadTokens, execution.usage?.cacheWriteTokens], [0, 0]);
   },
 
   'a stream goes on after a restart of the server and a drain of Envoy': async (stage) => {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { CloutAgentClient, ConfigurationError } from '../../src/index.js';
-import { type Answer, empty, FakeServer, json } from './fake_server.js';
+import { type Answer, empty, FakeServer, json, silence } from './fake_server.js';
 
 const PROJECT = '6d0f0000-0000-4000-8000-000000000001';
 
@@ -231,6 +231,28 @@ describe('the project of the key', () => {
     await asking.keys.list();
     const keys = '/api/v1/projects/own/keys';
     expect(server.paths).toEqual(['/api/v1/me', keys, keys, '/api/v1/me', keys]);
+  });
+
+  test('is not that of a key which was changed meanwhile', async () => {
+    const other = json({ project: { id: 'other' }, admin: false });
+    const server = new FakeServer(own, json({ keys: [] }), other, json({ keys: [] }));
+    const asking = client(server);
+    const listing = asking.keys.list();
+    asking.setAPIKey('cla_2');
+    await listing;
+    await asking.keys.list();
+    expect(server.paths.at(-1)).toBe('/api/v1/projects/other/keys');
+  });
+
+  test('is asked for by each call with its own signal', async () => {
+    const server = new FakeServer(silence, own, json({ keys: [] }));
+    const asking = client(server);
+    const controller = new AbortController();
+    const ended = asking.keys.list({ signal: controller.signal });
+    const listing = asking.keys.list();
+    controller.abort(new Error('enough'));
+    await expect(ended).rejects.toThrow('enough');
+    expect(await listing).toEqual([]);
   });
 
   test('is none for the admin', async () => {

@@ -148,6 +148,24 @@ describe('a signal', () => {
     expect(await ended(client.system.models({ signal: controller.signal }))).toMatchObject({ error: reason, took: 50 });
   });
 
+  test('that outlasts many calls is left alone by each', async () => {
+    const { signal } = new AbortController();
+    let listeners = 0;
+    const { addEventListener, removeEventListener } = signal;
+    vi.spyOn(signal, 'addEventListener').mockImplementation((...given: Parameters<typeof addEventListener>) => {
+      listeners += 1;
+      addEventListener.apply(signal, given);
+    });
+    vi.spyOn(signal, 'removeEventListener').mockImplementation((...given: Parameters<typeof removeEventListener>) => {
+      listeners -= 1;
+      removeEventListener.apply(signal, given);
+    });
+    const { client } = made(unreachable, fine);
+    await ended(client.system.models({ signal }));
+    expect(vi.mocked(signal.addEventListener)).toHaveBeenCalledTimes(3);
+    expect(listeners).toBe(0);
+  });
+
   test('that is aborted already lets nothing go out', async () => {
     const { client, server } = made(fine);
     const { error } = await ended(client.system.models({ signal: AbortSignal.abort() }));
