@@ -87,13 +87,17 @@ typescript-check: setup ## Check types and style of the TypeScript client (tsc, 
 .PHONY: check
 check: lint typecheck imports proto-check typescript-check ## Run all of the checks above
 
+.PHONY: chromium
+chromium:
+	scripts/install_chromium.sh
+
 .PHONY: test
-test: check ## Check, then run the tests in their bounded form, with the coverage gate
+test: chromium check ## Check, then run the tests in their bounded form, with the coverage gate
 	$(PYTEST) -m 'not full' $(WITH_COVERAGE)
 	$(PY) -m scripts.coverage_gate coverage.json
 
 .PHONY: test-all
-test-all: check ## Check, then run every test at full size, with the coverage gate
+test-all: chromium check ## Check, then run every test at full size, with the coverage gate
 	$(PYTEST) $(WITH_COVERAGE)
 	$(PY) -m scripts.coverage_gate coverage.json
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv with everything that requirements.lock pins and with both distributions of this repository, editable,
-# installs what the package-lock.json of clients/typescript and tests/clients pin, and a Chromium if there is none.
+# Makes .venv with everything that requirements.lock pins and with both distributions of this repository, editable, and
+# installs what the package-lock.json of clients/typescript and tests/clients pin.
 # `make setup` calls it. PYTHON may name the interpreter to use; else the first of 3.11 or later on the PATH is taken.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,34 +27,16 @@ find_python() {
   fail "no Python of version 3.11 or later found; install one, or set PYTHON to its path"
 }
 
-may_install_packages() {
-  command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]
-}
-
-install_package() {
-  echo "setup: installing $1"
-  apt-get -qq update && DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
-    apt-get -qq install --yes --no-install-recommends "$1" > /dev/null
-}
-
 # Debian and Ubuntu ship `venv` in a package of its own.
 install_venv_module() {
   local package
   package="python$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
-  may_install_packages ||
+  if ! command -v apt-get > /dev/null || [ "$(id -u)" != 0 ]; then
     fail "$1 cannot make virtual environments; install its venv module (on Debian and Ubuntu: $package)"
-  install_package "$package"
-}
-
-# What the tests find it by, in clients/typescript/test/live/chromium.ts.
-has_chromium() {
-  local name
-  for name in chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable; do
-    if command -v "$name" > /dev/null; then
-      return
-    fi
-  done
-  [ -n "${CHROMIUM-}" ]
+  fi
+  echo "setup: installing $package"
+  apt-get -qq update
+  DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$package" > /dev/null
 }
 
 install_node_packages() {
@@ -94,8 +76,3 @@ pip install --quiet --quiet --no-deps --no-build-isolation --editable clients/py
 
 install_node_packages tests/clients
 wait $node_packages
-
-# Without it the tests of the TypeScript client say what is missing.
-if ! has_chromium && may_install_packages; then
-  install_package chromium-headless-shell || echo "setup: no Chromium to install; set CHROMIUM to the path of one" >&2
-fi
