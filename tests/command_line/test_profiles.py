@@ -47,6 +47,12 @@ def test_a_key_that_is_not_valid_is_not_kept(stranger: Commands) -> None:
     assert Profiles().names() == ["default"]
 
 
+def test_a_login_tells_what_comes_before_it(command: Commands) -> None:
+    done = command.ok("login", "--no-check", "--json", stdin="cla_x")
+    assert done.json["profile"] == "default"
+    assert done.err == "CLOUTAGENT_API_KEY is set, which comes before what is kept\n"
+
+
 def test_a_login_at_a_terminal_asks(stranger: Commands, asked: Callable[[], None]) -> None:
     asked()
     stranger.environment["CLOUTAGENT_ADDRESS"] = None

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from cloutagent.cli.endings import CommandError, ExitCode
-from cloutagent.cli.execution_view import show_estimate, status_name
+from cloutagent.cli.execution_view import show_estimate
 from cloutagent.cli.interrupts import OnInterrupt
+from cloutagent.cli.progress import status_name
 from cloutagent.cli.session import Session, command
 from cloutagent.cli.showing import show_run
 from cloutagent.cli.summary import status_text
