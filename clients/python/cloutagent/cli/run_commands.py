@@ -114,6 +114,5 @@ def _start(session: Session, prompt: str, options: StartOptions) -> Execution:
         raise CommandError(f"interrupted while the run was started{repeat}", ExitCode.INTERRUPTED) from None
     except ApiError as error:
         if error.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE") and error.reason is None:
-            error.args = (f"{error.message}{repeat}",)
-            error.message = error.args[0]
+            error.message += repeat
         raise
