@@ -25,12 +25,16 @@ THERE = "https://agents.example"
 
 
 def test_a_login_is_kept_for_its_owner_alone(stranger: Commands, project: NewProject, tmp_path: Path) -> None:
-    os.umask(os.umask(0))
-    done = stranger.ok("login", stdin=f"{project.api_key}\n")
+    before = os.umask(0)
+    try:
+        done = stranger.ok("login", stdin=f"{project.api_key}\n")
+    finally:
+        os.umask(before)
     assert f"key of project notes ({project.project.id})" in done.out
     stored = tmp_path / "config/cloutagent/profiles/default.json"
     assert stat.S_IMODE(stored.stat().st_mode) == 0o600
-    assert stat.S_IMODE(stored.parent.stat().st_mode) & 0o077 == 0
+    for folder_of_profiles in (stored.parent, stored.parents[1]):
+        assert stat.S_IMODE(folder_of_profiles.stat().st_mode) == 0o700
     assert json.loads(stored.read_text())["api_key"] == project.api_key
     assert [path.name for path in stored.parent.iterdir()] == ["default.json"]
     assert project.api_key not in done.out + done.err
