@@ -108,16 +108,11 @@ def test_the_key_of_a_plain_address_elsewhere_is_not_sent(command: Commands) -> 
     assert "plain text" in done.err and "cla_" not in done.err
 
 
-def test_a_server_that_is_not_there_exits_with_6(command: Commands) -> None:
-    done = command("models", "--address", "http://127.0.0.1:9")
-    assert done.code == 6
-    assert done.err.count("\n") == 1 and "`cloutagent doctor`" in done.err
-
-
-def test_a_start_whose_end_is_not_known_says_how_to_repeat_it(command: Commands) -> None:
+def test_without_a_server_it_exits_with_6_and_a_start_says_how_to_repeat_it(command: Commands) -> None:
     done = command("run", "x", "--address", "http://127.0.0.1:9", "--project", "6d0f2c1e-0000-4000-8000-000000000000")
     assert done.code == 6
-    assert "repeat it with --idempotency-key " in done.err
+    assert done.err.count("\n") == 1
+    assert "repeat it with --idempotency-key " in done.err and "`cloutagent doctor`" in done.err
 
 
 def test_nothing_is_drawn_into_a_file_and_a_closed_input_is_told(command: Commands) -> None:

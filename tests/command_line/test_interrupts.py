@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 
@@ -10,7 +11,9 @@ import pytest
 from cloutagent import Client
 from cloutagent.types import Execution
 from tests.support.command_line.commands import Commands
+from tests.support.command_line.server import ThreadedServer
 from tests.support.command_line.terminal import CTRL_C, on_terminal, without_terminal
+from tests.support.fake_engine import FakeEngine, ask, hang, report, wait_for, write
 
 ESCAPE = "\x1b"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
@@ -92,11 +95,16 @@ def test_sigterm_leaves_the_run_alone_and_asks_nobody(command: Commands, only_ru
     client.executions.cancel(told[1])
 
 
-def test_a_reader_that_leaves_does_not_end_the_run(command: Commands, only_run: OnlyRun, client: Client) -> None:
-    with without_terminal("run", "hang", "--json", variables=command.environment) as process:
+def test_a_reader_that_leaves_does_not_end_the_run(
+    command: Commands, only_run: OnlyRun, client: Client, server: ThreadedServer, engine: FakeEngine
+) -> None:
+    left = asyncio.Event()
+    engine.script = lambda prompt: [ask(), report(100, 20), wait_for(left), write("x"), hang()]
+    with without_terminal("run", "Go.", "--json", variables=command.environment) as process:
         assert process.stdout is not None and process.stderr is not None
         assert "queued" in process.stdout.readline()
         process.stdout.close()
+        server.call(left.set)
         err = process.stderr.read()
         assert process.wait(30) == 1
     told = re.fullmatch(r"the run goes on; watch it with: cloutagent watch (\S+) --from-event \d+\n", err)

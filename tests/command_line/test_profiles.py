@@ -25,12 +25,16 @@ THERE = "https://agents.example"
 
 
 def test_a_login_is_kept_for_its_owner_alone(stranger: Commands, project: NewProject, tmp_path: Path) -> None:
-    os.umask(os.umask(0))
-    done = stranger.ok("login", stdin=f"{project.api_key}\n")
+    before = os.umask(0)
+    try:
+        done = stranger.ok("login", stdin=f"{project.api_key}\n")
+    finally:
+        os.umask(before)
     assert f"key of project notes ({project.project.id})" in done.out
     stored = tmp_path / "config/cloutagent/profiles/default.json"
     assert stat.S_IMODE(stored.stat().st_mode) == 0o600
-    assert stat.S_IMODE(stored.parent.stat().st_mode) & 0o077 == 0
+    for folder_of_profiles in (stored.parent, stored.parents[1]):
+        assert stat.S_IMODE(folder_of_profiles.stat().st_mode) == 0o700
     assert json.loads(stored.read_text())["api_key"] == project.api_key
     assert [path.name for path in stored.parent.iterdir()] == ["default.json"]
     assert project.api_key not in done.out + done.err
@@ -45,6 +49,12 @@ def test_a_key_that_is_not_valid_is_not_kept(stranger: Commands) -> None:
     assert stranger("login", stdin="cla_\x00").code == 2
     stranger.ok("login", "--no-check", stdin="cla_wrong")
     assert Profiles().names() == ["default"]
+
+
+def test_a_login_tells_what_comes_before_it(command: Commands) -> None:
+    done = command.ok("login", "--no-check", "--json", stdin="cla_x")
+    assert done.json["profile"] == "default"
+    assert done.err == "CLOUTAGENT_API_KEY is set, which comes before what is kept\n"
 
 
 def test_a_login_at_a_terminal_asks(stranger: Commands, asked: Callable[[], None]) -> None:

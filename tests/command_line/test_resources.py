@@ -111,6 +111,16 @@ def test_projects_are_listed_and_deleted(operator: Commands, command: Commands, 
     assert operator("project", "show", project.project.id).code == 4
 
 
+def test_names_are_text_and_no_more(operator: Commands, command: Commands, client: Client) -> None:
+    client.projects.update(name="[red]x[/red]\x1b[31m :smile:", description="a\r\nb\u202e")
+    shown = "[red]x[/red][31m :smile:"
+    for words in (["project", "list"], ["project", "show"], ["doctor"]):
+        for done in (command.ok(*words), command.drawn(*words)):
+            assert shown in done.out and "\u202e" not in done.out and "\x1b[31m" not in done.out
+    command.ok("project", "list", "--json")
+    assert command.ok("login", stdin=command.environment["CLOUTAGENT_API_KEY"] or "").out.count("\x1b") == 0
+
+
 def test_the_admin_names_the_project(operator: Commands, project: NewProject) -> None:
     done = operator("secret", "list")
     assert done.code == 2 and "name it with --project" in done.err

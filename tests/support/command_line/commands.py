@@ -7,14 +7,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
-from typer.testing import CliRunner
+from typer.main import get_command
+from typer.testing import CliRunner, Result
 
 from cloutagent.cli.app import cli
 from cloutagent.cli.session import Consoles
 
 WIDTH = 100
+# Typer would build it again for each call, which takes longer than most commands.
+BUILT = get_command(cli)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Commands:
     def __call__(self, *arguments: str, stdin: str | bytes = "", **environment: str | None) -> Done:
         """Run a command, however it ends. A fault of the command itself is raised."""
         variables = {**self.environment, **environment}
-        result = CliRunner().invoke(cli, arguments, input=stdin, env=variables, catch_exceptions=False)
+        result = _invoke(arguments, input=stdin, env=variables)
         return Done(result.exit_code, result.stdout, result.stderr)
 
     def ok(self, *arguments: str, stdin: str | bytes = "", **environment: str | None) -> Done:
@@ -78,8 +82,11 @@ class Commands:
         )
         err = Console(file=io.StringIO(), width=WIDTH, markup=False, emoji=False, highlight=False)
         consoles = Consoles(out, err)
-        result = CliRunner().invoke(
-            cli, arguments, input=stdin, env=self.environment, catch_exceptions=False, obj=consoles
-        )
+        result = _invoke(arguments, input=stdin, env=self.environment, obj=consoles)
         assert isinstance(out.file, io.StringIO) and isinstance(err.file, io.StringIO)
         return Done(result.exit_code, out.file.getvalue() + result.stdout, err.file.getvalue() + result.stderr)
+
+
+def _invoke(arguments: tuple[str, ...], **settings: Any) -> Result:
+    with patch("typer.testing._get_command", return_value=BUILT):
+        return CliRunner().invoke(cli, arguments, catch_exceptions=False, **settings)

@@ -1,13 +1,13 @@
-"""What `doctor` looks at by itself, without the client: the address, TLS, the clock."""
+"""What `doctor` looks at by itself, without the client: the address, TLS, the clock.
+
+What speaks TLS and HTTP takes a while to import, so it is imported by the checks that need it.
+"""
 
 from __future__ import annotations
 
-import http.client
 import socket
-import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -76,6 +76,8 @@ def secure(connection: Connection) -> Finding:
             return Finding("tls", Verdict.OK, "plain, on this machine")
         advice = "use https:// unless nobody else reads that network"
         return Finding("tls", Verdict.WARNING, "plain, to another machine", advice)
+    import ssl
+
     context = ssl.create_default_context(cafile=connection.ca_file)
     context.set_alpn_protocols(["h2"])
     try:
@@ -101,6 +103,10 @@ def clock(connection: Connection) -> Finding:
     endpoint = parse(connection.address)
     if endpoint.target.startswith("unix:"):
         return Finding("clock", Verdict.SKIPPED, "only Envoy tells the time")
+    import http.client
+    import ssl
+    from email.utils import parsedate_to_datetime
+
     host, port = _host_and_port(endpoint)
     http_connection: http.client.HTTPConnection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
     if endpoint.tls:

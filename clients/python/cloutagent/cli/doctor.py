@@ -59,7 +59,7 @@ def examine(session: Session) -> Iterator[Finding]:
     if server.verdict is Verdict.FAILED:
         yield Finding("key", Verdict.SKIPPED, "the server does not answer")
     else:
-        yield _asked("key", lambda: _key(session, connection))
+        yield _asked("key", lambda: _key(session, connection), f"from {connection.key_source}: ")
     yield clock(connection)
 
 
@@ -88,14 +88,14 @@ def _key(session: Session, connection: Connection) -> Finding:
     return Finding("key", Verdict.OK, f"{whose}, from {connection.key_source}")
 
 
-def _asked(name: str, check: Callable[[], Finding]) -> Finding:
+def _asked(name: str, check: Callable[[], Finding], source: str = "") -> Finding:
     try:
         return check()
     except UnavailableError as error:
         advice = "something answers there, but no CloutAgent server: is it another service, or a proxy without HTTP/2?"
         return Finding(name, Verdict.FAILED, one_line(str(error)), advice, ExitCode.UNAVAILABLE)
     except CloutAgentError as error:
-        return Finding(name, Verdict.FAILED, told(error), "", exit_code(error))
+        return Finding(name, Verdict.FAILED, f"{source}{told(error)}", "", exit_code(error))
 
 
 def _tell(session: Session, finding: Finding) -> None:

@@ -6,17 +6,10 @@ from rich.text import Text
 
 from cloutagent.cli.happenings import limit_name
 from cloutagent.cli.output import Output
+from cloutagent.cli.progress import status_name
 from cloutagent.cli.summary import status_text
 from cloutagent.cli.text import clean, count, duration, local_time, money, one_line
 from cloutagent.types import Execution, ExecutionEstimate, Receipt
-
-
-def status_name(execution: Execution) -> str:
-    """Where it stands; the number of a state that only a newer server knows."""
-    try:
-        return Execution.Status.Name(execution.status)
-    except ValueError:
-        return str(execution.status)
 
 
 def show_estimate(output: Output, estimate: ExecutionEstimate) -> None:

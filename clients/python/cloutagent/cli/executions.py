@@ -10,8 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from cloutagent.cli.confirming import confirm
-from cloutagent.cli.execution_view import show_execution, show_receipt, status_name
+from cloutagent.cli.execution_view import show_execution, show_receipt
 from cloutagent.cli.output import as_dict
+from cloutagent.cli.progress import status_name
 from cloutagent.cli.run_commands import ExecutionId
 from cloutagent.cli.session import Session, command
 from cloutagent.cli.summary import status_text

@@ -19,6 +19,8 @@ from cloutagent.types import ExecutionEvent
 
 _REFRESHES_PER_SECOND: Final = 8
 _NEAR: Final = 80.0
+_BAR_WIDTH: Final = 30
+_BESIDE_THE_BAR: Final = 38
 
 
 class LiveView:
@@ -110,18 +112,18 @@ class LiveView:
 
     def _gauges(self) -> Table:
         progress, limits = self._progress, self._progress.limits
+        width = max(5, min(_BAR_WIDTH, self._console.width - _BESIDE_THE_BAR))
         gauges = Table.grid(padding=(0, 1))
         for name, used, limit, written in (
             ("tokens", progress.tokens, limits.max_tokens, count),
             ("cost", progress.usage.total_cost, limits.max_cost, money),
             ("time", progress.elapsed, limits.timeout, duration),
         ):
-            gauges.add_row(*_gauge(name, used, limit, f"{written(used)} of {written(limit)}"))
+            gauges.add_row(*_gauge(name, percent(used, limit), width, f"{written(used)} of {written(limit)}"))
         return gauges
 
 
-def _gauge(name: str, used: float, limit: float, written: str) -> tuple[Text, ProgressBar, Text]:
-    part = percent(used, limit)
+def _gauge(name: str, part: float, width: int, written: str) -> tuple[Text, ProgressBar, Text]:
     style = "green" if part < _NEAR else "yellow" if part < 100 else "red"
-    bar = ProgressBar(total=100, completed=min(part, 100), width=30, complete_style=style, finished_style=style)
+    bar = ProgressBar(total=100, completed=min(part, 100), width=width, complete_style=style, finished_style=style)
     return Text(f"  {name:<6}", "dim"), bar, Text(written)

@@ -12,7 +12,7 @@ import typer
 from cloutagent._address import parse
 from cloutagent._configuration import DEFAULT_ADDRESS
 from cloutagent.cli.asking import secret_input
-from cloutagent.cli.connection import ADDRESS, profile_name
+from cloutagent.cli.connection import ADDRESS, API_KEY, PROFILE, profile_name
 from cloutagent.cli.endings import CommandError
 from cloutagent.cli.profiles import DEFAULT, Profile
 from cloutagent.cli.session import Session, command
@@ -60,6 +60,9 @@ def login(
     whose = _whose(profile) if check else "not checked"
     profiles.put(name, profile)
     profiles.use(name)
+    for variable in (API_KEY, PROFILE):
+        if os.environ.get(variable):
+            output.note(f"{variable} is set, which comes before what is kept")
     if output.json:
         output.document({"profile": name, "address": address, "key": whose})
     else:

@@ -104,10 +104,10 @@ class Profiles:
             raise CommandError("a profile's name has letters and digits, and behind the first also `.`, `_` and `-`")
         return self._folder / "profiles" / f"{name}{_SUFFIX}"
 
-    @staticmethod
-    def _write(path: Path, content: str) -> None:
+    def _write(self, path: Path, content: str) -> None:
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for made in (self._folder, path.parent):
+                made.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Made for the owner alone, from the first byte on.
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
             try:

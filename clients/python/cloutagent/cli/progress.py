@@ -11,8 +11,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cloutagent.cli.endings import ExitCode
 from cloutagent.types import Execution, ExecutionEvent, Failure, Limits, Usage
 
-ENDS: Final = frozenset({"completed", "failed", "cancelled"})
 _LIMITS: Final = frozenset({Failure.Reason.limit_exceeded, Failure.Reason.timeout})
+
+
+def status_name(execution: Execution) -> str:
+    """Where it stands; the number of a state that only a newer server knows."""
+    try:
+        return Execution.Status.Name(execution.status)
+    except ValueError:
+        return str(execution.status)
 
 
 class Progress:
@@ -74,7 +81,7 @@ class Progress:
     @property
     def ended(self) -> bool:
         """Whether the last event has come."""
-        return self.status in ENDS
+        return self.duration is not None
 
     @property
     def exit_code(self) -> ExitCode:
@@ -107,7 +114,7 @@ class Progress:
 
     def settle(self, execution: Execution) -> None:
         """The last event was before those that were asked for: the execution tells how it ended."""
-        self._end(Execution.Status.Name(execution.status), execution.usage, execution.duration)
+        self._end(status_name(execution), execution.usage, execution.duration)
         self.failure = execution.failure if execution.HasField("failure") else None
 
     def _end(self, status: str, usage: Usage, duration: int) -> None:

@@ -54,22 +54,20 @@ def create(
 ) -> None:
     """Create a project. Its API key is shown this once, or kept in a profile."""
     project = fields.read_project(file)
-    fields.set_fields(
+    fields.fill(
         project,
-        {
-            "name": name,
-            "description": description,
-            "agent.name": agent_name or (None if project.agent.HasField("name") else "assistant"),
-            "agent.system_prompt": fields.system_prompt(system_prompt, system_prompt_file),
-            "agent.model": model,
-            "agent.temperature": temperature,
-            "agent.enabled_tools": tool,
-            "limits.max_tokens": max_tokens,
-            "limits.max_cost": max_cost,
-            "limits.timeout": fields.milliseconds(timeout),
-            "budget.daily.max_cost": daily_cost,
-            "budget.monthly.max_cost": monthly_cost,
-        },
+        name=name,
+        description=description,
+        agent_name=agent_name or (None if project.agent.HasField("name") else "assistant"),
+        system_prompt=fields.system_prompt(system_prompt, system_prompt_file),
+        model=model,
+        temperature=temperature,
+        tool=tool,
+        max_tokens=max_tokens,
+        max_cost=max_cost,
+        timeout=fields.milliseconds(timeout),
+        daily_cost=daily_cost,
+        monthly_cost=monthly_cost,
     )
     profile = offered_profile(session, save_as)
     created = session.client.projects.create(
@@ -137,22 +135,20 @@ def update(
 ) -> None:
     """Change a project: what is given changes, and nothing else."""
     project = fields.read_project(file)
-    fields.set_fields(
+    fields.fill(
         project,
-        {
-            "name": name,
-            "description": description,
-            "agent.name": agent_name,
-            "agent.system_prompt": fields.system_prompt(system_prompt, system_prompt_file),
-            "agent.model": model,
-            "agent.temperature": temperature,
-            "agent.enabled_tools": tool,
-            "limits.max_tokens": max_tokens,
-            "limits.max_cost": max_cost,
-            "limits.timeout": fields.milliseconds(timeout),
-            "budget.daily.max_cost": daily_cost,
-            "budget.monthly.max_cost": monthly_cost,
-        },
+        name=name,
+        description=description,
+        agent_name=agent_name,
+        system_prompt=fields.system_prompt(system_prompt, system_prompt_file),
+        model=model,
+        temperature=temperature,
+        tool=tool,
+        max_tokens=max_tokens,
+        max_cost=max_cost,
+        timeout=fields.milliseconds(timeout),
+        daily_cost=daily_cost,
+        monthly_cost=monthly_cost,
     )
     mask = [*fields.paths(project), *(reset or ())]
     if not mask:

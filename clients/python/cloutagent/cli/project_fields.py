@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from google.protobuf import json_format
@@ -33,6 +33,22 @@ File = Annotated[
     typer.Option("--file", metavar="FILE", help="Fields as JSON, as REST takes them; - is standard input."),
 ]
 
+# Where the options go.
+_PATHS: Final = {
+    "name": "name",
+    "description": "description",
+    "agent_name": "agent.name",
+    "system_prompt": "agent.system_prompt",
+    "model": "agent.model",
+    "temperature": "agent.temperature",
+    "tool": "agent.enabled_tools",
+    "max_tokens": "limits.max_tokens",
+    "max_cost": "limits.max_cost",
+    "timeout": "limits.timeout",
+    "daily_cost": "budget.daily.max_cost",
+    "monthly_cost": "budget.monthly.max_cost",
+}
+
 
 def read_project(file: Path | None) -> Project:
     """What a file of JSON says of a project. Raises CommandError."""
@@ -45,12 +61,12 @@ def read_project(file: Path | None) -> Project:
     return project
 
 
-def set_fields(project: Project, given: Mapping[str, Any]) -> None:
-    """Put what is given, by path, over what is there; None is not given."""
-    for path, value in given.items():
+def fill(project: Project, **given: Any) -> None:
+    """Put what options give over what is there; None is not given. Raises CommandError for what does not fit."""
+    for option, value in given.items():
         if value is None:
             continue
-        *parents, name = path.split(".")
+        *parents, name = _PATHS[option].split(".")
         message: Any = project
         for parent in parents:
             message = getattr(message, parent)
@@ -61,7 +77,7 @@ def set_fields(project: Project, given: Mapping[str, Any]) -> None:
             try:
                 setattr(message, name, value)
             except (ValueError, TypeError) as error:
-                raise CommandError(f"{path}: {error}") from None
+                raise CommandError(f"{_PATHS[option]}: {error}") from None
 
 
 def system_prompt(text: str | None, file: Path | None) -> str | None:

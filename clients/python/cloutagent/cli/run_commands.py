@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from cloutagent.cli.endings import CommandError, ExitCode
-from cloutagent.cli.execution_view import show_estimate, status_name
+from cloutagent.cli.execution_view import show_estimate
 from cloutagent.cli.interrupts import OnInterrupt
+from cloutagent.cli.progress import status_name
 from cloutagent.cli.session import Session, command
 from cloutagent.cli.showing import show_run
 from cloutagent.cli.summary import status_text
@@ -113,6 +114,5 @@ def _start(session: Session, prompt: str, options: StartOptions) -> Execution:
         raise CommandError(f"interrupted while the run was started{repeat}", ExitCode.INTERRUPTED) from None
     except ApiError as error:
         if error.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE") and error.reason is None:
-            error.args = (f"{error.message}{repeat}",)
-            error.message = error.args[0]
+            error.message += repeat
         raise

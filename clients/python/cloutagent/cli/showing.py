@@ -95,7 +95,7 @@ def show_run(session: Session, execution: Execution, after_sequence: int, on_int
                 progress.take(item)
                 view.show(item)
             view.finish()
-    except (CloutAgentError, BrokenPipeError):
+    except (CloutAgentError, BrokenPipeError, KeyboardInterrupt):
         if not progress.ended:
             _tell_how_to_go_on(session, progress)
         raise
