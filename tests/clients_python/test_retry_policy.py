@@ -189,3 +189,19 @@ def test_what_does_not_pass_by_ends_a_watch_at_once() -> None:
 def test_a_policy_that_makes_no_sense_is_refused(faulty: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="retry policy"):
         RetryPolicy(**faulty)  # type: ignore[arg-type]
+
+
+def test_signs_of_life_before_each_failure_do_not_keep_the_pauses_small() -> None:
+    clock = FakeClock()
+    reconnects = watching(clock, policy=RetryPolicy(first_delay=0.1, longest_delay=10, outage=5))
+    pauses = []
+    for _ in range(12):
+        reconnects.answered(new=False)
+        pauses.append(reconnects.pause(unavailable()))
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 20 * pauses[0]
+    # A connection that lasts is a good one, and so is one that brings something.
+    for new in (False, True):
+        reconnects.answered(new=new)
+        reconnects.answered(new=new)
+        assert reconnects.pause(unavailable()) == pauses[0]

@@ -112,12 +112,19 @@ class Reconnects:
         self._draw = draw
         self._end = None if timeout is None else clock() + timeout
         self._failures = 0
+        self._answers = 0
         self._last_answer = clock() if patient else None
 
-    def answered(self) -> None:
-        """An answer came, be it a sign of life."""
-        self._failures = 0
+    def answered(self, *, new: bool = True) -> None:
+        """An answer came, be it a sign of life: nothing `new`.
+
+        Pauses begin small again with what is new, or with the second answer of a connection: a server that gives signs
+        of life and fails each time is not asked over and over at once.
+        """
+        self._answers += 1
         self._last_answer = self._clock()
+        if new or self._answers > 1:
+            self._failures = 0
 
     def timeout(self) -> float | None:
         """Seconds that are left; None without a deadline."""
@@ -132,6 +139,7 @@ class Reconnects:
         if not passes_by(failure) and not isinstance(failure, DeadlineExceededError):
             raise failure
         self._failures += 1
+        self._answers = 0
         pause = self._policy.pause(self._failures, failure.retry_delay, self._draw())
         if self._last_answer is None:
             if self._failures >= self._policy.attempts:

@@ -108,8 +108,9 @@ class Watch(Iterator[Item], Generic[Item]):
             elif answer is None:
                 failure = unreadable(self._request_id)
             else:
-                self._reconnects.answered()
-                self._ready.extend(self._following.take(answer))
+                items = self._following.take(answer)
+                self._reconnects.answered(new=bool(items))
+                self._ready.extend(items)
                 return
         self._hang_up()
         if self._closed:
