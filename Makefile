@@ -129,6 +129,10 @@ bench-executions: setup ## Measure executions, their watchers and the gateway (s
 bench-rest: setup ## Measure a GET through Envoy against gRPC direct and a FastAPI service (some minutes)
 	$(PY) -m benchmarks.rest
 
+.PHONY: bench-clients
+bench-clients: setup ## Measure what the clients add to bare stubs (some minutes); fails when a target is missed
+	$(PY) -m benchmarks.clients
+
 .PHONY: demo
 demo: setup ## Show the whole product at work, with no account (LIVE=1: against the vendor)
 	$(PY) -m scripts.demo $(if $(LIVE),--live)

@@ -8,20 +8,15 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import uvloop
 
 from benchmarks.executions.figures import Figure, table
-from benchmarks.executions.remote import serving
 from benchmarks.rest.measuring import calls
 from benchmarks.rest.processes import fastapi
 from benchmarks.rest.readers import allow_open_files, slow_readers
-
-# No agent runs here, so nobody asks it.
-_NO_MODEL: Final = "http://127.0.0.1:9"
+from benchmarks.stack import Stack, stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +41,19 @@ class Sizes:
 QUICK: Final = Sizes(50, 4, 1, 10, 0.5)
 
 
-async def measure(sizes: Sizes) -> Sequence[Figure]:
+async def measure(under: Stack, sizes: Sizes) -> Sequence[Figure]:
     """All figures."""
-    allow_open_files(4 * sizes.readers)
-    with TemporaryDirectory(prefix="benchmarks-") as folder:
-        root = Path(folder) / "data"
-        async with serving(root, _NO_MODEL, {"warm_agents": "0"}) as remote:
-            # First, for what a process has once taken and given back would hide it.
-            memory = await slow_readers(remote, sizes.readers, sizes.reading_seconds)
-            async with fastapi(root / "projects") as service:
-                figures = await calls(remote, service, sizes.calls, sizes.in_flight, sizes.rounds)
+    # First, for what a process has once taken and given back would hide it.
+    memory = await slow_readers(under.remote, sizes.readers, sizes.reading_seconds)
+    async with fastapi(under.projects) as service:
+        figures = await calls(under.remote, service, sizes.calls, sizes.in_flight, sizes.rounds)
     return [*figures, *memory]
 
 
-async def run(sizes: Sizes) -> int:
+async def run(under: Stack, sizes: Sizes) -> int:
     """Measure and print. Returns the exit code."""
     before = os.getloadavg()[0]
-    figures = await measure(sizes)
+    figures = await measure(under, sizes)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores")
     print(f"{sizes.rounds} rounds of {sizes.calls:,} calls, {sizes.in_flight} in flight")
     print(f"load of the machine: {before:.1f} before, {os.getloadavg()[0]:.1f} after")
@@ -70,12 +61,19 @@ async def run(sizes: Sizes) -> int:
     return 0
 
 
+async def run_alone(sizes: Sizes) -> int:
+    """Start what is measured, measure and print. Returns the exit code."""
+    allow_open_files(4 * sizes.readers)
+    async with stack() as under:
+        return await run(under, sizes)
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rest", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only show that everything can be measured")
     options = parser.parse_args()
-    return uvloop.run(run(QUICK if options.quick else Sizes()))
+    return uvloop.run(run_alone(QUICK if options.quick else Sizes()))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ CONTAINERS: Final = "needs a container engine; test_commands.py holds its comman
 RELEASES: Final = "needs a container engine, and two releases"
 ROOT: Final = "is for root, and a certificate that somebody renews"
 SETS_UP: Final = "sets everything up again, or runs the tests that this is one of"
-MINUTES: Final = "takes minutes; tests/unit/test_rest_benchmarks.py runs the same, small"
+MINUTES: Final = "takes minutes; tests/unit/test_stack_benchmarks.py runs the same, small"
 RUNS: Final = "runs until Ctrl-C; what runs here is the same"
 INSTALLS: Final = "installs into the reader's environment"
 REPLACES: Final = "puts back what other pages have changed meanwhile; tests/e2e/test_maintenance.py runs it"
@@ -46,6 +46,7 @@ NOT_RUN: Final[dict[str, dict[str, str]]] = {
         "docker-compose --profile prod run --rm -T server sh -c 'umask 077; cat > /app/backups/back.tar.gz' < "
         "before-upgrade.tar.gz": CONTAINERS,
         "make bench-rest": MINUTES,
+        "make bench-clients": MINUTES,
     },
     "docs/releasing.md": {"git tag -a v0.1.0 -m v0.1.0": PUBLISHES},
     "docs/quickstart.md": {"make run": RUNS},

@@ -54,14 +54,18 @@ export class Scope {
     }
   }
 
-  /** End the work, and listen to nothing any more. */
+  /** End the work. */
+  abort(): void {
+    this.#abort();
+  }
+
+  /** Listen to nothing any more, and wait for nothing. The work is done, or was aborted. */
   close(): void {
     this.#deadline.clear();
     this.#silence.clear();
     for (const signal of this.#signals) {
       signal.removeEventListener('abort', this.#abort);
     }
-    this.#abort();
   }
 }
 

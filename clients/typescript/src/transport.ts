@@ -94,6 +94,7 @@ export class Transport {
     } catch (error) {
       throw this.#explained(error, scope, requestId, 'the stream was cut');
     } finally {
+      scope.abort();
       scope.close();
     }
   }
@@ -132,6 +133,8 @@ export class Transport {
       const response = await this.#fetched(path + queryOf(call.query), init, requestId, scope);
       return response.status === 204 ? undefined : await contentOf(response, requestId);
     } catch (error) {
+      // Of an answer that was read there is nothing to end, and an abort makes an error with its stack.
+      scope.abort();
       throw this.#explained(error, scope, requestId, 'the answer was cut');
     } finally {
       scope.close();

@@ -183,6 +183,13 @@ test('a request carries the key, an id, no cookies, and follows nothing', async 
   expect(asked?.init).toMatchObject({ credentials: 'omit', redirect: 'manual', cache: 'no-store' });
 });
 
+test('a request is ended when its answer is of no use, and let be when it was read', async () => {
+  const { client, server } = made(json({ models: [] }), () => new Response('<html>'));
+  await client.system.models();
+  await expect(client.system.models()).rejects.toThrow();
+  expect(server.asked.map(({ init }) => init.signal?.aborted)).toEqual([false, true]);
+});
+
 describe('parts of a path', () => {
   test('are segments whatever is in them', async () => {
     const { client, server } = made(json({ execution: {} }));
