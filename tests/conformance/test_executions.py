@@ -45,30 +45,6 @@ async def test_create_returns_and_stores_the_execution(storage: Storage, project
     assert await storage.executions.read_events(execution.id, 0, 10) == ()
 
 
-async def test_create_stores_the_first_events_with_it(storage: Storage, project: Project) -> None:
-    execution = builders.execution(project.id, idempotency=builders.idempotency())
-    events = builders.events(execution.id, [builders.queued(), builders.started()])
-    created = await storage.executions.create(execution, events)
-    assert (created.status, created.last_sequence, created.started_at) == (Status.RUNNING, 2, events[1].time)
-    assert await storage.executions.read(execution.id) == created
-    assert [line.sequence for line in await storage.executions.read_events(execution.id, 0, 10)] == [1, 2]
-    repeated = replace(execution, id=new_id())
-    assert await storage.executions.create(repeated, builders.events(repeated.id, [builders.queued()])) == created
-    after = await storage.executions.append(builders.texts(execution.id, 1, after=2))
-    assert after.last_sequence == 3
-
-
-@pytest.mark.parametrize("first", [0, 2])
-async def test_create_refuses_events_that_cannot_be_the_first(storage: Storage, project: Project, first: int) -> None:
-    execution = builders.execution(project.id, idempotency=builders.idempotency())
-    events = [builders.event(execution.id, first, builders.queued())]
-    with pytest.raises(RevisionConflict):
-        await storage.executions.create(execution, events)
-    assert await storage.executions.read(execution.id) is None
-    assert await storage.executions.list_unfinished() == ()
-    assert (await storage.executions.create(execution)).id == execution.id
-
-
 async def test_an_execution_keeps_what_it_was_created_with(storage: Storage, project: Project) -> None:
     execution = await storage.executions.create(builders.execution(project.id))
     await storage.projects.update(

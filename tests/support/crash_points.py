@@ -38,11 +38,6 @@ async def _note_key_uses(storage: FileSystemStorage, project_id: str, _: str) ->
     await storage.projects.note_key_uses(project_id, {key.id: builders.at(1) for key in keys})
 
 
-async def _create_execution(storage: FileSystemStorage, project_id: str, _: str) -> None:
-    execution = builders.execution(project_id, idempotency=builders.idempotency(key="crash"))
-    await storage.executions.create(execution, builders.events(execution.id, [builders.queued()]))
-
-
 OPERATIONS: dict[str, Operation] = {
     "create project": lambda storage, _, __: storage.projects.create(builders.project_draft(), builders.credential()),
     "update project": lambda storage, project_id, _: storage.projects.update(project_id, ProjectChanges(name="new")),
@@ -52,7 +47,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "note key uses": _note_key_uses,
     "put secret": lambda storage, project_id, _: put_secret(storage, project_id, "NEW", builders.sealed_secret()),
-    "create execution": _create_execution,
+    "create execution": lambda storage, project_id, _: storage.executions.create(
+        builders.execution(project_id, idempotency=builders.idempotency(key="crash"))
+    ),
     "append": lambda storage, _, execution_id: storage.executions.append([builders.event(execution_id, 3)]),
     "finish": lambda storage, _, execution_id: storage.executions.append(
         builders.events(execution_id, [builders.completed()], after=2)

@@ -23,7 +23,6 @@ class HookedExecutions:
         before_append: Awaited with the events before they are stored; what it raises is raised instead of storing.
         after_append: Awaited after the events are stored and before `append` returns.
         before_create: Awaited with the execution before it is stored.
-        after_create: Awaited with the execution after it is stored and before `create` returns.
         after_read: Awaited between a look at an execution and the return of `read`.
     """
 
@@ -32,15 +31,12 @@ class HookedExecutions:
         self.before_append: Callable[[Sequence[Event]], Awaitable[None]] = _nothing
         self.after_append: Callable[[Sequence[Event]], Awaitable[None]] = _nothing
         self.before_create: Callable[[Execution], Awaitable[None]] = _nothing
-        self.after_create: Callable[[Execution], Awaitable[None]] = _nothing
         self.after_read: Callable[[str], Awaitable[None]] = _nothing
 
-    async def create(self, execution: Execution, events: Sequence[Event] = ()) -> Execution:
+    async def create(self, execution: Execution) -> Execution:
         """See `ExecutionStorage.create`."""
         await self.before_create(execution)
-        stored = await self._inner.create(execution, events)
-        await self.after_create(stored)
-        return stored
+        return await self._inner.create(execution)
 
     async def read(self, execution_id: str) -> Execution | None:
         """See `ExecutionStorage.read`."""

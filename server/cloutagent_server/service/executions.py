@@ -94,8 +94,6 @@ class ExecutionService:
         self._runs: dict[str, Run] = {}
         self._live = LiveExecutions(storage.executions)
         self._cancelling: set[str] = set()
-        # Whose creation failed, and which could not be taken back so far.
-        self._refused: set[str] = set()
         self._cancellations: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._interrupting = False
@@ -310,23 +308,25 @@ class ExecutionService:
         """Store and queue an execution; None if another server was first with its idempotency key."""
         self._live.add(execution.id)
         try:
-            queued = _event(execution, Queued(self._queue.next_position(execution.project_id)))
-            stored = await self._executions.create(execution, [queued])
+            stored = await self._executions.create(execution)
             if stored.id == execution.id:
-                self._add(stored)
-                return self._with_position(stored)
+                return await self._enqueue(stored)
         except Exception:
             try:
                 await self._executions.delete(execution.id)
             except CloutAgentError:
-                # Whoever started it was told that it was not: it must not run. `recover` removes it.
-                self._refused.add(execution.id)
+                # Without events it never runs; `recover` removes it.
                 log.exception("a refused execution was not removed yet", extra={"execution_id": execution.id})
             finally:
                 self._live.discard(execution.id)
             raise
         self._live.discard(execution.id)
         return None
+
+    async def _enqueue(self, execution: Execution) -> Execution:
+        queued = await self._append(execution, Queued(self._queue.next_position(execution.project_id)))
+        self._add(queued)
+        return self._with_position(queued)
 
     def _add(self, execution: Execution) -> None:
         self._live.add(execution.id)
@@ -342,11 +342,10 @@ class ExecutionService:
                 await self._append(execution, Failed(failure, usage, duration))
             finally:
                 self._live.discard(execution.id)
-        elif execution.last_sequence == 0 or execution.id in self._refused:
-            # Nobody was told that it was queued, or somebody that it was not. An earlier server queued it by itself.
+        elif execution.last_sequence == 0:
+            # Nobody was told that it was queued, or somebody that it was not.
             try:
                 await self._executions.delete(execution.id)
-                self._refused.discard(execution.id)
             finally:
                 self._live.discard(execution.id)
         else:
@@ -412,7 +411,8 @@ class ExecutionService:
             return await self._soon_finished(execution.id)
 
     async def _append(self, execution: Execution, payload: Payload) -> Execution:
-        return await self._executions.append([_event(execution, payload)])
+        event = Event(execution.id, execution.last_sequence + 1, timestamps.now(), payload)
+        return await self._executions.append([event])
 
     async def _drive(self, execution: Execution) -> None:
         unstored: Sequence[Payload] = ()
@@ -486,8 +486,3 @@ class ExecutionService:
         if execution.status is not Status.QUEUED:
             return execution
         return replace(execution, queue_position=self._queue.position_of(execution.id) or 0)
-
-
-def _event(execution: Execution, payload: Payload) -> Event:
-    """The next event of an execution."""
-    return Event(execution.id, execution.last_sequence + 1, timestamps.now(), payload)

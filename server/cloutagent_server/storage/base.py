@@ -179,8 +179,8 @@ class SecretStorage(Protocol):
 class ExecutionStorage(Protocol):
     """Executions and their event logs. The log is the truth: an execution is its creation with its events applied."""
 
-    async def create(self, execution: Execution, events: Sequence[Event] = ()) -> Execution:
-        """Store a new execution with its first events, whole or not at all, and return it as it is after them.
+    async def create(self, execution: Execution) -> Execution:
+        """Store a new execution without events, and return it.
 
         If the project has an execution with the same idempotency key, nothing is stored: that execution is returned
         when its request digest is the same too. Two concurrent calls with one key create one execution.
@@ -188,8 +188,8 @@ class ExecutionStorage(Protocol):
         Raises:
             ProjectNotFound: There is no such project.
             IdempotencyKeyReused: The key stands for another request.
-            RevisionConflict: There is an execution with this id already, or the first event is not number 1.
-            ValueError: The execution's id is not an identifier, or an event cannot follow the state it meets.
+            RevisionConflict: There is an execution with this id already.
+            ValueError: The execution's id is not an identifier.
         """
         ...
 

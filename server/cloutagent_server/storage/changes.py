@@ -64,7 +64,7 @@ def appended(execution: Execution, events: Sequence[Event]) -> tuple[Execution, 
         RevisionConflict: The first event is not the next in sequence.
         ValueError: An event cannot follow the state it meets.
     """
-    if events and events[0].sequence != execution.last_sequence + 1:
+    if events[0].sequence != execution.last_sequence + 1:
         raise RevisionConflict("another writer appended to the execution first")
     lines = tuple(event_json.encode(event) for event in events)
     stored = (

@@ -277,12 +277,9 @@ async def test_a_caller_that_goes_away_leaves_a_whole_execution(storage: HookedS
     assert (await world.until(items[0].id, Status.COMPLETED)).result == "echo: say hello"
 
 
-async def test_an_execution_whose_creation_fails_is_not_left_behind(storage: HookedStorage, world: World) -> None:
-    async def fail(_: Execution) -> None:
-        raise StorageUnavailable("Input/output error")
-
+async def test_an_execution_that_cannot_be_queued_is_not_left_behind(storage: HookedStorage, world: World) -> None:
     project = await world.project()
-    storage.executions.after_create = fail
+    storage.executions.before_append = refuse("queued")
     with pytest.raises(StorageUnavailable):
         await world.start(project)
     assert await unfinished(world) == []
@@ -442,11 +439,12 @@ async def test_cancel_between_the_queue_and_the_run(world: World) -> None:
 async def test_cancel_before_it_is_in_the_queue(storage: HookedStorage, world: World) -> None:
     queueing, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(_: Execution) -> None:
-        queueing.set()
-        await go_on.wait()
+    async def slow(events: Sequence[Event]) -> None:
+        if isinstance(events[0].payload, Queued):
+            queueing.set()
+            await go_on.wait()
 
-    storage.executions.after_create = slow
+    storage.executions.before_append = slow
     project = await world.project()
     starting = asyncio.ensure_future(world.start(project))
     await queueing.wait()
@@ -903,7 +901,7 @@ async def test_a_start_that_was_refused_never_runs(
         raise StorageUnavailable("No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(storage.executions, "after_create", full)
+        broken.setattr(storage.executions, "before_append", full)
         broken.setattr(storage.executions, "delete", full)
         with pytest.raises(StorageUnavailable):
             await world.start(project, idempotency_key="key")
@@ -920,43 +918,48 @@ async def test_a_start_that_was_refused_never_runs(
 
 @pytest.mark.parametrize("queues", [True, False])
 @pytest.mark.parametrize("late", [True, False])
-async def test_a_repeated_start_waits_for_an_earlier_server(storage: HookedStorage, queues: bool, late: bool) -> None:
-    """One that stores first and queues then, or takes back; also where it comes in the last moment."""
-    world = make_world(storage=storage)
-    project = await world.project()
-    request = ExecutionRequest(project.id, HANG, idempotency_key="key")
-    theirs = Execution(new_id(), project.id, HANG, project.agent, project.limits, timestamps.now())
-    theirs = replace(theirs, idempotency=request.idempotency)
-    stored = asyncio.Event()
+async def test_a_repeated_start_waits_for_the_other_server(storage: HookedStorage, queues: bool, late: bool) -> None:
+    """Until it has queued what it has stored, or has taken it back; also where it comes in the last moment."""
+    theirs, ours = make_world(storage=storage), make_world(storage=storage)
+    project = await theirs.project()
+    stored, go_on = asyncio.Event(), asyncio.Event()
+    first: list[str] = []
+
+    async def hold(events: Sequence[Event]) -> None:
+        if not first:
+            first.append(events[0].execution_id)
+            stored.set()
+            await go_on.wait()
+            if not queues:
+                raise StorageUnavailable("No space left on device")
+
+    async def let_the_other_first(execution: Execution) -> None:
+        storage.executions.before_create = nothing
+        other.append(asyncio.create_task(theirs.start(project, HANG, idempotency_key="key")))
+        await stored.wait()
 
     async def nothing(_: Execution) -> None:
         pass
 
-    async def store_theirs(_: Execution) -> None:
-        storage.executions.before_create = nothing
-        await storage.executions.create(theirs)
-        stored.set()
-
+    other: list[asyncio.Task[Execution]] = []
+    storage.executions.before_append = hold
     if late:
-        storage.executions.before_create = store_theirs
+        storage.executions.before_create = let_the_other_first
     else:
-        await store_theirs(theirs)
-    repeated = asyncio.create_task(world.executions.start(request))
+        other.append(asyncio.create_task(theirs.start(project, HANG, idempotency_key="key")))
+        await stored.wait()
+    repeated = asyncio.create_task(ours.start(project, HANG, idempotency_key="key"))
     await stored.wait()
     await asyncio.wait({repeated}, timeout=0.05)
     assert not repeated.done()
-    if queues:
-        await storage.executions.append([Event(theirs.id, 1, timestamps.now(), Queued(0))])
-    else:
-        await storage.executions.delete(theirs.id)
+    go_on.set()
     async with asyncio.timeout(DEADLINE_SECONDS):
-        started, created = await repeated
-    assert (started.id == theirs.id) is queues
-    assert created is not queues
-    assert (await storage.executions.read(theirs.id) is not None) is queues
+        started = await repeated
+        await asyncio.gather(*other, return_exceptions=True)
+    assert (started.id == first[0]) is queues
+    assert (await storage.executions.read(first[0]) is not None) is queues
     assert started.last_sequence > 0
-    if not queues:
-        await world.executions.cancel(started.id)
+    await (theirs if queues else ours).executions.cancel(started.id)
 
 
 async def test_a_repeated_start_does_not_wait_for_ever(storage: HookedStorage, monkeypatch: pytest.MonkeyPatch) -> None:

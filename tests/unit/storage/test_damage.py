@@ -359,8 +359,6 @@ async def test_a_damaged_execution_can_be_deleted(
 async def test_a_damaged_index_entry_is_reported(
     storage: FileSystemStorage, open_storage: OpenStorage, execution: Execution, root: Path, fault: str
 ) -> None:
-    """Where nothing else tells what it told: that of an execution that has not ended is put back."""
-    await storage.executions.append(builders.events(execution.id, builders.payloads_of_a_run()))
     path = root / ".index" / "executions" / execution.id[:2] / execution.id
     contents = {
         "not JSON": b"{",

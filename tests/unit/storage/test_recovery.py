@@ -11,7 +11,6 @@ from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Project
 from cloutagent_server.storage.filesystem import FileSystemStorage
-from cloutagent_server.storage.filesystem.index import hash_of
 from tests.support import builders
 from tests.support.faults.syscalls import Call, intercepted
 from tests.support.folders import leftovers, tree
@@ -120,52 +119,6 @@ async def test_a_start_looks_at_no_project_when_nothing_is_half_done(
     assert str(root / project.id) not in met
     assert not any(call.startswith(str(root / ".index" / "projects")) for call in met if Path(call).is_file())
     assert str(root / ".staging") in met
-
-
-async def test_what_a_loss_of_power_took_of_the_way_to_an_execution_is_put_back(
-    storage: FileSystemStorage, open_storage: OpenStorage, project: Project, root: Path
-) -> None:
-    """Its mark as unfinished alone was durable. Once it has ended, the others are, and the mark is gone."""
-    wanted = builders.idempotency()
-    execution = await storage.executions.create(builders.execution(project.id, idempotency=wanted))
-    index = root / ".index"
-    before = tree(root)
-    (index / "executions" / execution.id[:2] / execution.id).write_bytes(b"")
-    (index / "idempotency" / project.id / hash_of(wanted.key)).unlink()
-    for place in (index / "executions-by-project" / project.id).iterdir():
-        place.unlink()
-    other = await open_storage()
-    assert tree(root) == before
-    assert (await other.executions.list(project.id, 10)).items == (execution,)
-    assert await other.executions.create(builders.execution(project.id, idempotency=wanted)) == execution
-
-    synced = set()
-
-    def note(call: Call) -> object:
-        if call.name == "fsync":
-            synced.add(call.path)
-        return call.complete()
-
-    with intercepted(root, note):
-        await other.executions.append(builders.events(execution.id, builders.payloads_of_a_run()))
-    entry = index / "executions" / execution.id[:2] / execution.id
-    key = index / "idempotency" / project.id / hash_of(wanted.key)
-    durable = {entry, entry.parent, key, key.parent, index / "executions-by-project" / project.id}
-    assert {str(path) for path in durable} <= synced
-    assert await other.executions.list_unfinished() == ()
-
-
-async def test_the_mark_of_an_earlier_server_tells_nothing(
-    storage: FileSystemStorage, open_storage: OpenStorage, project: Project, root: Path
-) -> None:
-    execution = await storage.executions.create(builders.execution(project.id))
-    (root / ".index" / "unfinished" / execution.id).write_bytes(b"")
-    before = tree(root)
-    other = await open_storage()
-    assert tree(root) == before
-    assert await other.executions.list_unfinished() == (execution,)
-    await other.executions.append(builders.events(execution.id, builders.payloads_of_a_run()))
-    assert await other.executions.list_unfinished() == ()
 
 
 async def test_a_missing_index_is_built_from_the_records(

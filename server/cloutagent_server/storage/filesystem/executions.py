@@ -15,7 +15,6 @@ from cloutagent_server.domain.errors import (
     IdempotencyKeyReused,
     ProjectNotFound,
     RevisionConflict,
-    StorageUnavailable,
 )
 from cloutagent_server.domain.events import Event, StoredEvent
 from cloutagent_server.domain.execution import Execution, ExecutionFilter
@@ -23,7 +22,6 @@ from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.base import ALL_EXECUTIONS, History, Page
-from cloutagent_server.storage.changes import appended
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.delayed_sync import DelayedSync
 from cloutagent_server.storage.filesystem.index import Index
@@ -58,13 +56,13 @@ class FileSystemExecutions:
         self._watch = LogWatch(self._logs)
         self._sync = DelayedSync(self._logs)
 
-    async def create(self, execution: Execution, events: Sequence[Event] = ()) -> Execution:
+    async def create(self, execution: Execution) -> Execution:
         """See `ExecutionStorage.create`."""
         if not is_id(execution.project_id):
             raise ProjectNotFound(execution.project_id)
         if not is_id(execution.id):
             raise ValueError("an execution's id is not an identifier")
-        return await self._locks.run_for_project(execution.project_id, partial(self._create, execution, events))
+        return await self._locks.run_for_project(execution.project_id, partial(self._create, execution))
 
     async def read(self, execution_id: str) -> Execution | None:
         """See `ExecutionStorage.read`. What is known already needs no thread."""
@@ -85,14 +83,12 @@ class FileSystemExecutions:
             log = self._logs.peek(execution_id)
             if log is not None:
                 stored = log.recent(events[0].sequence - 1, len(events))
+            return execution
         finally:
             self._watch.wake(execution_id, stored)
             log = self._logs.peek(execution_id)
             if log is not None and log.unsynced:
                 self._sync.add(execution_id)
-        if execution.status.terminal:
-            await off_loop(partial(self._set_finished, execution_id))
-        return execution
 
     async def read_events(self, execution_id: str, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
         """See `ExecutionStorage.read_events`. What the machine has in memory needs no thread."""
@@ -213,7 +209,7 @@ class FileSystemExecutions:
         entry = self._index.find_execution(execution_id)
         return None if entry is None else self._layout.execution(entry.project_id, execution_id)
 
-    def _create(self, execution: Execution, events: Sequence[Event]) -> Execution:
+    def _create(self, execution: Execution) -> Execution:
         project_id = execution.project_id
         if not self._layout.metadata(project_id).exists():
             raise ProjectNotFound(project_id)
@@ -222,7 +218,6 @@ class FileSystemExecutions:
             return earlier
         if self._read(execution.id) is not None:
             raise RevisionConflict("the execution exists already")
-        after, lines = appended(execution, events)
         unborn = self._layout.unborn_execution(project_id, execution.id)
         home = self._layout.execution(project_id, execution.id)
         try:
@@ -231,7 +226,7 @@ class FileSystemExecutions:
             if not home.parent.is_dir():
                 files.make_directory(home.parent)
             unborn.mkdir(files.DIRECTORY_MODE, exist_ok=True)
-            write_new(unborn, execution, lines)
+            write_new(unborn, execution)
             self._ownership.own(unborn)
             unborn.rename(home)
             files.sync_directory(home.parent)
@@ -240,7 +235,7 @@ class FileSystemExecutions:
                 home.rename(unborn)
             self._removal.undo_execution(execution.id, [unborn])
             raise
-        return after
+        return execution
 
     def _find_idempotent(self, execution: Execution) -> Execution | None:
         if execution.idempotency is None:
@@ -311,17 +306,16 @@ class FileSystemExecutions:
 
     def _append(self, log: ExecutionLog, events: Sequence[Event]) -> Execution:
         try:
-            return log.append(events)
+            execution = log.append(events)
         except LogReplaced:
             raise RevisionConflict("the log was trimmed, or put back from a backup, meanwhile") from None
-
-    def _set_finished(self, execution_id: str) -> None:
-        try:
-            self._index.set_finished(execution_id)
-        except (OSError, StorageUnavailable) as fault:
-            # The events are stored: that must not be reported as refused. The next start takes the mark away.
-            cause = fault.cause if isinstance(fault, StorageUnavailable) else files.describe(fault)
-            _log.warning("mark_not_removed", execution_id=execution_id, fault=cause)
+        if execution.status.terminal:
+            try:
+                self._index.set_finished(execution.id)
+            except OSError as fault:
+                # The events are stored: that must not be reported as refused. The next start takes the mark away.
+                _log.warning("mark_not_removed", execution_id=execution.id, fault=files.describe(fault))
+        return execution
 
     def _list_unfinished(self) -> Sequence[Execution]:
         found = (execution for _, execution in readable(self._index.unfinished(), self._read_closed))

@@ -91,18 +91,6 @@ def write(path: Path, content: bytes, staging: Path | None = None) -> None:
         raise
 
 
-def put(path: Path, content: bytes, staging: Path) -> None:
-    """Replace or create a file as `write` does, but not durably: `sync` may follow, of it and of its directory."""
-    temporary = temporary_path(path, staging)
-    try:
-        _write_new(temporary, content, durable=False)
-        temporary.rename(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
 def write_parts(path: Path, parts: Iterable[bytes]) -> None:
     """Create a file in a directory that nobody else knows of yet, durably. What a fault left of it stays there."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
@@ -158,12 +146,7 @@ def make_directory(path: Path) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
-    sync(path)
-
-
-def sync(path: Path) -> None:
-    """Make what a file holds, or the names in a directory, durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -189,13 +172,12 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_new(path: Path, content: bytes, *, durable: bool = True) -> None:
+def _write_new(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         write_all(descriptor, content)
-        if durable:
-            os.fsync(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

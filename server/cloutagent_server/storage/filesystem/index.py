@@ -7,7 +7,7 @@ Everything here blocks, but for `known_key`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -164,28 +164,18 @@ class Index:
     ) -> None:
         """Let an unfinished execution be found by its identifier, in the lists, and by its idempotency key.
 
-        The mark as unfinished comes first, so that cleaning up after a crash finds whatever else was written. It alone
-        is durable, and tells all: what it leads to is made durable by `set_finished`, and put back by `put_back`.
+        The mark as unfinished comes first, so that cleaning up after a crash finds whatever else was written.
         """
-        key_hash = None if idempotency_key is None else hash_of(idempotency_key)
-        entry = ExecutionEntry(project_id, paging.position(created_at, execution_id), key_hash)
-        files.write(self._unfinished / execution_id, dump(_ENTRY.stamp(_document(entry))), self._staging)
-        self._lead_to(execution_id, entry)
-
-    def put_back(self, execution_id: str) -> None:
-        """Put back what a loss of power took of an execution that is marked as unfinished."""
-        entry = self.find_marked(execution_id)
-        if entry is not None:
-            self._lead_to(execution_id, entry)
-
-    def find_marked(self, execution_id: str) -> ExecutionEntry | None:
-        """Where an execution stands, by its mark as unfinished. None if it has none, or one that does not tell it.
-
-        Such are the marks of earlier servers, whose entries are durable, and those that a crash cut short.
-        """
-        with suppress(StoredDataDamaged):
-            return load(self._unfinished / execution_id, _execution_entry)
-        return None
+        place = paging.position(created_at, execution_id)
+        entry = {"projectId": project_id, "place": place}
+        if idempotency_key is not None:
+            entry["idempotencyHash"] = hash_of(idempotency_key)
+        files.create_marker(self._unfinished / execution_id)
+        self._put(self._execution(execution_id), entry)
+        self._make(self._places / project_id)
+        files.create_marker(self._places / project_id / place)
+        if idempotency_key is not None:
+            self._put(self._idempotency / project_id / hash_of(idempotency_key), {"executionId": execution_id})
 
     def find_execution(self, execution_id: str) -> ExecutionEntry | None:
         """Where an execution stands."""
@@ -193,16 +183,16 @@ class Index:
 
     def remove_execution(self, execution_id: str) -> None:
         """Forget an execution. Its key is left alone if it leads to another one."""
-        entry = self.find_marked(execution_id)
+        entry = None
         with suppress(StoredDataDamaged):
-            entry = entry or self.find_execution(execution_id)
+            entry = self.find_execution(execution_id)
         if entry is not None:
             _remove(self._places / entry.project_id / entry.place)
             if entry.idempotency_hash is not None:
                 _remove_if(self._idempotency / entry.project_id / entry.idempotency_hash, "executionId", execution_id)
         _remove(self._execution(execution_id))
         _remove(files.temporary_path(self._execution(execution_id)))
-        _remove(self._unfinished / execution_id)
+        self.set_finished(execution_id)
 
     def newest_executions(self, project_id: str, before: str | None, count: int) -> Sequence[str]:
         """The last `count` places of a project's executions, last first, only those in front of `before` if given."""
@@ -218,14 +208,7 @@ class Index:
         return files.names_in(self._unfinished)
 
     def set_finished(self, execution_id: str) -> None:
-        """Take away the mark as unfinished, once what it tells is durable elsewhere. A mark too many is found out."""
-        entry = self.find_marked(execution_id)
-        if entry is not None:
-            paths = [self._execution(execution_id), self._places / entry.project_id]
-            if entry.idempotency_hash is not None:
-                paths.append(self._idempotency / entry.project_id / entry.idempotency_hash)
-            for path in (*paths, *{path.parent for path in paths}):
-                files.sync(path)
+        """Take away the mark as unfinished. It need not be durable: a mark too many is found out."""
         _remove(self._unfinished / execution_id)
 
     def has_project(self, created_at: datetime, project_id: str) -> bool:
@@ -294,19 +277,7 @@ class Index:
     def _execution(self, execution_id: str) -> Path:
         return self._executions / execution_id[:2] / execution_id
 
-    def _lead_to(self, execution_id: str, entry: ExecutionEntry) -> None:
-        self._put_soon(self._execution(execution_id), _document(entry))
-        self._make(self._places / entry.project_id)
-        (self._places / entry.project_id / entry.place).touch(files.FILE_MODE)
-        if entry.idempotency_hash is not None:
-            path = self._idempotency / entry.project_id / entry.idempotency_hash
-            self._put_soon(path, {"executionId": execution_id})
-
-    def _put_soon(self, path: Path, document: Mapping[str, str]) -> None:
-        self._make(path.parent)
-        files.put(path, dump(_ENTRY.stamp(document)), self._staging)
-
-    def _put(self, path: Path, document: Mapping[str, str]) -> None:
+    def _put(self, path: Path, document: dict[str, str]) -> None:
         self._make(path.parent)
         files.write(path, dump(_ENTRY.stamp(document)), self._staging)
 
@@ -325,11 +296,6 @@ def _current(document: object) -> bool:
     outdated = fields.optional(fields.truth, "outdated") or False
     fields.end()
     return not outdated
-
-
-def _document(entry: ExecutionEntry) -> Mapping[str, str]:
-    document = {"projectId": entry.project_id, "place": entry.place}
-    return document if entry.idempotency_hash is None else {**document, "idempotencyHash": entry.idempotency_hash}
 
 
 def _execution_entry(document: object) -> ExecutionEntry:

@@ -27,7 +27,7 @@ from cloutagent_server.storage.changes import appended, folded
 from cloutagent_server.storage.filesystem import files, layout
 from cloutagent_server.storage.filesystem.lines import LineIndex, in_memory, line_ending_at, lines_after, lines_between
 from cloutagent_server.storage.filesystem.locks import committed_size, holding, uncommitted
-from cloutagent_server.storage.filesystem.log_lines import header_line, read_header, sealed
+from cloutagent_server.storage.filesystem.log_lines import header_line, read_header
 from cloutagent_server.storage.filesystem.records import (
     Snapshot,
     dump,
@@ -47,9 +47,9 @@ _BATCHES: Final = 4
 _log = structlog.get_logger(__name__)
 
 
-def write_new(directory: Path, created: Execution, events: Iterable[StoredEvent]) -> None:
-    """Write the log of a new execution with its first events, in a directory that nobody else knows of yet."""
-    files.write_parts(directory / layout.LOG, [header_line(created), *(sealed(event.data) for event in events)])
+def write_new(directory: Path, execution: Execution) -> None:
+    """Write the log of an execution without events, in a directory that nobody else knows of yet."""
+    files.write_parts(directory / layout.LOG, [header_line(execution)])
 
 
 def read_execution(directory: Path) -> Execution | None:

@@ -104,9 +104,9 @@ def _settle_keys(keys: KeyFiles, project_id: str) -> None:
 
 
 def _check_unfinished(layout: Layout, index: Index, removal: Removal, execution_id: str) -> None:
-    """Undo a creation that was cut short, complete the entries of others, take the mark from what has ended."""
+    """Undo a creation that was cut short, and take the mark from an execution that has ended."""
     try:
-        entry = index.find_marked(execution_id) or index.find_execution(execution_id)
+        entry = index.find_execution(execution_id)
         execution = None if entry is None else _read_after_crash(layout.execution(entry.project_id, execution_id))
     except StoredDataDamaged as fault:
         _log.error("damaged_record_left_out", location=fault.location, fault=fault.fault)
@@ -114,9 +114,7 @@ def _check_unfinished(layout: Layout, index: Index, removal: Removal, execution_
     if execution is None:
         unborn = [] if entry is None else [layout.unborn_execution(entry.project_id, execution_id)]
         removal.undo_execution(execution_id, unborn)
-        return
-    index.put_back(execution_id)
-    if execution.status.terminal:
+    elif execution.status.terminal:
         index.set_finished(execution_id)
 
 

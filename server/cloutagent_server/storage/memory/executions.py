@@ -30,7 +30,7 @@ class MemoryExecutions:
     def __init__(self, records: Records) -> None:
         self._records = records
 
-    async def create(self, execution: Execution, events: Sequence[Event] = ()) -> Execution:
+    async def create(self, execution: Execution) -> Execution:
         """See `ExecutionStorage.create`."""
         owner = self._records.projects.get(execution.project_id)
         if owner is None:
@@ -45,8 +45,7 @@ class MemoryExecutions:
             return earlier
         if execution.id in self._records.executions:
             raise RevisionConflict("the execution exists already")
-        execution, lines = appended(execution, events)
-        self._records.executions[execution.id] = ExecutionRecord(execution, list(lines))
+        self._records.executions[execution.id] = ExecutionRecord(execution)
         self._records.unfinished.add(execution.id)
         owner.execution_ids.add(execution.id)
         if wanted is not None:
