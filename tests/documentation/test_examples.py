@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import stat
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,8 @@ from cloutagent_server.engine.local_model import ScriptLibrary
 from cloutagent_server.engine.local_model.script import Tool
 from examples import projects
 from examples.code_reviewer.main import Finding, findings
+from examples.email_responder import main as email_responder
+from examples.email_responder.mail import draft, read
 from tests.documentation.conftest import DocumentedStack
 from tests.documentation.snippets import REPOSITORY
 
@@ -116,3 +119,78 @@ def test_the_findings_of_a_review_are_read() -> None:
 def test_a_review_that_is_not_what_was_asked_for_is_refused(result: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (of json, of str.index and of our own)
         findings(result)
+
+
+def mail(folder: Path, name: str, *headers: str, text: str = "Are you open?", charset: str = "utf-8") -> Path:
+    """A mail in a file, from Ada if no header says otherwise."""
+    own = [] if any(header.startswith("From:") for header in headers) else ["From: Ada <ada@example.org>"]
+    lines = [*own, *headers, f"Content-Type: text/plain; charset={charset}", "", text, ""]
+    path = folder / name
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("keys")
+def test_a_mail_that_cannot_be_answered_does_not_keep_the_others_from_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    mail(inbox, "1.eml", charset="klingon")
+    mail(inbox, "2.eml", "From: nobody")
+    long = f"From: {'a' * 300}@example.org"
+    mail(inbox, "3.eml", long, "Subject: no id")
+    mail(inbox, "4.eml", long, "Subject: no id, either", text="And on Sunday?")
+    mail(inbox, "5.eml", "Subject: =?utf-8?q?a=0Ab?=", "Message-ID: <5@example.org>")
+    mail(inbox, "6.eml", "Subject: changed", "Message-ID: <5@example.org>", text="And on Sunday?")
+    mail(inbox, "7.eml", "From: mallory@example.net", "Subject: stolen", "Message-ID: <5@example.org>")
+    mail(inbox, "8.eml", "Subject: robot", "Auto-Submitted: auto-replied")
+    monkeypatch.setattr(sys, "argv", ["main", "--inbox", str(inbox)])
+
+    def told() -> str:
+        assert email_responder.main() == 1
+        printed = capsys.readouterr().out
+        assert "\n4 mails were answered" in printed
+        return printed
+
+    text = told()
+    assert "1.eml: left for a colleague: it cannot be read: unknown encoding: klingon" in text
+    assert "2.eml: left for a colleague: it has no address to answer to" in text
+    for subject in ("no id", "no id, either", "a b", "changed", "stolen"):
+        assert f": Re: {subject}; " in text
+    assert text.count("answered before, by ") == 1
+    assert "8.eml: robot, from Ada <ada@example.org>\nnot answered: a program sent it" in text
+
+    monkeypatch.setattr(email_responder, "PROMPT", "Answer this: {{body}} {{subject}} {{sender}}")
+    again = told()
+    assert again.count("answered before, by ") == 5
+    assert again.count("left for a colleague") == 2
+
+
+def test_an_answer_is_the_same_mail_whenever_it_is_made_and_says_that_a_program_wrote_it(tmp_path: Path) -> None:
+    asked = read(mail(tmp_path, "a.eml", "To: office@example.com", "Subject: Hours", "Message-ID: <1@example.org>"))
+    reply, again = draft(asked, "Yes."), draft(asked, "Yes.")
+    assert reply.as_bytes() == again.as_bytes()
+    assert (reply["In-Reply-To"], reply["Auto-Submitted"]) == ("<1@example.org>", "auto-replied")
+    other = read(mail(tmp_path, "b.eml", "Subject: Hours", "Message-ID: <2@example.org>"))
+    assert draft(other, "Yes.")["Message-ID"] != reply["Message-ID"]
+    reply.set_content("It comes back.")
+    (tmp_path / "c.eml").write_bytes(reply.as_bytes())
+    assert read(tmp_path / "c.eml").automatic
+
+
+@pytest.mark.parametrize(
+    ("header", "automatic"),
+    [
+        ("Auto-Submitted: auto-generated; owner-email=a@example.org", True),
+        ("Auto-Submitted: No", False),
+        ("Precedence: bulk", True),
+        ("Precedence: first-class", False),
+        ("Return-Path: <>", True),
+        ("From: Mail Delivery <MAILER-DAEMON@example.org>", True),
+        ("From: Mailer <mailer@example.org>", False),
+    ],
+)
+def test_what_a_program_sent_is_known(header: str, automatic: bool, tmp_path: Path) -> None:
+    assert read(mail(tmp_path, "a.eml", header)).automatic is automatic
