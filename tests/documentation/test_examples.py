@@ -6,21 +6,28 @@ import csv
 import stat
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from cloutagent import Client
+from cloutagent import AsyncClient, Client
 from cloutagent.errors import ConfigurationError
-from cloutagent.types import AgentConfig, Limits
+from cloutagent.types import AgentConfig, Execution, ExecutionEvent, Limits
 from cloutagent_server.engine.local_model import ScriptLibrary
 from cloutagent_server.engine.local_model.script import Tool
 from examples import projects
 from examples.code_reviewer.main import Finding, findings
+from examples.data_analyst import main as data_analyst
 from examples.email_responder import main as email_responder
 from examples.email_responder.mail import draft, read
+from examples.researcher.main import research
+from examples.support_assistant import crm
 from tests.documentation.conftest import DocumentedStack
 from tests.documentation.snippets import REPOSITORY
 
@@ -101,24 +108,93 @@ def test_the_figures_of_the_analyst_are_those_of_the_file() -> None:
     assert data in [step.input.get("content") for step in steps if isinstance(step, Tool)]
 
 
-def test_the_findings_of_a_review_are_read() -> None:
-    found = findings('I tried it. {"findings": [{"file": "a", "line": 1, "severity": "note", "message": "m"}]}')
-    assert found == [Finding("a", 1, "note", "m")]
+@pytest.mark.parametrize(
+    "before", ["", "I tried it. ", 'A set {1, 2}, an object {"findings": []}, f{', '{"findings": []}\n{{"a": ']
+)
+def test_the_findings_of_a_review_are_those_that_it_ends_with(before: str) -> None:
+    found = findings(before + '{"findings": [{"file": "a", "line": 1, "severity": "note", "message": "{m}"}]}\n')
+    assert found == [Finding("a", 1, "note", "{m}")]
+    assert findings(before + '{"summary": "{}", "findings": []}') == []
 
 
 @pytest.mark.parametrize(
     "result",
     [
+        "",
         "It is fine.",
         "{}",
+        "[]",
+        '{"findings": {}}',
+        '{"findings": ""}',
+        '{"findings": null}',
+        '{"findings": ["a"]}',
+        '{"findings": [{"file": "a", "line": "1", "severity": "note", "message": "m"}]}',
+        '{"findings": [{"file": "a", "line": true, "severity": "note", "message": "m"}]}',
+        '{"findings": [{"file": "a", "line": 1, "severity": [], "message": "m"}]}',
+        '{"findings": [{"file": "a", "line": 1, "severity": "note", "message": "m", "more": 1}]}',
         '{"findings": [{"file": "a"}]}',
         '{"findings": [{"file": "a", "line": 1, "severity": "bad", "message": "m"}]}',
         '{"findings": []} and more',
     ],
 )
 def test_a_review_that_is_not_what_was_asked_for_is_refused(result: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 (of json, of str.index and of our own)
+    with pytest.raises(ValueError):  # noqa: PT011 (how it says so does not matter)
         findings(result)
+
+
+class Executions:
+    """Runs that have ended, as the researcher asks for them."""
+
+    def __init__(self, status: Execution.Status.ValueType) -> None:
+        self.ended = Execution(id="one", status=status, result="half of it")
+
+    async def start(self, _: str, **_options: object) -> Execution:
+        return self.ended
+
+    async def get(self, _: str) -> Execution:
+        return self.ended
+
+    @asynccontextmanager
+    async def watch(self, _: str) -> AsyncIterator[AsyncIterator[ExecutionEvent]]:
+        async def events() -> AsyncIterator[ExecutionEvent]:
+            return
+            yield
+
+        yield events()
+
+
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        (Execution.Status.completed, "the risks: half of it"),
+        (Execution.Status.cancelled, None),
+        (Execution.Status.failed, None),
+    ],
+)
+async def test_what_was_not_researched_to_the_end_is_no_research(
+    status: Execution.Status.ValueType, found: str | None
+) -> None:
+    client = cast("AsyncClient", SimpleNamespace(executions=Executions(status)))
+    assert await research(client, "tides", "the risks") == found
+
+
+def test_a_file_that_is_not_utf_8_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "sales.csv"
+    file.write_text("köln,1\n", encoding="latin-1")
+    monkeypatch.setattr(sys, "argv", ["main", "--file", str(file)])
+    assert data_analyst.main() == 1
+    assert capsys.readouterr().out == f"not answered: {file} is not UTF-8; iconv makes it so\n"
+
+
+def test_the_crm_tells_a_customer_of_their_own_orders_alone() -> None:
+    def order(number: str, customer: str) -> object:
+        return crm.answer("tools/call", {"name": "order", "arguments": {"number": number}}, customer)
+
+    assert "reading lamp" in str(order("1042", "Ada"))
+    of_nobody = str(order("7", "Eve")).replace("7", "1042")
+    assert str(order("1042", "Eve")) == of_nobody
 
 
 def mail(folder: Path, name: str, *headers: str, text: str = "Are you open?", charset: str = "utf-8") -> Path:
