@@ -20,13 +20,21 @@ def run_live(client: Client, prompt: str, **options: Unpack[StartOptions]) -> Ex
         CloutAgentError: As `executions.run`.
     """
     options["idempotency_key"] = options.get("idempotency_key") or str(uuid4())
-    started = client.executions.start(prompt, **options)
-    with client.executions.watch(started.id) as events:
+    follow(client, client.executions.start(prompt, **options).id)
+    # The same start with the same key is the same execution. It has ended, so this returns it, or raises how it ended.
+    return client.executions.run(prompt, **options)
+
+
+def follow(client: Client, execution_id: str) -> None:
+    """Show the events of an execution from the first to the last, while they happen.
+
+    Raises:
+        ApiError: They cannot be read.
+    """
+    with client.executions.watch(execution_id) as events:
         for event in events:
             show(event)
     print()
-    # The same start with the same key is the same execution. It has ended, so this returns it, or raises how it ended.
-    return client.executions.run(prompt, **options)
 
 
 def show(event: ExecutionEvent) -> None:

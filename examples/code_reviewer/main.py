@@ -11,6 +11,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cloutagent import BudgetExceededError, Client, CloutAgentError
 from cloutagent.types import AgentConfig, Limits, StartOptions
@@ -41,7 +42,7 @@ LIMITS = Limits(max_tokens=200_000, max_cost=2.00)
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with a change."""
+    """Something that is wrong with a change. Raises ValueError if it is not what the agent was asked for."""
 
     file: str
     line: int
@@ -49,18 +50,44 @@ class Finding:
     message: str
 
     def __post_init__(self) -> None:
+        for name, kind in (("file", str), ("line", int), ("message", str)):
+            # A bool is an int, too.
+            if type(getattr(self, name)) is not kind:
+                raise ValueError(f"the {name} of a finding is {getattr(self, name)!r}")
         if self.severity not in ("error", "note"):
             raise ValueError(f"no such severity: {self.severity}")
 
 
 def findings(result: str) -> list[Finding]:
     """The findings in the agent's result. Raises ValueError if it is not what was asked for."""
+    found = last_object(result).get("findings")
+    # Nothing else stands for "nothing was found": what is not understood must not be merged.
+    if not isinstance(found, list):
+        raise ValueError(f"the review has no list of findings, but {found!r}")
     try:
-        # What the agent said before it used its tools may stand in front of the object.
-        document = json.loads(result[result.index("{") :])
-        return [Finding(**one) for one in document["findings"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the review lacks something: {error}") from error
+        return [Finding(**one) for one in found]
+    except TypeError as error:
+        raise ValueError(f"a finding of the review is malformed: {error}") from error
+
+
+def last_object(result: str) -> dict[str, Any]:
+    """The JSON object that the result ends with. What the agent said before may have braces, too.
+
+    Raises ValueError if it does not end with one.
+    """
+    text = result.rstrip()
+    start = text.find("{")
+    while start >= 0:
+        end = start + 1
+        try:
+            document, end = json.JSONDecoder().raw_decode(text, start)
+        except (json.JSONDecodeError, RecursionError):
+            document = {}
+        if document and end == len(text):
+            return dict(document)
+        # Into an object that is complete there is no need to look.
+        start = text.find("{", end)
+    raise ValueError("the review does not end with a JSON object")
 
 
 def main() -> int:

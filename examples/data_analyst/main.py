@@ -48,8 +48,8 @@ def main() -> int:
     parser.add_argument("--question", default="Which product brought in the most money?")
     given = parser.parse_args()
     try:
+        variables = {"question": given.question, "data": given.file.read_text(encoding="utf-8")}
         with Client(api_key=open_project("data-analyst", AGENT, limits=LIMITS)) as client:
-            variables = {"question": given.question, "data": given.file.read_text(encoding="utf-8")}
             execution = run_live(client, PROMPT, variables=variables, labels={"file": given.file.name})
             print(f"\n{execution.result}\n{cost(execution)}")
             show_receipt(client, execution)
@@ -58,6 +58,9 @@ def main() -> int:
         return 1
     except (BudgetExceededError, ExecutionTimedOutError) as error:
         print(f"it took too much: {error}")
+        return 1
+    except UnicodeDecodeError:
+        print(f"not answered: {given.file} is not UTF-8; iconv makes it so")
         return 1
     except (CloutAgentError, OSError) as error:
         print(f"not answered: {error}")

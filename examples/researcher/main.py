@@ -11,7 +11,7 @@ import asyncio
 import sys
 
 from cloutagent import AsyncClient, BudgetExceededError, CloutAgentError
-from cloutagent.types import AgentConfig, Budget, BudgetLimit, Limits
+from cloutagent.types import AgentConfig, Budget, BudgetLimit, Execution, Limits
 from cloutagent.v1.cost_pb2 import BudgetExceeded
 from examples.live import cost
 from examples.projects import open_project
@@ -32,7 +32,7 @@ LIMITS = Limits(max_tokens=50_000, max_cost=0.30)
 
 
 async def research(client: AsyncClient, topic: str, side: str) -> str | None:
-    """What the agent finds out about one side; None if the budget has no room for it."""
+    """What the agent finds out about one side; None if nothing: no room in the budget, a failure, a cancellation."""
     try:
         execution = await client.executions.start(
             SIDE, variables={"side": side, "topic": topic}, labels={"topic": topic, "side": side}
@@ -48,8 +48,8 @@ async def research(client: AsyncClient, topic: str, side: str) -> str | None:
     except BudgetExceededError as error:
         print(f"[{side}] not researched: {error}")
         return None
-    if ended.HasField("failure"):
-        print(f"[{side}] not researched: {ended.failure.message}")
+    if ended.status != Execution.Status.completed:
+        print(f"[{side}] not researched: {ended.failure.message or 'the run was cancelled'}")
         return None
     print(f"[{side}] {cost(ended)}")
     return f"{side}: {ended.result}"

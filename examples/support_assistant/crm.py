@@ -1,4 +1,8 @@
-"""A stand-in for a CRM: an MCP server over HTTP on loopback, with one tool, which asks for a token."""
+"""A stand-in for a CRM: an MCP server over HTTP on loopback, with one tool, which asks for a token.
+
+Whose orders it tells is decided here. The model is asked to tell a customer about their own orders only, but what a
+model is asked can be talked out of it.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,14 @@ ORDERS = {
 }
 TOOL = {
     "name": "order",
-    "description": "Looks an order up by its number.",
+    "description": "Looks an order of the customer up by its number.",
     "inputSchema": {"type": "object", "properties": {"number": {"type": "string"}}, "required": ["number"]},
 }
 
 
 @contextmanager
-def serving(token: str) -> Iterator[str]:
-    """Serve it to whoever brings the token; gives its URL."""
+def serving(token: str, customer: str) -> Iterator[str]:
+    """Serve it to whoever brings the token, which opens the orders of this customer alone; gives its URL."""
 
     class Crm(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -32,7 +36,7 @@ def serving(token: str) -> Iterator[str]:
             elif "id" not in request:
                 self.answer(202, {})
             else:
-                result = answer(request["method"], request.get("params", {}))
+                result = answer(request["method"], request.get("params", {}), customer)
                 self.answer(200, {"jsonrpc": "2.0", "id": request["id"], "result": result})
 
         def do_GET(self) -> None:
@@ -58,8 +62,8 @@ def serving(token: str) -> Iterator[str]:
         server.server_close()
 
 
-def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
-    """The result of one request of the protocol."""
+def answer(method: str, params: dict[str, Any], customer: str) -> dict[str, Any]:
+    """The result of one request of the protocol that is made for this customer."""
     if method == "initialize":
         about = {"name": "crm", "version": "1"}
         return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": about}
@@ -68,6 +72,9 @@ def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
     if method == "tools/call":
         number = str(params["arguments"].get("number", ""))
         found = ORDERS.get(number)
+        if found is not None and found["customer"] != customer:
+            # As if it were not there: that it exists is not this customer's business either.
+            found = None
         text = f"order {number}: {json.dumps(found)}" if found else f"there is no order {number}"
         return {"content": [{"type": "text", "text": text}], "isError": found is None}
     return {}

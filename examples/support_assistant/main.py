@@ -53,7 +53,7 @@ def main() -> int:
     token = secrets.token_hex(16)
     try:
         with (
-            crm.serving(token) as url,
+            crm.serving(token, given.customer) as url,
             Client(api_key=open_project("support-assistant", agent(url), limits=LIMITS)) as client,
         ):
             client.secrets.set("CRM_TOKEN", token)

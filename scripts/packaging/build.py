@@ -1,7 +1,7 @@
 """`python -m scripts.packaging.build` (`make dist`) makes what a release publishes in `dist/`, offline.
 
-The same files of the repository give the same bytes, wherever, whenever and by whomever it is done: what git does not
-track stays out, and all times are that of the last commit (SOURCE_DATE_EPOCH, if it is set, takes its place).
+The same commit gives the same bytes, wherever, whenever and by whomever it is done: what was changed since the last one
+stays out, and all times are that commit's (SOURCE_DATE_EPOCH, if it is set, takes its place).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,31 +18,27 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from scripts.packaging import npm
+from scripts.packaging.releases import extract
 
 REPOSITORY: Final = Path(__file__).parents[2]
 CLIENT: Final = Path("clients/python")
 SERVER: Final = Path()
+_DISTRIBUTION: Final = re.compile(r"cloutagent(_server)?-\d.*(\.whl|\.tar\.gz|\.tgz)")
 
 
 class BuildFailed(Exception):
     """A distribution could not be built. The message is what hatchling printed."""
 
 
-def copy_tracked(repository: Path, target: Path) -> None:
-    """Copy the files that git tracks, as they are in the working tree."""
-    listing = ["git", "-C", str(repository), "ls-files", "-z"]
-    names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, names):
-        if (repository / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(repository / name, target / name)
+class FolderRefused(Exception):
+    """The folder for what is made has something in it that no build put there. The message names it."""
 
 
 def build(tree: Path, out: Path, epoch: int) -> None:
     """Build all that is published into `out`: wheels and sdists, with this time in them, and the npm package.
 
     Args:
-        tree: A copy of what git tracks of the repository, in which nothing was built yet.
+        tree: A copy of the files of the repository, in which nothing was built yet.
         out: The folder.
         epoch: Seconds since 1970. The npm package has a time of its own.
 
@@ -78,18 +75,50 @@ def commit_time(repository: Path) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def changed(repository: Path) -> list[str]:
+    """What of the repository differs from the last commit, files that git neither tracks nor ignores too."""
+    command = ["git", "-C", str(repository), "status", "--porcelain"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def built_before(out: Path) -> list[Path]:
+    """The distributions in a folder, which need not exist.
+
+    Raises:
+        FolderRefused: There is something else in it.
+    """
+    if not out.exists():
+        return []
+    if not out.is_dir():
+        raise FolderRefused(f"{out} is no folder")
+    found = sorted(out.iterdir())
+    for path in found:
+        if _DISTRIBUTION.fullmatch(path.name) is None or not path.is_file():
+            raise FolderRefused(f"{out} is no folder of distributions, nothing was built: {path.name} is in it")
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the script with these arguments, by default those of the process; returns the exit status."""
     parser = argparse.ArgumentParser(prog="build", description=__doc__)
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "dist", help="folder for what is made; emptied first")
+    whole = "folder for what is made, which takes the place of the distributions there; nothing else may be in it"
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "dist", help=whole)
     out: Path = parser.parse_args(arguments).out
+    try:
+        replaced = built_before(out)
+    except FolderRefused as refused:
+        print(refused, file=sys.stderr)
+        return 1
+    if changes := changed(REPOSITORY):
+        print("built from the last commit, without these changes:", *changes, sep="\n", file=sys.stderr)
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or commit_time(REPOSITORY))
     with TemporaryDirectory() as folder:
         tree, made = Path(folder, "tree"), Path(folder, "made")
-        copy_tracked(REPOSITORY, tree)
+        extract(REPOSITORY, "HEAD", tree)
         build(tree, made, epoch)
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(made, out)
+        for path in replaced:
+            path.unlink()
+        shutil.copytree(made, out, dirs_exist_ok=True)
     for file in sorted(out.iterdir()):
         print(hashlib.sha256(file.read_bytes()).hexdigest(), file.name)
     return 0

@@ -36,7 +36,7 @@ class NpmFailed(Exception):
 
 
 def pack(package: Path, out: Path) -> None:
-    """Compile and pack the npm package in `package`, a copy of what git tracks of it, into the folder `out`.
+    """Compile and pack the npm package in `package`, a copy of its sources, into the folder `out`.
 
     Raises:
         NpmFailed: It could not be compiled or packed.

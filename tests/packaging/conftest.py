@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
@@ -9,16 +11,26 @@ from pathlib import Path
 import pytest
 
 from scripts.demo.stack import Stack
-from scripts.packaging.build import REPOSITORY, build, copy_tracked
+from scripts.packaging.build import REPOSITORY, build
 from scripts.packaging.environment import EmptyEnvironment
 from scripts.packaging.smoke import CLIENT_WHEEL, SERVER_WHEEL, built
 
 EPOCH = 1_750_000_000
 
 
+def copy_tracked(repository: Path, target: Path) -> None:
+    """Copy the files that git tracks as they are now: what is tried is what will be committed."""
+    listing = ["git", "-C", str(repository), "ls-files", "-z"]
+    names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (repository / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(repository / name, target / name)
+
+
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository, as git tracks it."""
+    """The working tree, without what git does not track."""
     folder = tmp_path_factory.mktemp("tree") / "a"
     copy_tracked(REPOSITORY, folder)
     return folder

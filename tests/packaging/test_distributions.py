@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import tarfile
@@ -24,12 +25,11 @@ from scripts.packaging.build import (
     build,
     build_one,
     commit_time,
-    copy_tracked,
     main,
 )
 from scripts.packaging.npm import NpmFailed, pack
 from scripts.packaging.smoke import CLIENT_WHEEL, SERVER_WHEEL, built
-from tests.packaging.conftest import EPOCH
+from tests.packaging.conftest import EPOCH, copy_tracked
 
 VERSION = (REPOSITORY / "VERSION").read_text().strip()
 NAMES = {CLIENT: "cloutagent", SERVER: "cloutagent_server"}
@@ -142,21 +142,6 @@ def test_the_server_needs_the_client_of_its_version(dist: Path) -> None:
     assert [str(each) for each in needed if each.name == "cloutagent"] == [f"cloutagent=={VERSION}"]
 
 
-def test_only_what_git_tracks_is_copied_and_as_it_is_now(tmp_path: Path) -> None:
-    repository, target = tmp_path / "repository", tmp_path / "target"
-    (repository / "folder").mkdir(parents=True)
-    for name in ("kept", "gone", "folder/changed"):
-        (repository / name).write_text("as committed")
-    for command in (["init", "--quiet"], ["add", "."]):
-        subprocess.run(["git", "-C", str(repository), *command], check=True)
-    (repository / "folder/changed").write_text("as changed")
-    (repository / "folder/stray").write_text("nobody tracks it")
-    (repository / "gone").unlink()
-    copy_tracked(repository, target)
-    texts = {str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()}
-    assert texts == {"kept": "as committed", "folder/changed": "as changed"}
-
-
 def test_what_cannot_be_packed_is_told(tmp_path: Path) -> None:
     with pytest.raises(NpmFailed, match="npm pack"):
         pack(tmp_path, tmp_path / "dist")
@@ -168,22 +153,73 @@ def test_what_cannot_be_built_is_told(tmp_path: Path) -> None:
         build_one(tmp_path, tmp_path / "dist", EPOCH, "wheel")
 
 
-def test_make_dist_builds_with_the_time_of_the_last_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def write_time(tree: Path, out: Path, epoch: int) -> None:
-        assert (tree / "pyproject.toml").is_file()
+@pytest.fixture
+def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one commit. A build of it makes a wheel that holds the files and the time that it was given."""
+    repository = tmp_path / "repository"
+    (repository / "folder").mkdir(parents=True)
+    for name in ("kept", "gone", "folder/changed"):
+        (repository / name).write_text("as committed")
+    identity = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org", "-c", "commit.gpgsign=false")
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "one"]):
+        subprocess.run(["git", "-C", str(repository), *identity, *command], check=True)
+
+    def write(tree: Path, out: Path, epoch: int) -> None:
         out.mkdir()
-        (out / "made").write_text(str(epoch))
+        texts = {str(path.relative_to(tree)): path.read_text() for path in tree.rglob("*") if path.is_file()}
+        (out / "cloutagent-7-py3-none-any.whl").write_text(json.dumps([texts, epoch]))
 
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    monkeypatch.setattr("scripts.packaging.build.build", write_time)
-    (tmp_path / "cloutagent-0.0.1.tar.gz").write_text("of an earlier release")
-    assert main(["--out", str(tmp_path)]) == 0
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"made": str(commit_time(REPOSITORY))}
-    printed = capsys.readouterr().out.split()
-    assert printed == [hashlib.sha256((tmp_path / "made").read_bytes()).hexdigest(), "made"]
+    monkeypatch.setattr("scripts.packaging.build.REPOSITORY", repository)
+    monkeypatch.setattr("scripts.packaging.build.build", write)
+    return repository
+
+
+def test_make_dist_builds_the_last_commit_with_its_time(
+    committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "dist"
+    made = out / "cloutagent-7-py3-none-any.whl"
+    assert main(["--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.split() == [hashlib.sha256(made.read_bytes()).hexdigest(), made.name]
+    assert not printed.err
+    at_first = made.read_text()
+    texts = dict.fromkeys(("kept", "gone", "folder/changed"), "as committed")
+    assert json.loads(at_first) == [texts, commit_time(committed)]
+
+    (committed / "folder/changed").write_text("as changed")
+    (committed / "folder/stray").write_text("nobody tracks it")
+    (committed / "gone").unlink()
+    assert main(["--out", str(out)]) == 0
+    assert made.read_text() == at_first
+    told = capsys.readouterr().err
+    assert all(name in told for name in ("folder/changed", "folder/stray", "gone"))
 
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(EPOCH))
-    assert main(["--out", str(tmp_path)]) == 0
-    assert (tmp_path / "made").read_text() == str(EPOCH)
+    assert main(["--out", str(out)]) == 0
+    assert json.loads(made.read_text())[1] == EPOCH
+
+
+@pytest.mark.usefixtures("committed")
+def test_make_dist_removes_earlier_distributions_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "dist"
+    out.mkdir()
+    earlier = {f"cloutagent-0.0.1{end}" for end in (".tar.gz", ".tgz", "-py3-none-any.whl")}
+    earlier |= {"cloutagent_server-0.0.1.tar.gz", "cloutagent_server-0.0.1-py3-none-any.whl"}
+    for name in earlier:
+        (out / name).touch()
+    assert main(["--out", str(out)]) == 0
+    assert [path.name for path in out.iterdir()] == ["cloutagent-7-py3-none-any.whl"]
+
+    for other in ("thesis.txt", "cloutagent-7-notes.txt", "cloutagent-8.tar.gz/"):
+        folder = tmp_path / other.strip("/").replace(".", "-")
+        folder.mkdir()
+        (folder / "cloutagent-0.0.1.tgz").touch()
+        (folder / other).mkdir() if other.endswith("/") else (folder / other).touch()
+        assert main(["--out", str(folder)]) == 1
+        assert {path.name for path in folder.iterdir()} == {"cloutagent-0.0.1.tgz", other.strip("/")}
+        assert other.strip("/") in capsys.readouterr().err
+    assert main(["--out", str(tmp_path / "thesis-txt" / "thesis.txt")]) == 1
