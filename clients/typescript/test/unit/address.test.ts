@@ -44,6 +44,14 @@ describe('without a base URL', () => {
     expect(endpointOf('/api/v1').root).toBe('https://page.example');
     expect(endpointOf('/agents/api/v1').root).toBe('https://page.example/agents');
   });
+
+  test.each(['//evil.example/x', '/\\evil.example', '\\\\evil.example', '/\t/evil.example'])(
+    'no path of the page’s server is %j, which is another host',
+    (given) => {
+      vi.stubGlobal('location', { origin: 'https://page.example' });
+      expect(() => endpointOf(given)).toThrow(ConfigurationError);
+    },
+  );
 });
 
 describe('the API key', () => {
