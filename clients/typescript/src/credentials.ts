@@ -39,20 +39,26 @@ export class Credentials {
 
   /** Use this key from now on, and keep it. */
   keep(key: string): void {
-    this.#key = checked(key);
-    attempt(() => {
-      this.#storage?.setItem(KEY, key.trim());
-      this.#storage?.setItem(SERVER, this.#endpoint.root);
+    const next = checked(key);
+    this.forget();
+    this.#key = next;
+    // In this order, and after the old one is gone: at no time is a key there beside a server that it is not for.
+    const kept = attempt(() => {
+      if (next !== undefined) {
+        this.#storage?.setItem(SERVER, this.#endpoint.root);
+        this.#storage?.setItem(KEY, next);
+      }
+      return true;
     });
+    if (!kept) {
+      this.#erase();
+    }
   }
 
   /** Forget the key, also where it was kept. */
   forget(): void {
     this.#key = undefined;
-    attempt(() => {
-      this.#storage?.removeItem(KEY);
-      this.#storage?.removeItem(SERVER);
-    });
+    this.#erase();
   }
 
   /** What goes with a request. Throws ConfigurationError if the key would be read on its way. */
@@ -70,10 +76,16 @@ export class Credentials {
     }
   }
 
+  #erase(): void {
+    for (const name of [KEY, SERVER]) {
+      attempt(() => this.#storage?.removeItem(name));
+    }
+  }
+
   #kept(): string | undefined {
     const stored = attempt(() => this.#storage?.getItem(KEY));
     const server = attempt(() => this.#storage?.getItem(SERVER));
-    if (!stored || (server && server !== this.#endpoint.root)) {
+    if (!stored || server !== this.#endpoint.root) {
       return undefined;
     }
     // What somebody else put there is no reason for a page not to start.
