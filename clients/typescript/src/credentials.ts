@@ -31,15 +31,18 @@ export class Credentials {
     this.#storage = storage === null ? undefined : (storage ?? localStorageIfAny());
     if (key !== undefined) {
       this.#key = checked(key);
-      this.#check();
+      this.headers();
     } else {
       this.#key = this.#kept() ?? checked(environment('CLOUTAGENT_API_KEY') ?? '');
     }
   }
 
-  /** Use this key from now on, and keep it. */
+  /** Use this key from now on, and keep it. Throws ConfigurationError, before anything changes, if it cannot be used. */
   keep(key: string): void {
     const next = checked(key);
+    if (next !== undefined) {
+      this.requireConfidential();
+    }
     this.forget();
     this.#key = next;
     // In this order, and after the old one is gone: at no time is a key there beside a server that it is not for.
@@ -63,12 +66,15 @@ export class Credentials {
 
   /** What goes with a request. Throws ConfigurationError if the key would be read on its way. */
   headers(): Record<string, string> {
-    this.#check();
+    if (this.#key !== undefined) {
+      this.requireConfidential();
+    }
     return this.#key === undefined ? {} : { 'x-api-key': this.#key };
   }
 
-  #check(): void {
-    if (this.#key !== undefined && !this.#endpoint.confidential && !this.#allowPlaintext) {
+  /** Throws ConfigurationError if a key would be read on its way, there or back. */
+  requireConfidential(): void {
+    if (!this.#endpoint.confidential && !this.#allowPlaintext) {
       throw new ConfigurationError(
         `the API key would go to ${this.#endpoint.root} in plain text: use https://, or allowPlaintextKey on a network ` +
           'that nobody else reads',

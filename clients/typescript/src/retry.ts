@@ -1,4 +1,4 @@
-import { type APIError, DeadlineExceededError } from './errors.js';
+import { type APIError, ConfigurationError, DeadlineExceededError } from './errors.js';
 import { tooLate } from './failures.js';
 
 /**
@@ -23,12 +23,12 @@ const DEFAULT: RetryPolicy = { attempts: 6, firstDelay: 100, longestDelay: 5_000
 // What the network or a proxy tells, which says nothing of the request itself.
 const OF_THE_WAY: ReadonlySet<string> = new Set(['UNAVAILABLE', 'CANCELLED', 'INTERNAL']);
 
-/** A whole policy from what is given of one. Throws RangeError for one that cannot be kept. */
+/** A whole policy from what is given of one. Throws ConfigurationError for one that cannot be kept. */
 export function retryPolicy(given: Partial<RetryPolicy> | undefined): RetryPolicy {
   const policy = { ...DEFAULT, ...given };
   const { attempts, firstDelay, longestDelay, outage } = policy;
   if (!(attempts >= 1 && firstDelay > 0 && longestDelay >= firstDelay && outage >= 0)) {
-    throw new RangeError('a retry policy needs attempts >= 1, 0 < firstDelay <= longestDelay and outage >= 0');
+    throw new ConfigurationError('a retry policy needs attempts >= 1, 0 < firstDelay <= longestDelay and outage >= 0');
   }
   return policy;
 }
@@ -47,6 +47,13 @@ function pauseOf(policy: RetryPolicy, failures: number, failure: APIError): numb
   return Math.max((longest * (1 + draw)) / 2, (failure.retryAfter ?? 0) * (1 + draw / 4));
 }
 
+function endOf(timeout: number): number {
+  if (Number.isNaN(timeout)) {
+    throw new ConfigurationError('a timeout is no number');
+  }
+  return performance.now() + timeout;
+}
+
 /** One unary call: its deadline, which holds for all attempts and pauses together, and its failures. */
 export class Attempts {
   readonly #policy: RetryPolicy;
@@ -58,7 +65,7 @@ export class Attempts {
   constructor(policy: RetryPolicy, timeout: number, { repeatable = false, patient = false } = {}) {
     this.#policy = policy;
     this.#most = !repeatable ? 1 : patient ? Number.POSITIVE_INFINITY : policy.attempts;
-    this.#end = performance.now() + timeout;
+    this.#end = endOf(timeout);
   }
 
   /** Milliseconds that are left. */
@@ -91,7 +98,7 @@ export class Reconnects {
   /** `connected`: the server is known to be there, as if it had answered. */
   constructor(policy: RetryPolicy, timeout: number | undefined, connected: boolean) {
     this.#policy = policy;
-    this.#end = timeout === undefined ? undefined : performance.now() + timeout;
+    this.#end = timeout === undefined ? undefined : endOf(timeout);
     this.#connected = connected;
   }
 

@@ -71,7 +71,8 @@ export class Watch<Item> implements AsyncIterableIterator<Item, undefined, undef
 
   /** The items of one connection, until it ends. */
   async *#connection(): AsyncGenerator<Item, void, undefined> {
-    const request = await this.#following.request();
+    const timeout = Math.min(this.#reconnects.left() ?? Number.POSITIVE_INFINITY, this.#transport.timeout);
+    const request = await this.#following.request({ timeout, signal: this.#signal, ending: this.#ending.signal });
     const left = this.#reconnects.left();
     const stream = this.#transport.stream(request.path, request.lastEventId, left, this.#signal, this.#ending.signal);
     for await (const messages of stream) {

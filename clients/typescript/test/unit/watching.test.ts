@@ -9,7 +9,18 @@ import {
   UnavailableError,
   type WatchOptions,
 } from '../../src/index.js';
-import { type Answer, empty, FakeServer, failure, frame, json, stream, unreachable } from './fake_server.js';
+import {
+  type Answer,
+  empty,
+  FakeServer,
+  failure,
+  frame,
+  json,
+  later,
+  silence,
+  stream,
+  unreachable,
+} from './fake_server.js';
 
 const QUEUED = frame(1, 'queued', { position: 0 });
 const STARTED = frame(2, 'started', { model: 'm' });
@@ -149,15 +160,20 @@ describe('a connection that falls silent', () => {
       },
     });
     const { client, server } = made(() => new Response(body, { headers: { 'content-type': 'text/event-stream' } }));
-    const following = followed(client);
+    const sequences: number[] = [];
+    const following = (async () => {
+      for await (const event of client.watchExecution('e1')) {
+        sequences.push(event.sequence);
+      }
+    })();
     for (let beats = 0; beats < 20; beats += 1) {
       await vi.advanceTimersByTimeAsync(0);
       controller?.enqueue(new TextEncoder().encode(':\n'));
       await vi.advanceTimersByTimeAsync(15_000);
     }
     controller?.enqueue(new TextEncoder().encode(frame(1, 'completed')));
-    expect((await following).sequences).toEqual([1]);
-    expect(server.asked.length).toBe(1);
+    await following;
+    expect([sequences, server.asked.length]).toEqual([[1], 1]);
   });
 
   test('is not one that is read slowly', async () => {
@@ -295,6 +311,30 @@ describe('a watch of usage', () => {
   });
 });
 
+describe('a watch of usage that has to ask for its project', () => {
+  const asking = () => {
+    const { fetch } = new FakeServer(silence);
+    return new CloutAgentClient('https://api.example', { fetch, apiKey: 'cla_1', storage: null });
+  };
+
+  test('does so in its time', async () => {
+    const waiting = asking().usage.watch({ timeout: 1000 }).next();
+    const refused = expect(waiting).rejects.toBeInstanceOf(DeadlineExceededError);
+    await vi.advanceTimersByTimeAsync(1000);
+    await refused;
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  test('can be left meanwhile', async () => {
+    const watch = asking().usage.watch();
+    const waiting = watch.next();
+    await vi.advanceTimersByTimeAsync(1);
+    await watch.return();
+    expect(await waiting).toEqual({ value: undefined, done: true });
+    expect(vi.getTimerCount()).toBe(0);
+  });
+});
+
 describe('a run', () => {
   const started = json({ execution: { id: 'e1', status: 'queued', lastSequence: 1 } }, 201);
   const done = json({ execution: { id: 'e1', status: 'completed', result: 'hi' } });
@@ -308,6 +348,14 @@ describe('a run', () => {
       '/api/v1/executions/e1',
     ]);
     expect(cursors(server)).toEqual([null, '1', null]);
+  });
+
+  test.each([0, 1, 5])('is returned by who has no patience with outages: %i milliseconds', async (outage) => {
+    const { fetch } = new FakeServer(started, stream('ends', STARTED + TEXT + COMPLETED), later(50, done));
+    const client = new CloutAgentClient('https://api.example', { fetch, projectId: 'p1', retry: { outage } });
+    const running = client.executions.run('Hi');
+    await vi.advanceTimersByTimeAsync(50);
+    expect(await running).toMatchObject({ status: 'completed' });
   });
 
   test('that had ended, as for an idempotency key, is returned at once', async () => {
