@@ -14,7 +14,10 @@ export interface RetryPolicy {
   readonly firstDelay: number;
   /** No pause of the client's own choice is longer. Default 5,000. */
   readonly longestDelay: number;
-  /** How long a watch that was connected tries to come back. Default 300,000. */
+  /**
+   * How long a watch that was connected tries to come back, and waits at most where the server asks for a pause.
+   * Default 300,000.
+   */
   readonly outage: number;
 }
 
@@ -87,7 +90,7 @@ export class Attempts {
   }
 }
 
-/** One watch: its deadline, if it has one, and its failures since the last answer. */
+/** One watch: its deadline, if it has one, and its failures since the server last did what it is for. */
 export class Reconnects {
   readonly #policy: RetryPolicy;
   readonly #end: number | undefined;
@@ -102,7 +105,7 @@ export class Reconnects {
     this.#connected = connected;
   }
 
-  /** An answer came, be it a sign of life. */
+  /** The server did what a watch is for. */
   answered(): void {
     this.#failures = 0;
     this.#connected = true;
@@ -127,19 +130,13 @@ export class Reconnects {
       this.#since = performance.now();
     }
     this.#failures += 1;
-    let pause = pauseOf(this.#policy, this.#failures, failure);
-    if (!this.#connected) {
-      if (this.#failures >= this.#policy.attempts) {
-        throw failure;
-      }
-    } else {
-      const outageLeft = this.#since + this.#policy.outage - performance.now();
-      if (outageLeft < 0) {
-        throw failure;
-      }
-      // Whatever the server asks for, the last attempt is made when the outage has taken long enough.
-      pause = Math.min(pause, Math.max(outageLeft, this.#policy.firstDelay));
+    const outageLeft = this.#since + this.#policy.outage - performance.now();
+    if (this.#connected ? outageLeft < 0 : this.#failures >= this.#policy.attempts) {
+      throw failure;
     }
+    // Whatever the server asks for, the last attempt is made when the outage has taken long enough.
+    const longest = Math.max(outageLeft, this.#connected ? this.#policy.firstDelay : this.#policy.longestDelay);
+    const pause = Math.min(pauseOf(this.#policy, this.#failures, failure), longest);
     if (pause >= left) {
       throw this.#tooLate(failure);
     }

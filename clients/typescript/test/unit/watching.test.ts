@@ -234,6 +234,41 @@ describe('a watch fails', () => {
     expect(server.asked.length).toBeGreaterThan(60);
   });
 
+  test('after 5 minutes of answers that are none', async () => {
+    const refusal = stream('ends', 'event: error\ndata: {"code": 14, "message": "the server stops"}\n\n');
+    const { client, server } = made(stream('is cut', QUEUED), refusal);
+    const { error, took } = await followed(client);
+    expect(error).toMatchObject({ code: 'UNAVAILABLE', message: 'the server stops' });
+    expect(took).toBeGreaterThan(299_000);
+    expect(took).toBeLessThan(310_000);
+    expect(server.asked.length).toBeLessThan(150);
+  });
+
+  test('not for connections that bring nothing new, if each of them lasts', async () => {
+    const quiet: Answer = () => {
+      const body = new ReadableStream<Uint8Array>({
+        start(controller) {
+          controller.enqueue(new TextEncoder().encode(':\n'));
+          setTimeout(() => controller.error(new TypeError('terminated')), 10_000);
+        },
+      });
+      return new Response(body, { headers: { 'content-type': 'text/event-stream' } });
+    };
+    const { client } = made(stream('is cut', QUEUED), ...Array(50).fill(quiet), stream('ends', COMPLETED));
+    const { sequences, took } = await followed(client);
+    expect(sequences).toEqual([1, 4]);
+    expect(took).toBeGreaterThan(500_000);
+    expect(took).toBeLessThan(510_000);
+  });
+
+  test('after six attempts if it was never connected, and no day’s pause that the server asks for', async () => {
+    const { client, server } = made(failure(503, 14, undefined, { headers: { 'retry-after': '86400' } }));
+    const { error, took } = await followed(client);
+    expect(error).toBeInstanceOf(UnavailableError);
+    expect(took).toBeLessThanOrEqual(300_000 + 5 * 5_000);
+    expect(server.asked.length).toBe(6);
+  });
+
   test('when its time is up, in a connection or a pause', async () => {
     const connected = await followed(made(stream('falls silent', QUEUED)).client, { timeout: 30_000 });
     expect(connected.error).toBeInstanceOf(DeadlineExceededError);
@@ -309,6 +344,15 @@ describe('a watch of usage', () => {
     const asked = '/api/v1/projects/p1/usage/stream?from=2026-01-01';
     expect(server.paths).toEqual([asked, asked]);
   });
+});
+
+test('a watch of usage that is told of nothing is given up', async () => {
+  const { client, server } = made(empty);
+  const waiting = client.usage.watch().next();
+  const refused = expect(waiting).rejects.toBeInstanceOf(UnavailableError);
+  await vi.runAllTimersAsync();
+  await refused;
+  expect(server.asked.length).toBe(6);
 });
 
 describe('a watch of usage that has to ask for its project', () => {
