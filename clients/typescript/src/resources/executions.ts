@@ -40,6 +40,15 @@ export interface StartOptions extends ProjectCallOptions {
   idempotencyKey?: string | undefined;
 }
 
+/** The same for a run that is waited for. */
+export interface RunOptions extends StartOptions {
+  /**
+   * Called once, when the execution has been started. Who stops waiting by a signal, whose reason tells no id, knows by
+   * this which execution goes on. What it throws is thrown by `run`.
+   */
+  onStarted?: ((execution: Execution) => void) | undefined;
+}
+
 /** Which executions to list. They pass all of the filters. */
 export interface ListOptions extends ProjectCallOptions {
   /** In one of these states. */
@@ -75,16 +84,19 @@ export class Executions {
    * However often the connection breaks, the prompt is run once. Whoever stops waiting (`timeout`, `signal`) ends
    * nothing: the execution goes on until it is cancelled. `timeout` is that of all of it; by default the start may take
    * as long as any call, and the wait for the end as long as it takes. The limit of the run itself is `maxDuration`.
+   * Who may stop waiting by a signal gives `onStarted`, which tells the execution, and an `idempotencyKey`: if it was
+   * the start that was stopped, a start with the same key is no second run.
    *
    * @throws LimitExceededError, ExecutionTimedOutError, ExecutionFailedError if it failed.
    * @throws ExecutionCancelledError if it was cancelled.
    * @throws APIError if a call failed. If the execution was started, `executionId` says which it is; if the start
    *   failed, it may have been all the same, and only a start with the error's `idempotencyKey` is no second run.
    */
-  async run(prompt: string, options: StartOptions = {}): Promise<Execution> {
+  async run(prompt: string, { onStarted, ...options }: RunOptions = {}): Promise<Execution> {
     const end = options.timeout === undefined ? undefined : performance.now() + options.timeout;
     const atOnce = Math.min(options.timeout ?? this.#transport.timeout, this.#transport.timeout);
     let execution = await this.start(prompt, { ...options, timeout: atOnce });
+    onStarted?.(execution);
     try {
       if (!hasEnded(execution)) {
         execution = await this.#ended(execution, end, options.signal);

@@ -413,6 +413,19 @@ describe('a run', () => {
     await expect(client.executions.run('Hi')).rejects.toMatchObject({ executionId: 'e1', status: 404 });
   });
 
+  test('is told when it was started, so that a signal does not lose it', async () => {
+    const { client } = made(started, stream('falls silent', STARTED));
+    const controller = new AbortController();
+    const told: string[] = [];
+    const onStarted = ({ id }: { id: string }) => told.push(id);
+    const running = client.executions.run('Hi', { onStarted, signal: controller.signal });
+    const ended = expect(running).rejects.toBe('enough');
+    await vi.advanceTimersByTimeAsync(1);
+    expect(told).toEqual(['e1']);
+    controller.abort('enough');
+    await ended;
+  });
+
   test('takes no longer than its timeout', async () => {
     const { client } = made(started, stream('falls silent', STARTED));
     const running = client.executions.run('Hi', { timeout: 5000 }).catch((error: unknown) => error);
