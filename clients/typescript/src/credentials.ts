@@ -37,7 +37,7 @@ export class Credentials {
     }
   }
 
-  /** Use this key from now on, and keep it. Throws ConfigurationError, before anything changes, if it cannot be used. */
+  /** Use this key from now on, and keep it. Throws ConfigurationError, and changes nothing, if it cannot be used. */
   keep(key: string): void {
     const next = checked(key);
     if (next !== undefined) {
