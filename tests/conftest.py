@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
 from tests.support.api.stage import GRPC, GRPC_ENVOY, REST
 
@@ -22,3 +27,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         depth = item.callspec.params.get("depth") if hasattr(item, "callspec") else None
         if depth in (GRPC, GRPC_ENVOY, REST) or any(item.path.is_relative_to(folder) for folder in _UNMEASURED):
             item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave logging as it was: a command that runs in this process sets it up, for a stream that is closed afterwards.
+
+    No logger keeps for good what was set up for one test.
+    """
+    configure, before = structlog.configure, structlog.get_config()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    @wraps(configure)
+    def uncached(**settings: Any) -> None:
+        configure(**{**settings, "cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", uncached)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    configure(**before)

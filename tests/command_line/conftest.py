@@ -40,7 +40,7 @@ def _own_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _quiet_server() -> Iterator[None]:
     """Lines of the server's log are not taken for what a command writes."""
     before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
     yield
     structlog.configure(**before)
 

@@ -10,6 +10,9 @@ export interface Endpoint {
 
 const DEFAULT_ADDRESS = 'http://127.0.0.1:3001';
 
+// URLs take it for a host without a scheme, whichever way the slashes lean, and drop the white space between them.
+const ANOTHER_HOST = /^[/\\][\t\n\r]*[/\\]/;
+
 /**
  * The endpoint of a base URL: `https://host[:port]`, or a path of the page's own server such as `/api/v1`. A path in front
  * of `/api` is kept; without a scheme it is plain on loopback and TLS elsewhere.
@@ -19,6 +22,9 @@ const DEFAULT_ADDRESS = 'http://127.0.0.1:3001';
 export function endpointOf(baseURL: string | undefined): Endpoint {
   const page = pageOrigin();
   const given = (baseURL ?? page ?? environment('CLOUTAGENT_ADDRESS') ?? DEFAULT_ADDRESS).trim();
+  if (ANOTHER_HOST.test(given)) {
+    throw malformed('what begins with // is no path of the page’s own server');
+  }
   const url = parsed(withScheme(given), page);
   if (url.protocol !== 'http:' && url.protocol !== 'https:') {
     throw malformed('it begins with https:// or http://, or is a path of the page’s own server');

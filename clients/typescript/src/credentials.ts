@@ -31,38 +31,50 @@ export class Credentials {
     this.#storage = storage === null ? undefined : (storage ?? localStorageIfAny());
     if (key !== undefined) {
       this.#key = checked(key);
-      this.#check();
+      this.headers();
     } else {
       this.#key = this.#kept() ?? checked(environment('CLOUTAGENT_API_KEY') ?? '');
     }
   }
 
-  /** Use this key from now on, and keep it. */
+  /** Use this key from now on, and keep it. Throws ConfigurationError, and changes nothing, if it cannot be used. */
   keep(key: string): void {
-    this.#key = checked(key);
-    attempt(() => {
-      this.#storage?.setItem(KEY, key.trim());
-      this.#storage?.setItem(SERVER, this.#endpoint.root);
+    const next = checked(key);
+    if (next !== undefined) {
+      this.requireConfidential();
+    }
+    this.forget();
+    this.#key = next;
+    // In this order, and after the old one is gone: at no time is a key there beside a server that it is not for.
+    const kept = attempt(() => {
+      if (next !== undefined) {
+        this.#storage?.setItem(SERVER, this.#endpoint.root);
+        this.#storage?.setItem(KEY, next);
+      }
+      return true;
     });
+    if (!kept) {
+      this.#erase();
+    }
   }
 
   /** Forget the key, also where it was kept. */
   forget(): void {
     this.#key = undefined;
-    attempt(() => {
-      this.#storage?.removeItem(KEY);
-      this.#storage?.removeItem(SERVER);
-    });
+    this.#erase();
   }
 
   /** What goes with a request. Throws ConfigurationError if the key would be read on its way. */
   headers(): Record<string, string> {
-    this.#check();
+    if (this.#key !== undefined) {
+      this.requireConfidential();
+    }
     return this.#key === undefined ? {} : { 'x-api-key': this.#key };
   }
 
-  #check(): void {
-    if (this.#key !== undefined && !this.#endpoint.confidential && !this.#allowPlaintext) {
+  /** Throws ConfigurationError if a key would be read on its way, there or back. */
+  requireConfidential(): void {
+    if (!this.#endpoint.confidential && !this.#allowPlaintext) {
       throw new ConfigurationError(
         `the API key would go to ${this.#endpoint.root} in plain text: use https://, or allowPlaintextKey on a network ` +
           'that nobody else reads',
@@ -70,10 +82,16 @@ export class Credentials {
     }
   }
 
+  #erase(): void {
+    for (const name of [KEY, SERVER]) {
+      attempt(() => this.#storage?.removeItem(name));
+    }
+  }
+
   #kept(): string | undefined {
     const stored = attempt(() => this.#storage?.getItem(KEY));
     const server = attempt(() => this.#storage?.getItem(SERVER));
-    if (!stored || (server && server !== this.#endpoint.root)) {
+    if (!stored || server !== this.#endpoint.root) {
       return undefined;
     }
     // What somebody else put there is no reason for a page not to start.

@@ -1,15 +1,16 @@
 import { type ExecutionEvent, isKnown, isTerminal } from './events.js';
 import { failureIn, unreadable } from './failures.js';
+import { path } from './request.js';
 import type { StreamMessage } from './stream.js';
-import { path } from './transport.js';
+import type { Ends } from './transport.js';
 import type { UsageReport } from './types.js';
 
 /** What a watch follows over many connections. No I/O but for what the first request needs to know. */
 export interface Following<Item> {
   /** Whether there is nothing more to come. */
   readonly over: boolean;
-  /** What to ask for on a new connection, so that the stream goes on where it was. */
-  request(): Promise<{ path: string; lastEventId?: string }>;
+  /** What to ask for on a new connection, so that the stream goes on where it was; unless it is ended before. */
+  request(ends: Ends): Promise<{ path: string; lastEventId?: string }>;
   /** What is new in a message. Throws the error that it stands for. */
   take(message: StreamMessage): Item | undefined;
   /** The server says that there is nothing behind what was asked for. */
@@ -59,16 +60,16 @@ export class EventFollowing implements Following<ExecutionEvent> {
 /** What a project uses, each report once. Has no end. */
 export class UsageFollowing implements Following<UsageReport> {
   readonly over = false;
-  readonly #path: () => Promise<string>;
+  readonly #path: (ends: Ends) => Promise<string>;
   #last: string | undefined;
 
   /** `path` is asked for with each connection. */
-  constructor(path: () => Promise<string>) {
+  constructor(path: (ends: Ends) => Promise<string>) {
     this.#path = path;
   }
 
-  async request(): Promise<{ path: string }> {
-    return { path: await this.#path() };
+  async request(ends: Ends): Promise<{ path: string }> {
+    return { path: await this.#path(ends) };
   }
 
   /** The report, if it is another one than the last. */

@@ -7,7 +7,7 @@ export { type ClientOptions, CloutAgentClient } from './client.js';
 export type { KeyStorage } from './credentials.js';
 export * from './errors.js';
 export type { ExecutionEvent, ExecutionEventKind } from './events.js';
-export type { Executions, ListOptions, StartOptions, WatchOptions } from './resources/executions.js';
+export type { Executions, ListOptions, RunOptions, StartOptions, WatchOptions } from './resources/executions.js';
 export type { Keys } from './resources/keys.js';
 export type { NewProject, ProjectChanges, Projects } from './resources/projects.js';
 export type { Secrets } from './resources/secrets.js';

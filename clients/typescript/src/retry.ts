@@ -1,4 +1,4 @@
-import { type APIError, DeadlineExceededError } from './errors.js';
+import { type APIError, ConfigurationError, DeadlineExceededError } from './errors.js';
 import { tooLate } from './failures.js';
 
 /**
@@ -14,7 +14,10 @@ export interface RetryPolicy {
   readonly firstDelay: number;
   /** No pause of the client's own choice is longer. Default 5,000. */
   readonly longestDelay: number;
-  /** How long a watch that was connected tries to come back. Default 300,000. */
+  /**
+   * How long a watch that was connected tries to come back, and waits at most where the server asks for a pause.
+   * Default 300,000.
+   */
   readonly outage: number;
 }
 
@@ -23,12 +26,12 @@ const DEFAULT: RetryPolicy = { attempts: 6, firstDelay: 100, longestDelay: 5_000
 // What the network or a proxy tells, which says nothing of the request itself.
 const OF_THE_WAY: ReadonlySet<string> = new Set(['UNAVAILABLE', 'CANCELLED', 'INTERNAL']);
 
-/** A whole policy from what is given of one. Throws RangeError for one that cannot be kept. */
+/** A whole policy from what is given of one. Throws ConfigurationError for one that cannot be kept. */
 export function retryPolicy(given: Partial<RetryPolicy> | undefined): RetryPolicy {
   const policy = { ...DEFAULT, ...given };
   const { attempts, firstDelay, longestDelay, outage } = policy;
   if (!(attempts >= 1 && firstDelay > 0 && longestDelay >= firstDelay && outage >= 0)) {
-    throw new RangeError('a retry policy needs attempts >= 1, 0 < firstDelay <= longestDelay and outage >= 0');
+    throw new ConfigurationError('a retry policy needs attempts >= 1, 0 < firstDelay <= longestDelay and outage >= 0');
   }
   return policy;
 }
@@ -47,6 +50,13 @@ function pauseOf(policy: RetryPolicy, failures: number, failure: APIError): numb
   return Math.max((longest * (1 + draw)) / 2, (failure.retryAfter ?? 0) * (1 + draw / 4));
 }
 
+function endOf(timeout: number): number {
+  if (Number.isNaN(timeout)) {
+    throw new ConfigurationError('a timeout is no number');
+  }
+  return performance.now() + timeout;
+}
+
 /** One unary call: its deadline, which holds for all attempts and pauses together, and its failures. */
 export class Attempts {
   readonly #policy: RetryPolicy;
@@ -58,7 +68,7 @@ export class Attempts {
   constructor(policy: RetryPolicy, timeout: number, { repeatable = false, patient = false } = {}) {
     this.#policy = policy;
     this.#most = !repeatable ? 1 : patient ? Number.POSITIVE_INFINITY : policy.attempts;
-    this.#end = performance.now() + timeout;
+    this.#end = endOf(timeout);
   }
 
   /** Milliseconds that are left. */
@@ -80,7 +90,7 @@ export class Attempts {
   }
 }
 
-/** One watch: its deadline, if it has one, and its failures since the last answer. */
+/** One watch: its deadline, if it has one, and its failures since the server last did what it is for. */
 export class Reconnects {
   readonly #policy: RetryPolicy;
   readonly #end: number | undefined;
@@ -91,11 +101,11 @@ export class Reconnects {
   /** `connected`: the server is known to be there, as if it had answered. */
   constructor(policy: RetryPolicy, timeout: number | undefined, connected: boolean) {
     this.#policy = policy;
-    this.#end = timeout === undefined ? undefined : performance.now() + timeout;
+    this.#end = timeout === undefined ? undefined : endOf(timeout);
     this.#connected = connected;
   }
 
-  /** An answer came, be it a sign of life. */
+  /** The server did what a watch is for. */
   answered(): void {
     this.#failures = 0;
     this.#connected = true;
@@ -120,19 +130,13 @@ export class Reconnects {
       this.#since = performance.now();
     }
     this.#failures += 1;
-    let pause = pauseOf(this.#policy, this.#failures, failure);
-    if (!this.#connected) {
-      if (this.#failures >= this.#policy.attempts) {
-        throw failure;
-      }
-    } else {
-      const outageLeft = this.#since + this.#policy.outage - performance.now();
-      if (outageLeft < 0) {
-        throw failure;
-      }
-      // Whatever the server asks for, the last attempt is made when the outage has taken long enough.
-      pause = Math.min(pause, Math.max(outageLeft, this.#policy.firstDelay));
+    const outageLeft = this.#since + this.#policy.outage - performance.now();
+    if (this.#connected ? outageLeft < 0 : this.#failures >= this.#policy.attempts) {
+      throw failure;
     }
+    // Whatever the server asks for, the last attempt is made when the outage has taken long enough.
+    const longest = Math.max(outageLeft, this.#connected ? this.#policy.firstDelay : this.#policy.longestDelay);
+    const pause = Math.min(pauseOf(this.#policy, this.#failures, failure), longest);
     if (pause >= left) {
       throw this.#tooLate(failure);
     }

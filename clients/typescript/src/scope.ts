@@ -1,7 +1,10 @@
+import { onAbort } from './signals.js';
+
 /** What may end a piece of work: the caller, its time, or silence. One signal stands for all of them. */
 export class Scope {
   readonly #controller = new AbortController();
   readonly #signals: readonly AbortSignal[];
+  readonly #listening: readonly (() => void)[];
   readonly #abort = () => this.#controller.abort();
   readonly #deadline: Timer;
   readonly #silence: Timer;
@@ -13,9 +16,7 @@ export class Scope {
   /** `timeout` in milliseconds; undefined for none. To be closed. */
   constructor(timeout: number | undefined, ...signals: (AbortSignal | undefined)[]) {
     this.#signals = signals.filter((signal) => signal !== undefined);
-    for (const signal of this.#signals) {
-      signal.addEventListener('abort', this.#abort);
-    }
+    this.#listening = this.#signals.map((signal) => onAbort(signal, this.#abort));
     if (this.#signals.some((signal) => signal.aborted)) {
       this.#abort();
     }
@@ -48,10 +49,23 @@ export class Scope {
   async within<T>(silence: number, coming: Promise<T>): Promise<T> {
     this.#silence.set(silence);
     try {
-      return await coming;
+      return await this.until(coming);
     } finally {
       this.#silence.clear();
     }
+  }
+
+  /** What is coming; rejects when the scope ends, also if the work does not look at its signal. */
+  until<T>(coming: Promise<T>): Promise<T> {
+    const { signal } = this;
+    return new Promise<T>((resolve, reject) => {
+      const ended = () => reject(signal.reason);
+      const unlisten = onAbort(signal, ended);
+      coming.then(resolve, reject).finally(unlisten);
+      if (signal.aborted) {
+        ended();
+      }
+    });
   }
 
   /** End the work. */
@@ -63,8 +77,8 @@ export class Scope {
   close(): void {
     this.#deadline.clear();
     this.#silence.clear();
-    for (const signal of this.#signals) {
-      signal.removeEventListener('abort', this.#abort);
+    for (const unlisten of this.#listening) {
+      unlisten();
     }
   }
 }
@@ -75,24 +89,22 @@ export function pause(delay: number, ...given: (AbortSignal | undefined)[]): Pro
   return new Promise((resolve, reject) => {
     const end = () => {
       timer.clear();
-      for (const signal of signals) {
-        signal.removeEventListener('abort', end);
+      for (const unlisten of listening) {
+        unlisten();
       }
       const aborted = signals.find((signal) => signal.aborted);
       aborted === undefined ? resolve() : reject(aborted.reason);
     };
     const timer = new Timer(end);
     timer.set(delay);
-    for (const signal of signals) {
-      signal.addEventListener('abort', end);
-    }
+    const listening = signals.map((signal) => onAbort(signal, end));
     if (signals.some((signal) => signal.aborted)) {
       end();
     }
   });
 }
 
-// Timers take no longer time than this.
+// Timers take no longer time than this, and ring at once if they are given one.
 const LONGEST = 2 ** 31 - 1;
 
 class Timer {
@@ -105,9 +117,7 @@ class Timer {
 
   set(delay: number): void {
     this.clear();
-    if (delay <= LONGEST) {
-      this.#id = setTimeout(this.#ring, delay);
-    }
+    this.#id = delay <= LONGEST ? setTimeout(this.#ring, delay) : setTimeout(() => this.set(delay - LONGEST), LONGEST);
   }
 
   clear(): void {

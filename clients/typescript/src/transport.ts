@@ -1,24 +1,43 @@
 import type { Endpoint } from './address.js';
+import { message, type Reading } from './answer.js';
 import type { Credentials } from './credentials.js';
 import { APIError, ConfigurationError } from './errors.js';
 import { failureOf, incomplete, lost, tooLate, unreachable, unreadable } from './failures.js';
+import { jsonOf, newId, path, type Query, queryOf } from './request.js';
 import { Attempts, type RetryPolicy } from './retry.js';
 import { pause, Scope } from './scope.js';
 import { messagesOf, type StreamMessage } from './stream.js';
-import type { CallOptions, CurrentProject } from './types.js';
+import type { CallOptions, CurrentProject, Project, ProjectCallOptions } from './types.js';
 
 /** One request. */
 export interface Call {
   readonly method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
-  /** What goes behind `?`. Lists are repeated, absent values left out. */
-  readonly query?: Readonly<Record<string, string | number | readonly string[] | undefined>>;
+  readonly query?: Query;
   /** What goes as JSON. */
   readonly body?: unknown;
   /** Whether making the call twice does no more than making it once. Default: of a GET it does not. */
   readonly repeatable?: boolean;
   /** It is made again until its time is up. */
   readonly patient?: boolean;
+  /** Its answer has an API key, which nobody on the way may read. */
+  readonly confidential?: boolean;
 }
+
+/** What ends a call: its options, and the end of a watch that it is made for. */
+export interface Ends extends CallOptions {
+  readonly ending?: AbortSignal | undefined;
+}
+
+/** Asks whose key it is. */
+export const CURRENT = {
+  path: '/api/v1/me',
+  read(content: unknown): CurrentProject {
+    const current = message<CurrentProject>({ admin: 'boolean' })(content);
+    return 'project' in current
+      ? { ...current, project: message<Project>({ id: 'string' })(current.project) }
+      : current;
+  },
+};
 
 // A stream that is alive brings something every 15 seconds.
 const SILENCE = 40_000;
@@ -48,24 +67,44 @@ export class Transport {
     this.#fetch = settings.fetch;
   }
 
-  /** Make a call, and again if it may be and fails for a moment. Throws APIError. */
-  async call<Answer>(path: string, options: CallOptions = {}, call: Call = {}): Promise<Answer> {
-    const repeatable = call.repeatable ?? (call.method ?? 'GET') === 'GET';
-    const attempts = new Attempts(this.retry, options.timeout ?? this.timeout, {
-      repeatable,
-      patient: call.patient ?? false,
-    });
+  /** Make a call, and again if it may be and fails for a moment. Throws CloutAgentError. */
+  async call<Answer>(path: string, read: Reading<Answer>, ends: Ends = {}, call: Call = {}): Promise<Answer> {
+    const { method = 'GET', repeatable = method === 'GET', patient = false } = call;
+    const attempts = new Attempts(this.retry, ends.timeout ?? this.timeout, { repeatable, patient });
     const requestId = newId();
+    const signals = [ends.signal, ends.ending];
+    const init: RequestInit = { method };
+    if (call.body !== undefined) {
+      init.body = jsonOf(call.body);
+      init.headers = { 'content-type': 'application/json' };
+    }
+    if (call.confidential) {
+      this.#credentials.requireConfidential();
+    }
     for (;;) {
       try {
-        return (await this.#once(path, call, requestId, attempts.left(), options.signal)) as Answer;
+        const scope = new Scope(attempts.left(), ...signals);
+        return await this.#once(path + queryOf(call.query), init, read, requestId, scope);
       } catch (failure) {
         if (!(failure instanceof APIError)) {
           throw failure;
         }
-        await pause(attempts.pause(failure), options.signal);
+        await pause(attempts.pause(failure), ...signals);
       }
     }
+  }
+
+  /** Make a call below a project, the one that it is about as `project` says. Its time is that of both. */
+  async inProject<Answer>(
+    rest: string,
+    read: Reading<Answer>,
+    { projectId, ...options }: ProjectCallOptions = {},
+    call: Call = {},
+  ): Promise<Answer> {
+    const end = performance.now() + (options.timeout ?? this.timeout);
+    const id = await this.project(projectId, options);
+    const timeout = Math.max(0, end - performance.now());
+    return this.call(path`/api/v1/projects/${id}` + rest, read, { ...options, timeout }, call);
   }
 
   /**
@@ -100,13 +139,13 @@ export class Transport {
   }
 
   /** The project that a call is about: the one it names, the client's, or the one that the key belongs to. */
-  async project(given: string | undefined, options: CallOptions = {}): Promise<string> {
+  async project(given: string | undefined, ends: Ends = {}): Promise<string> {
     const known = given ?? this.#projectId ?? this.#ownProject;
     if (known !== undefined) {
       return known;
     }
     const keys = this.#keys;
-    const { project } = await this.call<CurrentProject>('/api/v1/me', options);
+    const { project } = await this.call(CURRENT.path, CURRENT.read, ends);
     if (project === undefined) {
       throw new ConfigurationError('the admin key belongs to no project: name one by projectId');
     }
@@ -122,16 +161,17 @@ export class Transport {
     this.#ownProject = undefined;
   }
 
-  async #once(path: string, call: Call, requestId: string, timeout: number, signal: AbortSignal | undefined) {
-    const scope = new Scope(timeout, signal);
-    const init: RequestInit = { method: call.method ?? 'GET' };
-    if (call.body !== undefined) {
-      init.body = JSON.stringify(call.body);
-      init.headers = { 'content-type': 'application/json' };
-    }
+  async #once<Answer>(
+    path: string,
+    init: RequestInit,
+    read: Reading<Answer>,
+    requestId: string,
+    scope: Scope,
+  ): Promise<Answer> {
     try {
-      const response = await this.#fetched(path + queryOf(call.query), init, requestId, scope);
-      return response.status === 204 ? undefined : await contentOf(response, requestId);
+      const response = await scope.until(this.#fetched(path, init, requestId, scope));
+      const content = response.status === 204 ? undefined : await scope.until(contentOf(response, requestId));
+      return readBy(read, content, response.status, requestId);
     } catch (error) {
       // Of an answer that was read there is nothing to end, and an abort makes an error with its stack.
       scope.abort();
@@ -185,6 +225,14 @@ export class Transport {
   }
 }
 
+function readBy<Answer>(read: Reading<Answer>, content: unknown, status: number, requestId: string): Answer {
+  try {
+    return read(content);
+  } catch (error) {
+    throw unreadable(status, requestId, error);
+  }
+}
+
 async function contentOf(response: Response, requestId: string): Promise<unknown> {
   try {
     return await response.json();
@@ -195,36 +243,4 @@ async function contentOf(response: Response, requestId: string): Promise<unknown
     const isJson = response.headers?.get('content-type')?.startsWith('application/json');
     throw (isJson ? incomplete : unreadable)(response.status, requestId, error);
   }
-}
-
-/** A path from parts, each of which is one segment whatever is in it. */
-export function path(strings: TemplateStringsArray, ...parts: string[]): string {
-  return strings.reduce((made, text, index) => made + segment(parts[index - 1] ?? '') + text);
-}
-
-/** An id for one call and all its attempts. `randomUUID` is missing in pages that came in plain text. */
-export function newId(): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
-}
-
-function segment(part: string): string {
-  // URLs drop these, and `%2e` for them, so that the path would be another one.
-  if (part === '' || part === '.' || part === '..') {
-    throw new ConfigurationError('an id or name is empty, or no name');
-  }
-  return encodeURIComponent(part);
-}
-
-function queryOf(query: Call['query'] = {}): string {
-  const parameters = new URLSearchParams();
-  for (const [name, value] of Object.entries(query)) {
-    for (const one of Array.isArray(value) ? value : [value]) {
-      if (one !== undefined) {
-        parameters.append(name, String(one));
-      }
-    }
-  }
-  const text = parameters.toString();
-  return text && `?${text}`;
 }

@@ -7,6 +7,10 @@ import { pause } from './scope.js';
 import type { Transport } from './transport.js';
 import type { CallOptions } from './types.js';
 
+// A connection that brought nothing new was one all the same if it lasted so long. One that ends sooner is a failure,
+// whatever was said in it, so that a server which answers and then fails is not asked without pauses.
+const STEADY = 5_000;
+
 /**
  * An iterator over a stream of the server, which comes back by itself when the connection is lost. Leaving it early
  * ends nothing but the watch. One watch is for one loop.
@@ -71,23 +75,32 @@ export class Watch<Item> implements AsyncIterableIterator<Item, undefined, undef
 
   /** The items of one connection, until it ends. */
   async *#connection(): AsyncGenerator<Item, void, undefined> {
-    const request = await this.#following.request();
+    const timeout = Math.min(this.#reconnects.left() ?? Number.POSITIVE_INFINITY, this.#transport.timeout);
+    const request = await this.#following.request({ timeout, signal: this.#signal, ending: this.#ending.signal });
     const left = this.#reconnects.left();
     const stream = this.#transport.stream(request.path, request.lastEventId, left, this.#signal, this.#ending.signal);
-    for await (const messages of stream) {
-      this.#reconnects.answered();
-      if (messages === undefined) {
-        this.#following.nothingLeft();
-        return;
-      }
-      for (const message of messages) {
-        const item = this.#following.take(message);
-        if (item !== undefined) {
-          yield item;
-        }
-        if (this.#following.over) {
+    let opened: number | undefined;
+    try {
+      for await (const messages of stream) {
+        opened ??= performance.now();
+        if (messages === undefined) {
+          this.#following.nothingLeft();
           return;
         }
+        for (const message of messages) {
+          const item = this.#following.take(message);
+          if (item !== undefined) {
+            this.#reconnects.answered();
+            yield item;
+          }
+          if (this.#following.over) {
+            return;
+          }
+        }
+      }
+    } finally {
+      if (opened !== undefined && performance.now() - opened >= STEADY) {
+        this.#reconnects.answered();
       }
     }
   }

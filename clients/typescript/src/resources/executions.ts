@@ -1,6 +1,8 @@
+import { field, message, nothing, type Reading } from '../answer.js';
 import { APIError, CloutAgentError } from '../errors.js';
 import { completed, hasEnded } from '../outcome.js';
-import { newId, path, type Transport } from '../transport.js';
+import { newId, path, timeOf } from '../request.js';
+import type { Transport } from '../transport.js';
 import type {
   CallOptions,
   CostLimits,
@@ -15,6 +17,9 @@ import { EventWatch } from '../watch.js';
 
 // Cancelling answers within 30 seconds however long the end takes.
 const CANCEL_TIMEOUT = 45_000;
+
+const EXECUTION = field<Execution>('execution', 'object');
+const PAGE = message<{ executions: Execution[]; nextPageToken?: string }>({ executions: 'list' });
 
 /** How one execution departs from its project's configuration. */
 export interface StartOptions extends ProjectCallOptions {
@@ -33,6 +38,15 @@ export interface StartOptions extends ProjectCallOptions {
    * same execution. The client makes one for each start by itself, so that its own retries are.
    */
   idempotencyKey?: string | undefined;
+}
+
+/** The same for a run that is waited for. */
+export interface RunOptions extends StartOptions {
+  /**
+   * Called once, when the execution has been started. Who stops waiting by a signal, whose reason tells no id, knows by
+   * this which execution goes on. What it throws is thrown by `run`.
+   */
+  onStarted?: ((execution: Execution) => void) | undefined;
 }
 
 /** Which executions to list. They pass all of the filters. */
@@ -70,16 +84,19 @@ export class Executions {
    * However often the connection breaks, the prompt is run once. Whoever stops waiting (`timeout`, `signal`) ends
    * nothing: the execution goes on until it is cancelled. `timeout` is that of all of it; by default the start may take
    * as long as any call, and the wait for the end as long as it takes. The limit of the run itself is `maxDuration`.
+   * Who may stop waiting by a signal gives `onStarted`, which tells the execution, and an `idempotencyKey`: if it was
+   * the start that was stopped, a start with the same key is no second run.
    *
    * @throws LimitExceededError, ExecutionTimedOutError, ExecutionFailedError if it failed.
    * @throws ExecutionCancelledError if it was cancelled.
    * @throws APIError if a call failed. If the execution was started, `executionId` says which it is; if the start
    *   failed, it may have been all the same, and only a start with the error's `idempotencyKey` is no second run.
    */
-  async run(prompt: string, options: StartOptions = {}): Promise<Execution> {
+  async run(prompt: string, { onStarted, ...options }: RunOptions = {}): Promise<Execution> {
     const end = options.timeout === undefined ? undefined : performance.now() + options.timeout;
     const atOnce = Math.min(options.timeout ?? this.#transport.timeout, this.#transport.timeout);
     let execution = await this.start(prompt, { ...options, timeout: atOnce });
+    onStarted?.(execution);
     try {
       if (!hasEnded(execution)) {
         execution = await this.#ended(execution, end, options.signal);
@@ -97,7 +114,7 @@ export class Executions {
   async start(prompt: string, options: StartOptions = {}): Promise<Execution> {
     const body = { ...bodyOf(prompt, options), idempotencyKey: options.idempotencyKey ?? newId() };
     try {
-      return (await this.#start<{ execution: Execution }>(body, options)).execution;
+      return await this.#start(body, EXECUTION, options);
     } catch (error) {
       if (error instanceof APIError) {
         error.idempotencyKey = body.idempotencyKey;
@@ -109,7 +126,7 @@ export class Executions {
   /** Check all that `start` checks but the queue, and estimate the cost. Nothing is created or called. */
   async estimate(prompt: string, options: StartOptions = {}): Promise<ExecutionEstimate> {
     const body = { ...bodyOf(prompt, options), validateOnly: true };
-    return (await this.#start<{ estimate: ExecutionEstimate }>(body, options)).estimate;
+    return this.#start(body, field<ExecutionEstimate>('estimate', 'object'), options);
   }
 
   /**
@@ -128,7 +145,7 @@ export class Executions {
 
   /** One execution as it stands. */
   async get(executionId: string, options?: CallOptions): Promise<Execution> {
-    return (await this.#transport.call<{ execution: Execution }>(pathOf(executionId), options)).execution;
+    return this.#transport.call(pathOf(executionId), EXECUTION, options);
   }
 
   /** The project's executions, newest first. `timeout` is that of each call. */
@@ -139,16 +156,12 @@ export class Executions {
       const query = {
         statuses: filters.statuses,
         labels: Object.entries(filters.labels ?? {}).map(([name, value]) => `${name}=${value}`),
-        createdAfter: filters.createdAfter?.toISOString(),
-        createdBefore: filters.createdBefore?.toISOString(),
+        createdAfter: timeOf(filters.createdAfter),
+        createdBefore: timeOf(filters.createdBefore),
         pageSize: filters.pageSize,
         pageToken,
       };
-      const page = await this.#transport.call<{ executions: Execution[]; nextPageToken?: string }>(
-        path`/api/v1/projects/${id}/executions`,
-        filters,
-        { query },
-      );
+      const page = await this.#transport.call(path`/api/v1/projects/${id}/executions`, PAGE, filters, { query });
       yield* page.executions;
       pageToken = page.nextPageToken;
     } while (pageToken);
@@ -157,42 +170,34 @@ export class Executions {
   /** End an execution, and return it with its final usage. One that has ended stays as it is. */
   async cancel(executionId: string, options: CallOptions = {}): Promise<Execution> {
     const timeout = options.timeout ?? Math.max(this.#transport.timeout, CANCEL_TIMEOUT);
-    const answer = await this.#transport.call<{ execution: Execution }>(
-      `${pathOf(executionId)}/cancel`,
-      { ...options, timeout },
-      { method: 'POST', body: {}, repeatable: true },
-    );
-    return answer.execution;
+    const call = { method: 'POST', body: {}, repeatable: true } as const;
+    return this.#transport.call(`${pathOf(executionId)}/cancel`, EXECUTION, { ...options, timeout }, call);
   }
 
   /** Delete an execution that has ended, and its events. */
-  delete(executionId: string, options?: CallOptions): Promise<void> {
-    return this.#transport.call(pathOf(executionId), options, { method: 'DELETE' });
+  async delete(executionId: string, options?: CallOptions): Promise<void> {
+    return this.#transport.call(pathOf(executionId), nothing, options, { method: 'DELETE' });
   }
 
   /** What an execution has used, and how that stands against `limits`, by default its own. */
-  cost(
+  async cost(
     executionId: string,
     { limits, ...options }: CallOptions & { limits?: CostLimits | undefined } = {},
   ): Promise<ExecutionCostReport> {
     const query = { 'limits.maxTokens': limits?.maxTokens, 'limits.maxCost': limits?.maxCost };
-    return this.#transport.call(`${pathOf(executionId)}/cost`, options, { query });
+    const read = message<ExecutionCostReport>({ currentCost: 'number' });
+    return this.#transport.call(`${pathOf(executionId)}/cost`, read, options, { query });
   }
 
   /** The receipt of an execution that has ended: its model calls, their prices, a digest of its events. */
   async receipt(executionId: string, options?: CallOptions): Promise<Receipt> {
-    return (await this.#transport.call<{ receipt: Receipt }>(`${pathOf(executionId)}/receipt`, options)).receipt;
+    return this.#transport.call(`${pathOf(executionId)}/receipt`, field<Receipt>('receipt', 'object'), options);
   }
 
   /** Asks for a run; the request has an idempotency key, or creates nothing. */
-  async #start<Answer>(body: object, options: StartOptions): Promise<Answer> {
-    const end = performance.now() + (options.timeout ?? this.#transport.timeout);
-    const id = await this.#transport.project(options.projectId, options);
-    return this.#transport.call(
-      path`/api/v1/projects/${id}/executions`,
-      { timeout: Math.max(0, end - performance.now()), signal: options.signal },
-      { method: 'POST', body, repeatable: true },
-    );
+  #start<Answer>(body: object, read: Reading<Answer>, { projectId, timeout, signal }: StartOptions): Promise<Answer> {
+    const call = { method: 'POST', body, repeatable: true } as const;
+    return this.#transport.inProject('/executions', read, { projectId, timeout, signal }, call);
   }
 
   /** An execution after its end. The server has just answered: now it is worth the patience of a watch. */
@@ -201,10 +206,8 @@ export class Executions {
     const options = { timeout: left(), signal };
     for await (const _ of new EventWatch(this.#transport, execution.id, execution.lastSequence, options, true)) {
     }
-    const timeout = left() ?? this.#transport.retry.outage;
-    const call = { patient: true };
-    const answer = this.#transport.call<{ execution: Execution }>(pathOf(execution.id), { timeout, signal }, call);
-    return (await answer).execution;
+    const timeout = left() ?? Math.max(this.#transport.retry.outage, this.#transport.timeout);
+    return this.#transport.call(pathOf(execution.id), EXECUTION, { timeout, signal }, { patient: true });
   }
 }
 

@@ -1,5 +1,9 @@
-import { path, type Transport } from '../transport.js';
+import { field, message, nothing } from '../answer.js';
+import { path, timeOf } from '../request.js';
+import type { Transport } from '../transport.js';
 import type { ApiKey, CreatedApiKey, ProjectCallOptions } from '../types.js';
+
+const CREATED = message<CreatedApiKey>({ key: 'object', apiKey: 'string' });
 
 /** API keys of a project, 20 at most. */
 export class Keys {
@@ -13,35 +17,31 @@ export class Keys {
   /** Create a further key. Without `expiresAt` it does not expire. */
   async create(
     { name, expiresAt }: { name: string; expiresAt?: Date | undefined },
-    { projectId, ...options }: ProjectCallOptions = {},
+    options?: ProjectCallOptions,
   ): Promise<CreatedApiKey> {
-    const id = await this.#transport.project(projectId, options);
-    const body = { name, expiresAt: expiresAt?.toISOString() };
-    return this.#transport.call(path`/api/v1/projects/${id}/keys`, options, { method: 'POST', body });
+    const body = { name, expiresAt: timeOf(expiresAt) };
+    return this.#transport.inProject('/keys', CREATED, options, { method: 'POST', body, confidential: true });
   }
 
   /** The keys that work, the default key first. Never a key itself. */
-  async list({ projectId, ...options }: ProjectCallOptions = {}): Promise<ApiKey[]> {
-    const id = await this.#transport.project(projectId, options);
-    return (await this.#transport.call<{ keys: ApiKey[] }>(path`/api/v1/projects/${id}/keys`, options)).keys;
+  list(options?: ProjectCallOptions): Promise<ApiKey[]> {
+    return this.#transport.inProject('/keys', field<ApiKey[]>('keys', 'list'), options);
   }
 
   /**
    * Replace a key, by default the one that the client uses, which goes on working for `gracePeriod` milliseconds (0).
    * The client goes on with the old key: give it the new one by `setAPIKey`.
    */
-  async rotate(
+  rotate(
     { keyId, gracePeriod }: { keyId?: string | undefined; gracePeriod?: number | undefined } = {},
-    { projectId, ...options }: ProjectCallOptions = {},
+    options?: ProjectCallOptions,
   ): Promise<CreatedApiKey> {
-    const id = await this.#transport.project(projectId, options);
     const body = { keyId, gracePeriod };
-    return this.#transport.call(path`/api/v1/projects/${id}/rotate-key`, options, { method: 'POST', body });
+    return this.#transport.inProject('/rotate-key', CREATED, options, { method: 'POST', body, confidential: true });
   }
 
   /** End a key at once. */
-  async revoke(keyId: string, { projectId, ...options }: ProjectCallOptions = {}): Promise<void> {
-    const id = await this.#transport.project(projectId, options);
-    await this.#transport.call(path`/api/v1/projects/${id}/keys/${keyId}`, options, { method: 'DELETE' });
+  async revoke(keyId: string, options?: ProjectCallOptions): Promise<void> {
+    return this.#transport.inProject(path`/keys/${keyId}`, nothing, options, { method: 'DELETE' });
   }
 }

@@ -1,4 +1,6 @@
-import { path, type Transport } from '../transport.js';
+import { field, message, nothing } from '../answer.js';
+import { path } from '../request.js';
+import { CURRENT, type Transport } from '../transport.js';
 import type {
   AgentConfig,
   Budget,
@@ -39,6 +41,10 @@ export interface ProjectChanges {
   updateMask?: readonly string[] | undefined;
 }
 
+const PROJECT = field<Project>('project', 'object');
+const CREATED = message<CreatedProject>({ project: 'object', apiKey: 'string' });
+const PAGE = message<{ projects: ProjectSummary[]; nextPageToken?: string }>({ projects: 'list' });
+
 /** Projects: an agent's configuration, its limits and its budget. */
 export class Projects {
   readonly #transport: Transport;
@@ -50,13 +56,13 @@ export class Projects {
 
   /** Create a project and its API key. The client goes on with the key that it has. */
   create(project: NewProject, options?: CallOptions): Promise<CreatedProject> {
-    return this.#transport.call('/api/v1/projects', options, { method: 'POST', body: project });
+    const call = { method: 'POST', body: project, confidential: true } as const;
+    return this.#transport.call('/api/v1/projects', CREATED, options, call);
   }
 
   /** One project, by default the client's own. */
-  async get(projectId?: string, options?: CallOptions): Promise<Project> {
-    const id = await this.#transport.project(projectId, options);
-    return (await this.#transport.call<{ project: Project }>(path`/api/v1/projects/${id}`, options)).project;
+  get(projectId?: string, options?: CallOptions): Promise<Project> {
+    return this.#transport.inProject('', PROJECT, { ...options, projectId });
   }
 
   /** All projects that the key may see, oldest first. `pageSize` and `timeout` are those of each call. */
@@ -67,43 +73,31 @@ export class Projects {
     let pageToken: string | undefined;
     do {
       const query = { pageSize, pageToken };
-      const page = await this.#transport.call<{ projects: ProjectSummary[]; nextPageToken?: string }>(
-        '/api/v1/projects',
-        options,
-        { query },
-      );
+      const page = await this.#transport.call('/api/v1/projects', PAGE, options, { query });
       yield* page.projects;
       pageToken = page.nextPageToken;
     } while (pageToken);
   }
 
   /** Change what is given, down to single fields of `agent`, `limits` and `budget`. */
-  async update(
-    { updateMask, ...changes }: ProjectChanges,
-    { projectId, ...options }: ProjectCallOptions = {},
-  ): Promise<Project> {
-    const id = await this.#transport.project(projectId, options);
-    const { project } = await this.#transport.call<{ project: Project }>(path`/api/v1/projects/${id}`, options, {
-      method: 'PATCH',
-      query: { updateMask: updateMask?.join(',') },
-      body: changes,
-    });
-    return project;
+  update({ updateMask, ...changes }: ProjectChanges, options?: ProjectCallOptions): Promise<Project> {
+    const query = { updateMask: updateMask?.join(',') };
+    return this.#transport.inProject('', PROJECT, options, { method: 'PATCH', query, body: changes });
   }
 
   /** Delete a project with its secrets and executions, after cancelling those that run. */
-  delete(projectId: string, options?: CallOptions): Promise<void> {
-    return this.#transport.call(path`/api/v1/projects/${projectId}`, options, { method: 'DELETE' });
+  async delete(projectId: string, options?: CallOptions): Promise<void> {
+    return this.#transport.call(path`/api/v1/projects/${projectId}`, nothing, options, { method: 'DELETE' });
   }
 
   /** Whether there is a project with this id. */
   async exists(projectId: string, options?: CallOptions): Promise<boolean> {
-    const answer = this.#transport.call<{ exists: boolean }>(path`/api/v1/projects/${projectId}/exists`, options);
-    return (await answer).exists;
+    const read = field<boolean>('exists', 'boolean');
+    return this.#transport.call(path`/api/v1/projects/${projectId}/exists`, read, options);
   }
 
   /** The project that the client's key belongs to, or that it is the admin's. */
   current(options?: CallOptions): Promise<CurrentProject> {
-    return this.#transport.call('/api/v1/me', options);
+    return this.#transport.call(CURRENT.path, CURRENT.read, options);
   }
 }

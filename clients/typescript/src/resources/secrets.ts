@@ -1,5 +1,9 @@
-import { type Call, path, type Transport } from '../transport.js';
+import { field, message, nothing } from '../answer.js';
+import { path } from '../request.js';
+import type { Transport } from '../transport.js';
 import type { ProjectCallOptions, SecretMetadata, SecretVersion, StoredSecret } from '../types.js';
+
+const STORED = message<StoredSecret>({ version: 'number' });
 
 /** Secrets of a project, filled into prompts as `{{secret:NAME}}`. */
 export class Secrets {
@@ -11,12 +15,13 @@ export class Secrets {
   }
 
   /** Store a secret as its next version. `expectedVersion` is what it must be at now; 0: it must not exist. */
-  set(
+  async set(
     name: string,
     value: string,
     { expectedVersion, ...options }: ProjectCallOptions & { expectedVersion?: number | undefined } = {},
   ): Promise<StoredSecret> {
-    return this.#call(path`/secrets/${name}`, options, { method: 'PUT', body: { value, expectedVersion } });
+    const body = { value, expectedVersion };
+    return this.#transport.inProject(path`/secrets/${name}`, STORED, options, { method: 'PUT', body });
   }
 
   /** The plain value, of the current version or of an earlier one. */
@@ -24,48 +29,47 @@ export class Secrets {
     name: string,
     { version, ...options }: ProjectCallOptions & { version?: number | undefined } = {},
   ): Promise<string> {
-    return (await this.#call<{ value: string }>(path`/secrets/${name}`, options, { query: { version } })).value;
+    const read = field<string>('value', 'string');
+    return this.#transport.inProject(path`/secrets/${name}`, read, options, { query: { version } });
   }
 
   /** The names in alphabetical order. */
-  async list(options?: ProjectCallOptions): Promise<string[]> {
-    return (await this.#call<{ names: string[] }>('/secrets', options)).names;
+  list(options?: ProjectCallOptions): Promise<string[]> {
+    return this.#transport.inProject('/secrets', field<string[]>('names', 'list'), options);
   }
 
   /** What is known of a secret, never its value. */
-  metadata(name: string, options?: ProjectCallOptions): Promise<SecretMetadata> {
-    return this.#call(path`/secrets/${name}/metadata`, options);
+  async metadata(name: string, options?: ProjectCallOptions): Promise<SecretMetadata> {
+    const read = message<SecretMetadata>({ version: 'number' });
+    return this.#transport.inProject(path`/secrets/${name}/metadata`, read, options);
   }
 
   /** The versions that are kept, newest first, never their values. */
   async versions(name: string, options?: ProjectCallOptions): Promise<SecretVersion[]> {
-    return (await this.#call<{ versions: SecretVersion[] }>(path`/secrets/${name}/versions`, options)).versions;
+    const read = field<SecretVersion[]>('versions', 'list');
+    return this.#transport.inProject(path`/secrets/${name}/versions`, read, options);
   }
 
   /** Make the value of a version the current one again, as a new version. */
-  restore(name: string, version: number, options?: ProjectCallOptions): Promise<StoredSecret> {
-    return this.#call(path`/secrets/${name}:restore`, options, { method: 'POST', body: { version } });
+  async restore(name: string, version: number, options?: ProjectCallOptions): Promise<StoredSecret> {
+    const call = { method: 'POST', body: { version } } as const;
+    return this.#transport.inProject(path`/secrets/${name}:restore`, STORED, options, call);
   }
 
   /** Delete a secret with all its versions. */
-  delete(name: string, options?: ProjectCallOptions): Promise<void> {
-    return this.#call(path`/secrets/${name}`, options, { method: 'DELETE' });
+  async delete(name: string, options?: ProjectCallOptions): Promise<void> {
+    return this.#transport.inProject(path`/secrets/${name}`, nothing, options, { method: 'DELETE' });
   }
 
   /** Seal a value for the project without storing it. */
-  async encrypt(plaintext: string, options?: ProjectCallOptions): Promise<string> {
-    const call: Call = { method: 'POST', body: { plaintext }, repeatable: true };
-    return (await this.#call<{ ciphertext: string }>('/secrets:encrypt', options, call)).ciphertext;
+  encrypt(plaintext: string, options?: ProjectCallOptions): Promise<string> {
+    const call = { method: 'POST', body: { plaintext }, repeatable: true } as const;
+    return this.#transport.inProject('/secrets:encrypt', field<string>('ciphertext', 'string'), options, call);
   }
 
   /** Open what `encrypt` sealed for the same project. */
-  async decrypt(ciphertext: string, options?: ProjectCallOptions): Promise<string> {
-    const call: Call = { method: 'POST', body: { ciphertext }, repeatable: true };
-    return (await this.#call<{ plaintext: string }>('/secrets:decrypt', options, call)).plaintext;
-  }
-
-  async #call<Answer>(rest: string, { projectId, ...options }: ProjectCallOptions = {}, call?: Call): Promise<Answer> {
-    const id = await this.#transport.project(projectId, options);
-    return this.#transport.call(path`/api/v1/projects/${id}` + rest, options, call);
+  decrypt(ciphertext: string, options?: ProjectCallOptions): Promise<string> {
+    const call = { method: 'POST', body: { ciphertext }, repeatable: true } as const;
+    return this.#transport.inProject('/secrets:decrypt', field<string>('plaintext', 'string'), options, call);
   }
 }

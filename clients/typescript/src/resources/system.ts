@@ -1,3 +1,4 @@
+import { field, message } from '../answer.js';
 import type { Transport } from '../transport.js';
 import type { CallOptions, Health, Model } from '../types.js';
 
@@ -12,11 +13,11 @@ export class System {
 
   /** That the server is up, and its version. Needs no key. */
   health(options?: CallOptions): Promise<Health> {
-    return this.#transport.call('/api/health', options);
+    return this.#transport.call('/api/health', message<Health>({ status: 'string' }), options);
   }
 
   /** The models that an agent may use, with their list prices. */
-  async models(options?: CallOptions): Promise<Model[]> {
-    return (await this.#transport.call<{ models: Model[] }>('/api/v1/models', options)).models;
+  models(options?: CallOptions): Promise<Model[]> {
+    return this.#transport.call('/api/v1/models', field<Model[]>('models', 'list'), options);
   }
 }

@@ -1,5 +1,7 @@
+import { field } from '../answer.js';
 import { UsageFollowing } from '../following.js';
-import { path, type Transport } from '../transport.js';
+import { path, queryOf } from '../request.js';
+import type { Transport } from '../transport.js';
 import type { ProjectCallOptions, UsageReport } from '../types.js';
 import { Watch } from '../watch.js';
 
@@ -19,13 +21,10 @@ export class UsageReports {
   }
 
   /** Usage by day and model, the sum, and how the budgets stand. */
-  async get({ from, to, projectId, ...options }: UsageOptions = {}): Promise<UsageReport> {
-    const id = await this.#transport.project(projectId, options);
-    const query = { from, to };
-    const answer = this.#transport.call<{ report: UsageReport }>(path`/api/v1/projects/${id}/usage`, options, {
-      query,
+  get({ from, to, ...options }: UsageOptions = {}): Promise<UsageReport> {
+    return this.#transport.inProject('/usage', field<UsageReport>('report', 'object'), options, {
+      query: { from, to },
     });
-    return (await answer).report;
   }
 
   /**
@@ -33,25 +32,19 @@ export class UsageReports {
    * throw DeadlineExceededError after `timeout`.
    */
   watch({ from, to, projectId, ...options }: UsageOptions = {}): Watch<UsageReport> {
-    const days = new URLSearchParams({ ...(from && { from }), ...(to && { to }) }).toString();
-    const following = new UsageFollowing(async () => {
-      const id = await this.#transport.project(projectId, { signal: options.signal });
-      return path`/api/v1/projects/${id}/usage/stream` + (days && `?${days}`);
+    const following = new UsageFollowing(async (ends) => {
+      const id = await this.#transport.project(projectId, ends);
+      return path`/api/v1/projects/${id}/usage/stream` + queryOf({ from, to });
     });
     return new Watch(this.#transport, following, options);
   }
 
   /** US dollars that so many tokens cost with the project's model at list price. */
-  async estimate(
+  estimate(
     tokens: { promptTokens: number; completionTokens?: number | undefined },
-    { projectId, ...options }: ProjectCallOptions = {},
+    options?: ProjectCallOptions,
   ): Promise<number> {
-    const id = await this.#transport.project(projectId, options);
-    const answer = this.#transport.call<{ estimatedCost: number }>(path`/api/v1/projects/${id}/estimate`, options, {
-      method: 'POST',
-      body: tokens,
-      repeatable: true,
-    });
-    return (await answer).estimatedCost;
+    const call = { method: 'POST', body: tokens, repeatable: true } as const;
+    return this.#transport.inProject('/estimate', field<number>('estimatedCost', 'number'), options, call);
   }
 }

@@ -54,6 +54,12 @@ describe('in Chromium', () => {
     await run('a key is restored');
   });
 
+  test('a run is ended by the page that is left', async () => {
+    await run('a run is cancelled as its page goes');
+    await page.reload();
+    await run('a run was cancelled');
+  });
+
   test('a page that CORS_ORIGINS does not name is told nothing', async () => {
     const other = await browser.newPage();
     await other.goto(variable('CLOUTAGENT_TEST_PAGE').replace('127.0.0.1', 'localhost'));

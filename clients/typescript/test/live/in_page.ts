@@ -31,6 +31,30 @@ const PAGE_SCENARIOS: Readonly<Record<string, Scenario>> = {
     client.clearAPIKey();
     equal(localStorage.length, 0);
   },
+  // Two halves, too. What the page asks for as it goes outlasts it, if it says so.
+  'a run is cancelled as its page goes': async ({ address, adminKey }) => {
+    const keepalive: typeof fetch = (input, init) => fetch(input, { ...init, keepalive: true });
+    const client = new CloutAgentClient(address, { fetch: keepalive });
+    client.setAPIKey(adminKey);
+    await client.createProject({
+      name: 'left',
+      agent: { name: 'helper', systemPrompt: 'You help.', model: 'claude-sonnet-4-5' },
+    });
+    const { id } = await client.executions.start('hang');
+    sessionStorage.setItem('execution', id);
+    addEventListener('pagehide', () => void client.executions.cancel(id).catch(() => undefined));
+  },
+  'a run was cancelled': async ({ address }) => {
+    const client = new CloutAgentClient(address);
+    const kinds: string[] = [];
+    for await (const { kind } of client.watchExecution(sessionStorage.getItem('execution') ?? '', {
+      timeout: 20_000,
+    })) {
+      kinds.push(kind);
+    }
+    equal(kinds.at(-1), 'cancelled');
+    client.clearAPIKey();
+  },
   'a page of another origin learns only that it cannot ask': async ({ address }) => {
     const client = new CloutAgentClient(address, { retry: { attempts: 1 } });
     const error = await rejection(client.healthCheck(), UnavailableError);

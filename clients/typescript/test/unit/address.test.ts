@@ -3,6 +3,8 @@ import { endpointOf } from '../../src/address.js';
 import { CloutAgentClient, ConfigurationError } from '../../src/index.js';
 import { FakeServer, json } from './fake_server.js';
 
+const PROJECT = { name: 'n', agent: { name: 'helper', systemPrompt: 'You help.', model: 'claude-sonnet-4-5' } };
+
 afterEach(() => vi.unstubAllEnvs());
 
 test.each([
@@ -44,6 +46,14 @@ describe('without a base URL', () => {
     expect(endpointOf('/api/v1').root).toBe('https://page.example');
     expect(endpointOf('/agents/api/v1').root).toBe('https://page.example/agents');
   });
+
+  test.each(['//evil.example/x', '/\\evil.example', '\\\\evil.example', '/\t/evil.example'])(
+    'no path of the page’s server is %j, which is another host',
+    (given) => {
+      vi.stubGlobal('location', { origin: 'https://page.example' });
+      expect(() => endpointOf(given)).toThrow(ConfigurationError);
+    },
+  );
 });
 
 describe('the API key', () => {
@@ -54,12 +64,27 @@ describe('the API key', () => {
     expect(() => new CloutAgentClient(plain, { apiKey: 'cla_1', fetch })).toThrow(ConfigurationError);
     const client = new CloutAgentClient(plain, { fetch, storage: null });
     await client.healthCheck();
-    client.setAPIKey('cla_1');
-    await expect(client.healthCheck()).rejects.toThrow(ConfigurationError);
-    expect(server.asked.length).toBe(1);
+    expect(() => client.setAPIKey('cla_1')).toThrow(ConfigurationError);
+    await client.healthCheck();
+    expect(server.asked.map(({ headers }) => headers.get('x-api-key'))).toEqual([null, null]);
     const allowed = new CloutAgentClient(plain, { apiKey: 'cla_1', fetch, allowPlaintextKey: true, storage: null });
     await allowed.healthCheck();
-    expect(server.asked[1]?.headers.get('x-api-key')).toBe('cla_1');
+    expect(server.asked[2]?.headers.get('x-api-key')).toBe('cla_1');
+  });
+
+  test.each<[string, (client: CloutAgentClient) => Promise<unknown>]>([
+    ['createProject', (client) => client.createProject(PROJECT)],
+    ['projects.create', (client) => client.projects.create(PROJECT)],
+    ['keys.create', (client) => client.keys.create({ name: 'ci' }, { projectId: 'p1' })],
+    ['keys.rotate', (client) => client.keys.rotate({}, { projectId: 'p1' })],
+  ])('comes from no other machine in plain text: %s', async (_, use) => {
+    const server = new FakeServer(json({ project: {}, key: {}, apiKey: 'cla_1' }, 201));
+    const { fetch } = server;
+    const plain = 'http://10.0.0.1:3001';
+    await expect(use(new CloutAgentClient(plain, { fetch, storage: null }))).rejects.toThrow(ConfigurationError);
+    expect(server.asked).toEqual([]);
+    await use(new CloutAgentClient(plain, { fetch, storage: null, allowPlaintextKey: true }));
+    expect(server.asked.length).toBe(1);
   });
 
   test('comes from the environment, too', async () => {

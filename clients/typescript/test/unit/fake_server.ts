@@ -54,6 +54,11 @@ export const unreachable: Answer = () => {
 export const silence: Answer = ({ init }) =>
   new Promise((_, reject) => init.signal?.addEventListener('abort', () => reject(init.signal?.reason)));
 
+/** The same answer after so many milliseconds. */
+export function later(delay: number, answer: Answer): Answer {
+  return (asked) => new Promise((resolve) => setTimeout(() => resolve(answer(asked)), delay));
+}
+
 /** An error as the API answers it. */
 export function failure(
   status: number,

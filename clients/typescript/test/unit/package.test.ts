@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
+import { CloutAgentClient } from '../../src/index.js';
 
 const PACKAGE = new URL('../../', import.meta.url);
 
@@ -34,4 +35,17 @@ test('the library imports nothing of Node', () => {
     '@connectrpc/connect-web',
     'eventsource-parser',
   ]);
+});
+
+test('the documentation has every method of every group', () => {
+  const client = new CloutAgentClient('http://127.0.0.1:3001', { storage: null });
+  const documented = text('../../docs/typescript.md');
+  const groups = Object.entries(client).filter(([, group]) => typeof group === 'object');
+  const methods = groups.flatMap(([name, group]) =>
+    Object.getOwnPropertyNames(Object.getPrototypeOf(group)).map((method) => `\`${name}.${method}(`),
+  );
+  expect(methods.filter((method) => method.endsWith('.constructor(')).length).toBe(6);
+  const own = Object.getOwnPropertyNames(CloutAgentClient.prototype).map((method) => `\`${method}\``);
+  const missing = [...methods, ...own].filter((name) => !name.includes('constructor') && !documented.includes(name));
+  expect(missing).toEqual([]);
 });

@@ -1,6 +1,6 @@
 /** What the plan of the first phase asks of the client, with fakes of the global `fetch` and `localStorage`. */
 import { beforeEach, describe, expect, test, vi } from 'vitest';
-import { APIError, CloutAgentClient, CloutAgentError } from '../../src/index.js';
+import { APIError, CloutAgentClient, CloutAgentError, type KeyStorage } from '../../src/index.js';
 
 const AGENT = { name: 'helper', systemPrompt: 'You help.', model: 'claude-sonnet-4-5' };
 const PROJECT = { id: 'p1', name: 'Support' };
@@ -43,7 +43,7 @@ describe('the API key', () => {
   });
 
   test('is restored by the constructor', async () => {
-    storage.setItem('cloutagent_api_key', 'cla_2');
+    new CloutAgentClient('http://127.0.0.1:3001').setAPIKey('cla_2');
     const client = new CloutAgentClient('http://127.0.0.1:3001/api/v1');
     answers({ projects: [] });
     await client.listProjects();
@@ -51,6 +51,7 @@ describe('the API key', () => {
   });
 
   test('that is none, and was kept all the same, is passed over', async () => {
+    new CloutAgentClient('http://127.0.0.1:3001').setAPIKey('cla_1');
     storage.setItem('cloutagent_api_key', 'cla_é\n');
     const client = new CloutAgentClient('http://127.0.0.1:3001');
     answers({ status: 'ok', version: '1' });
@@ -65,6 +66,32 @@ describe('the API key', () => {
     await client.healthCheck();
     expect(sent().key).toBeNull();
   });
+
+  test('of nobody knows which server is sent to none', async () => {
+    storage.setItem('cloutagent_api_key', 'cla_1');
+    const client = new CloutAgentClient('http://127.0.0.1:3001');
+    answers({ status: 'ok', version: '1' });
+    await client.healthCheck();
+    expect(sent().key).toBeNull();
+  });
+
+  test.each(['cloutagent_api_key', 'cloutagent_api_server'])(
+    'that cannot be kept leaves no other one behind: without room for %s',
+    (full) => {
+      new CloutAgentClient('https://one.example').setAPIKey('cla_old');
+      const refusing: KeyStorage = {
+        ...storage,
+        setItem: (name, value) => {
+          if (name === full) {
+            throw new DOMException('quota', 'QuotaExceededError');
+          }
+          storage.setItem(name, value);
+        },
+      };
+      new CloutAgentClient('https://two.example', { storage: refusing }).setAPIKey('cla_new');
+      expect([...storage.items]).toEqual([]);
+    },
+  );
 
   test('is forgotten on request', async () => {
     const client = new CloutAgentClient('http://127.0.0.1:3001');

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { CloutAgentClient, ConfigurationError } from '../../src/index.js';
+import { CloutAgentClient, ConfigurationError, InternalError, InvalidArgumentError } from '../../src/index.js';
 import { type Answer, empty, FakeServer, json, silence } from './fake_server.js';
 
 const PROJECT = '6d0f0000-0000-4000-8000-000000000001';
@@ -62,7 +62,12 @@ const REQUESTS: readonly [string, Use, unknown, string, unknown?][] = [
     `GET /api/v1/projects/${PROJECT}/secrets/TOKEN?version=2`,
   ],
   ['secrets.list', (c) => c.secrets.list(), { names: [] }, `GET /api/v1/projects/${PROJECT}/secrets`],
-  ['secrets.metadata', (c) => c.secrets.metadata('T'), {}, `GET /api/v1/projects/${PROJECT}/secrets/T/metadata`],
+  [
+    'secrets.metadata',
+    (c) => c.secrets.metadata('T'),
+    { version: 1 },
+    `GET /api/v1/projects/${PROJECT}/secrets/T/metadata`,
+  ],
   [
     'secrets.versions',
     (c) => c.secrets.versions('T'),
@@ -138,7 +143,7 @@ const REQUESTS: readonly [string, Use, unknown, string, unknown?][] = [
   [
     'executions.cost',
     (c) => c.executions.cost('e1', { limits: { maxTokens: 5 } }),
-    {},
+    { currentCost: 0 },
     'GET /api/v1/executions/e1/cost?limits.maxTokens=5',
   ],
   ['executions.receipt', (c) => c.executions.receipt('e1'), { receipt: {} }, 'GET /api/v1/executions/e1/receipt'],
@@ -155,7 +160,7 @@ const REQUESTS: readonly [string, Use, unknown, string, unknown?][] = [
     `POST /api/v1/projects/${PROJECT}/estimate`,
     { promptTokens: 5 },
   ],
-  ['system.health', (c) => c.system.health(), {}, 'GET /api/health'],
+  ['system.health', (c) => c.system.health(), { status: 'ok' }, 'GET /api/health'],
   ['system.models', (c) => c.system.models(), { models: [] }, 'GET /api/v1/models'],
 ];
 
@@ -193,8 +198,8 @@ test('a request is ended when its answer is of no use, and let be when it was re
 describe('parts of a path', () => {
   test('are segments whatever is in them', async () => {
     const { client, server } = made(json({ execution: {} }));
-    await client.executions.get('../projects?x=y#z');
-    expect(server.paths).toEqual(['/api/v1/executions/..%2Fprojects%3Fx%3Dy%23z']);
+    await client.executions.get('..projects?x=y#z');
+    expect(server.paths).toEqual(['/api/v1/executions/..projects%3Fx%3Dy%23z']);
   });
 
   test.each(['', '.', '..'])('that would be lost are refused: "%s"', async (id) => {
@@ -202,6 +207,64 @@ describe('parts of a path', () => {
     await expect(client.executions.get(id)).rejects.toThrow(ConfigurationError);
     expect(server.asked).toEqual([]);
   });
+});
+
+describe('an id with a slash, which a proxy would refuse,', () => {
+  test.each<[string, Use]>([
+    ['an execution', (c) => c.executions.get('../projects')],
+    ['a project', (c) => c.projects.exists('a\\b')],
+    ['the project of a call', (c) => c.keys.list({ projectId: 'a/b' })],
+    ['a key', (c) => c.keys.revoke('a/b')],
+    ['a secret', (c) => c.secrets.set('a/b', 'c')],
+    ['a watch', (c) => all(c.watchExecution('a/b'))],
+  ])('is no id of %s', async (_, use) => {
+    const { client, server } = made(json({}));
+    await expect(use(client)).rejects.toBeInstanceOf(InvalidArgumentError);
+    expect(server.asked).toEqual([]);
+  });
+});
+
+describe('what cannot be sent is a ConfigurationError:', () => {
+  const circle: Record<string, unknown> = {};
+  circle.self = circle;
+  test.each<[string, Use]>([
+    ['half a character', (c) => c.executions.get('\ud800')],
+    ['half a character, and no promise', (c) => c.secrets.delete('\ud800')],
+    ['no time', (c) => c.keys.create({ name: 'ci', expiresAt: new Date(Number.NaN) })],
+    ['no time of a list', (c) => all(c.executions.list({ createdAfter: new Date(Number.NaN) }))],
+    ['no timeout', (c) => c.system.models({ timeout: Number.NaN })],
+    ['a bigint', (c) => c.executions.start('Hi', { maxTokens: 5n as unknown as number })],
+    ['a circle', (c) => c.projects.update(circle)],
+  ])('%s', async (_, use) => {
+    const { client, server } = made(json({}));
+    await expect(use(client)).rejects.toBeInstanceOf(ConfigurationError);
+    expect(server.asked).toEqual([]);
+  });
+});
+
+const FOREIGN: readonly [string, Answer][] = [
+  ['a list', json([])],
+  ['null', json(null)],
+  ['a number', json(7)],
+  ['nothing in it', json({})],
+  ['something else', json({ login: 1 })],
+  ['no content', empty],
+];
+
+describe.each(FOREIGN)('JSON that is none of the API, %s,', (_, answer) => {
+  test.each(REQUESTS.filter(([, , usual]) => usual !== undefined))('is an InternalError of %s', async (_, use) => {
+    const { client } = made(answer);
+    await expect(use(client)).rejects.toBeInstanceOf(InternalError);
+  });
+});
+
+test.each([
+  ['executions.list', { executions: 5 }, (c: CloutAgentClient) => all(c.executions.list())],
+  ['projects.list', { projects: 'p' }, (c: CloutAgentClient) => all(c.projects.list())],
+  ['the project of the key', { admin: false, project: 'p' }, (c: CloutAgentClient) => c.projects.current()],
+  ['the project of the key', { admin: false, project: {} }, (c: CloutAgentClient) => c.projects.current()],
+] as const)('fields of another kind are an InternalError: %s', async (_, answer, use) => {
+  await expect(use(made(json(answer)).client)).rejects.toBeInstanceOf(InternalError);
 });
 
 describe('lists', () => {

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { CloutAgentClient, DeadlineExceededError, UnavailableError } from '../../src/index.js';
-import { type Answer, FakeServer, failure, json, silence, unreachable } from './fake_server.js';
+import { CloutAgentClient, ConfigurationError, DeadlineExceededError, UnavailableError } from '../../src/index.js';
+import { type Answer, FakeServer, failure, json, later, silence, unreachable } from './fake_server.js';
 
 const AGENT = { name: 'helper', systemPrompt: 'You help.', model: 'claude-sonnet-4-5' };
 const fine = json({ execution: { id: 'e1', status: 'queued' }, project: { id: 'p1' }, models: [] });
@@ -136,7 +136,65 @@ describe('the time of a call', () => {
   });
 });
 
+describe('the time of a call that has to ask for its project is that of both', () => {
+  test.each<[string, (client: CloutAgentClient) => Promise<unknown>]>([
+    ['projects.get', (client) => client.projects.get(undefined, { timeout: 1000 })],
+    ['projects.update', (client) => client.projects.update({ name: 'n' }, { timeout: 1000 })],
+    ['keys.list', (client) => client.keys.list({ timeout: 1000 })],
+    ['secrets.set', (client) => client.secrets.set('A', 'b', { timeout: 1000 })],
+    ['usage.get', (client) => client.usage.get({ timeout: 1000 })],
+    ['executions.start', (client) => client.executions.start('Hi', { timeout: 1000 })],
+  ])('%s', async (_, use) => {
+    const { fetch } = new FakeServer(later(700, json({ project: { id: 'own' }, admin: false })), silence);
+    const { error, took } = await ended(use(new CloutAgentClient('https://api.example', { fetch, storage: null })));
+    expect(error).toBeInstanceOf(DeadlineExceededError);
+    expect(took).toBe(1000);
+  });
+});
+
+describe('time', () => {
+  const never = () => new Promise<Response>(() => {});
+
+  test.each<[string, typeof fetch]>([
+    ['a fetch', never],
+    ['a body', async () => ({ ok: true, status: 200, json: never }) as unknown as Response],
+  ])('ends %s that does not look at its signal', async (_, fetch) => {
+    const client = new CloutAgentClient('https://api.example', { fetch, storage: null });
+    const { error, took } = await ended(client.system.models({ timeout: 1000 }));
+    expect(error).toBeInstanceOf(DeadlineExceededError);
+    expect(took).toBe(1000);
+  });
+
+  test('may be longer than a timer takes', async () => {
+    const day = 86_400_000;
+    const { client } = made(failure(429, 8, 'RATE_LIMITED', { retryDelay: `${30 * 86_400}s` }), later(day, fine));
+    expect(await ended(client.system.models({ timeout: 60 * day }))).toMatchObject({ took: 30 * day * 1.25 + day });
+  });
+
+  test('runs for nothing that cannot be sent', async () => {
+    const { client } = made(fine);
+    const signal = new AbortController().signal;
+    const listening = vi.spyOn(signal, 'addEventListener');
+    const body = { maxTokens: 5n as unknown as number, signal };
+    await expect(client.executions.start('Hi', body)).rejects.toThrow(ConfigurationError);
+    expect([vi.getTimerCount(), listening.mock.calls.length]).toEqual([0, 0]);
+  });
+});
+
 describe('a signal', () => {
+  test('of many calls has one listener, and ends all of them', async () => {
+    const { client, server } = made(silence);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const listening = vi.spyOn(signal, 'addEventListener');
+    const calls = Promise.allSettled(Array.from({ length: 30 }, () => client.system.models({ signal })));
+    await vi.advanceTimersByTimeAsync(0);
+    expect([server.asked.length, listening.mock.calls.length]).toEqual([30, 1]);
+    controller.abort('enough');
+    expect(await calls).toEqual(Array(30).fill({ status: 'rejected', reason: 'enough' }));
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
   test.each<[string, Answer]>([
     ['a request', silence],
     ['a pause', unreachable],
@@ -175,6 +233,6 @@ describe('a signal', () => {
 
 test('a policy that cannot be kept is refused', () => {
   for (const retry of [{ attempts: 0 }, { firstDelay: 0 }, { firstDelay: 10, longestDelay: 5 }, { outage: -1 }]) {
-    expect(() => new CloutAgentClient('https://api.example', { retry })).toThrow(RangeError);
+    expect(() => new CloutAgentClient('https://api.example', { retry })).toThrow(ConfigurationError);
   }
 });

@@ -1,4 +1,5 @@
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
+import { InternalError } from '../../src/index.js';
 import { messagesOf, type StreamMessage } from '../../src/stream.js';
 
 const TEXT = [
@@ -16,12 +17,11 @@ const MESSAGES = [
 ];
 
 async function read(chunks: Uint8Array[]): Promise<StreamMessage[]> {
+  const left = [...chunks];
   const body = new ReadableStream<Uint8Array>({
-    start(controller) {
-      for (const chunk of chunks) {
-        controller.enqueue(chunk);
-      }
-      controller.close();
+    pull(controller) {
+      const next = left.shift();
+      next === undefined ? controller.close() : controller.enqueue(next);
     },
   });
   const found: StreamMessage[] = [];
@@ -41,4 +41,27 @@ test('messages are the same wherever the chunks end, inside of characters and be
     const chunks = Array.from({ length: count }, (_, index) => bytes.subarray(index * size, (index + 1) * size));
     expect(await read(chunks)).toMatchObject(MESSAGES);
   }
+});
+
+describe('a message', () => {
+  const MEBIBYTE = new Uint8Array(2 ** 20).fill(0x61);
+  const DATA = new TextEncoder().encode('data: ');
+  const END = new TextEncoder().encode('\n\n');
+
+  test('may have mebibytes', async () => {
+    const [message] = await read([DATA, MEBIBYTE, MEBIBYTE, MEBIBYTE, END]);
+    expect(message?.data.length).toBe(3 * 2 ** 20);
+  });
+
+  test.each([
+    ['a line that has no end', [DATA, ...Array<Uint8Array>(5).fill(MEBIBYTE)]],
+    [
+      'lines that have none',
+      Array<Uint8Array[]>(5)
+        .fill([DATA, MEBIBYTE, END.subarray(1)])
+        .flat(),
+    ],
+  ])('is not collected for ever: %s', async (_, chunks) => {
+    await expect(read(chunks)).rejects.toThrow(InternalError);
+  });
 });

@@ -9,7 +9,18 @@ import {
   UnavailableError,
   type WatchOptions,
 } from '../../src/index.js';
-import { type Answer, empty, FakeServer, failure, frame, json, stream, unreachable } from './fake_server.js';
+import {
+  type Answer,
+  empty,
+  FakeServer,
+  failure,
+  frame,
+  json,
+  later,
+  silence,
+  stream,
+  unreachable,
+} from './fake_server.js';
 
 const QUEUED = frame(1, 'queued', { position: 0 });
 const STARTED = frame(2, 'started', { model: 'm' });
@@ -149,15 +160,20 @@ describe('a connection that falls silent', () => {
       },
     });
     const { client, server } = made(() => new Response(body, { headers: { 'content-type': 'text/event-stream' } }));
-    const following = followed(client);
+    const sequences: number[] = [];
+    const following = (async () => {
+      for await (const event of client.watchExecution('e1')) {
+        sequences.push(event.sequence);
+      }
+    })();
     for (let beats = 0; beats < 20; beats += 1) {
       await vi.advanceTimersByTimeAsync(0);
       controller?.enqueue(new TextEncoder().encode(':\n'));
       await vi.advanceTimersByTimeAsync(15_000);
     }
     controller?.enqueue(new TextEncoder().encode(frame(1, 'completed')));
-    expect((await following).sequences).toEqual([1]);
-    expect(server.asked.length).toBe(1);
+    await following;
+    expect([sequences, server.asked.length]).toEqual([[1], 1]);
   });
 
   test('is not one that is read slowly', async () => {
@@ -216,6 +232,41 @@ describe('a watch fails', () => {
     expect(took).toBeGreaterThan(299_000);
     expect(took).toBeLessThan(310_000);
     expect(server.asked.length).toBeGreaterThan(60);
+  });
+
+  test('after 5 minutes of answers that are none', async () => {
+    const refusal = stream('ends', 'event: error\ndata: {"code": 14, "message": "the server stops"}\n\n');
+    const { client, server } = made(stream('is cut', QUEUED), refusal);
+    const { error, took } = await followed(client);
+    expect(error).toMatchObject({ code: 'UNAVAILABLE', message: 'the server stops' });
+    expect(took).toBeGreaterThan(299_000);
+    expect(took).toBeLessThan(310_000);
+    expect(server.asked.length).toBeLessThan(150);
+  });
+
+  test('not for connections that bring nothing new, if each of them lasts', async () => {
+    const quiet: Answer = () => {
+      const body = new ReadableStream<Uint8Array>({
+        start(controller) {
+          controller.enqueue(new TextEncoder().encode(':\n'));
+          setTimeout(() => controller.error(new TypeError('terminated')), 10_000);
+        },
+      });
+      return new Response(body, { headers: { 'content-type': 'text/event-stream' } });
+    };
+    const { client } = made(stream('is cut', QUEUED), ...Array(50).fill(quiet), stream('ends', COMPLETED));
+    const { sequences, took } = await followed(client);
+    expect(sequences).toEqual([1, 4]);
+    expect(took).toBeGreaterThan(500_000);
+    expect(took).toBeLessThan(510_000);
+  });
+
+  test('after six attempts if it was never connected, and no day’s pause that the server asks for', async () => {
+    const { client, server } = made(failure(503, 14, undefined, { headers: { 'retry-after': '86400' } }));
+    const { error, took } = await followed(client);
+    expect(error).toBeInstanceOf(UnavailableError);
+    expect(took).toBeLessThanOrEqual(300_000 + 5 * 5_000);
+    expect(server.asked.length).toBe(6);
   });
 
   test('when its time is up, in a connection or a pause', async () => {
@@ -295,6 +346,39 @@ describe('a watch of usage', () => {
   });
 });
 
+test('a watch of usage that is told of nothing is given up', async () => {
+  const { client, server } = made(empty);
+  const waiting = client.usage.watch().next();
+  const refused = expect(waiting).rejects.toBeInstanceOf(UnavailableError);
+  await vi.runAllTimersAsync();
+  await refused;
+  expect(server.asked.length).toBe(6);
+});
+
+describe('a watch of usage that has to ask for its project', () => {
+  const asking = () => {
+    const { fetch } = new FakeServer(silence);
+    return new CloutAgentClient('https://api.example', { fetch, apiKey: 'cla_1', storage: null });
+  };
+
+  test('does so in its time', async () => {
+    const waiting = asking().usage.watch({ timeout: 1000 }).next();
+    const refused = expect(waiting).rejects.toBeInstanceOf(DeadlineExceededError);
+    await vi.advanceTimersByTimeAsync(1000);
+    await refused;
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  test('can be left meanwhile', async () => {
+    const watch = asking().usage.watch();
+    const waiting = watch.next();
+    await vi.advanceTimersByTimeAsync(1);
+    await watch.return();
+    expect(await waiting).toEqual({ value: undefined, done: true });
+    expect(vi.getTimerCount()).toBe(0);
+  });
+});
+
 describe('a run', () => {
   const started = json({ execution: { id: 'e1', status: 'queued', lastSequence: 1 } }, 201);
   const done = json({ execution: { id: 'e1', status: 'completed', result: 'hi' } });
@@ -310,6 +394,14 @@ describe('a run', () => {
     expect(cursors(server)).toEqual([null, '1', null]);
   });
 
+  test.each([0, 1, 5])('is returned by who has no patience with outages: %i milliseconds', async (outage) => {
+    const { fetch } = new FakeServer(started, stream('ends', STARTED + TEXT + COMPLETED), later(50, done));
+    const client = new CloutAgentClient('https://api.example', { fetch, projectId: 'p1', retry: { outage } });
+    const running = client.executions.run('Hi');
+    await vi.advanceTimersByTimeAsync(50);
+    expect(await running).toMatchObject({ status: 'completed' });
+  });
+
   test('that had ended, as for an idempotency key, is returned at once', async () => {
     const { client, server } = made(done);
     expect(await client.executions.run('Hi', { idempotencyKey: 'k' })).toMatchObject({ result: 'hi' });
@@ -319,6 +411,19 @@ describe('a run', () => {
   test('is told by its id when the wait for it fails', async () => {
     const { client } = made(started, failure(404, 5, 'EXECUTION_NOT_FOUND'));
     await expect(client.executions.run('Hi')).rejects.toMatchObject({ executionId: 'e1', status: 404 });
+  });
+
+  test('is told when it was started, so that a signal does not lose it', async () => {
+    const { client } = made(started, stream('falls silent', STARTED));
+    const controller = new AbortController();
+    const told: string[] = [];
+    const onStarted = ({ id }: { id: string }) => told.push(id);
+    const running = client.executions.run('Hi', { onStarted, signal: controller.signal });
+    const ended = expect(running).rejects.toBe('enough');
+    await vi.advanceTimersByTimeAsync(1);
+    expect(told).toEqual(['e1']);
+    controller.abort('enough');
+    await ended;
   });
 
   test('takes no longer than its timeout', async () => {
