@@ -14,6 +14,7 @@ if ! command -v apt-get > /dev/null || [ "$(id -u)" != 0 ]; then
   exit 0
 fi
 echo "install_chromium: installing chromium-headless-shell"
-apt-get -qq update
-DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
-  apt-get -qq install --yes --no-install-recommends chromium-headless-shell > /dev/null
+if ! { apt-get -qq update && DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
+  apt-get -qq install --yes --no-install-recommends chromium-headless-shell > /dev/null; }; then
+  echo "install_chromium: it is not to be had; install a Chromium, or set CHROMIUM to the path of one" >&2
+fi
