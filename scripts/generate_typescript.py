@@ -45,6 +45,10 @@ def write_typescript(protos: Path, target: Path) -> None:
     if not PLUGIN.is_file():
         raise ProtocFailed(f"{PLUGIN.relative_to(REPOSITORY)} is missing: run `make setup`")
     image = without_imports(compile_protos(protos, source_info=True), OPTION_FILES)
+    for file in image.file:
+        if file.name in IMPORTED:
+            # Their names are needed here, not what their authors say of them.
+            file.ClearField("source_code_info")
     with TemporaryDirectory() as folder:
         image_file, fresh = Path(folder, "image.binpb"), Path(folder, "gen")
         image_file.write_bytes(image.SerializeToString(deterministic=True))
