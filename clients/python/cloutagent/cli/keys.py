@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from cloutagent.cli.confirming import confirm
-from cloutagent.cli.new_keys import keep, offered_profile
+from cloutagent.cli.holding import held
+from cloutagent.cli.new_keys import keep, offered_profile, written_once
 from cloutagent.cli.output import as_dict
 from cloutagent.cli.session import Session, command
 from cloutagent.cli.text import local_time
@@ -45,7 +46,8 @@ def create(
     """Create a further key of the project. It is shown this once."""
     expires_at = moment(expires, "--expires", ahead=True)
     profile = offered_profile(session, save_as)
-    show_key(session, session.client.keys.create(name=name, expires_at=expires_at), profile)
+    with held():
+        show_key(session, session.client.keys.create(name=name, expires_at=expires_at), profile)
 
 
 def list_keys(session: Session) -> None:
@@ -73,7 +75,8 @@ def rotate(session: Session, key_id: KeyId, grace_period: GracePeriod = None, sa
     """Replace a key by a new one, which is shown this once. `project rotate-key` does it with the key in use."""
     grace = length(grace_period, "--grace-period")
     profile = offered_profile(session, save_as)
-    show_key(session, session.client.keys.rotate(key_id=key_id, grace_period=grace), profile)
+    with held():
+        show_key(session, session.client.keys.rotate(key_id=key_id, grace_period=grace), profile)
 
 
 def revoke(
@@ -86,14 +89,16 @@ def revoke(
 
 
 def show_key(session: Session, created: NewApiKey, profile: str | None) -> None:
-    """Show a new key, or keep it in a profile."""
+    """Show a new key, or keep it in a profile. To be called with signals held, from the call that makes the key on."""
     shown: str | None = created.api_key
     if profile is not None:
         shown = keep(session, profile, created.api_key, None)
-    if session.output.json:
-        document = {"key": as_dict(created.key)}
-        session.output.document(document if shown is None else {**document, "apiKey": shown})
-        return
-    session.output.facts((("key", created.key.id), ("name", created.key.name), ("api key", shown)))
+    remedy = f"`cloutagent key revoke {created.key.id}` ends it"
+    with written_once(session, shown, f"key {created.key.id} of this name is there: {remedy}"):
+        if session.output.json:
+            document = {"key": as_dict(created.key)}
+            session.output.document(document if shown is None else {**document, "apiKey": shown})
+            return
+        session.output.facts((("key", created.key.id), ("name", created.key.name), ("api key", shown)))
     if shown is not None:
         session.output.note("the API key is shown this once; nobody can read it again")

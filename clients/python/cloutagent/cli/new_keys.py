@@ -1,7 +1,9 @@
-"""A new API key is shown once, or kept in a profile."""
+"""A new API key is shown once, or kept in a profile. It is there once: what makes one holds signals back till then."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import typer
@@ -46,3 +48,16 @@ def keep(session: Session, name: str, api_key: str, project_id: str | None) -> s
         return api_key
     session.output.note(f"the key is kept in profile {name}")
     return None
+
+
+@contextmanager
+def written_once(session: Session, shown: str | None, what_now: str) -> Iterator[None]:
+    """Write a new key; None is one that is kept. If it could not be written, what to do about it is told."""
+    try:
+        yield
+    except OSError:
+        if shown is not None:
+            session.output.note(
+                f"the new API key could not be written, and nobody can read it again; {what_now}", "red"
+            )
+        raise

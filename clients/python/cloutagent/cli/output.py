@@ -5,7 +5,9 @@ What others wrote reaches a terminal as plain text only: nothing in it is markup
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +30,19 @@ _ACTED_ON: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u
 Cell = str | Text
 
 
+class _Console(Console):
+    """A console that has a reader who left told by BrokenPipeError, and does not end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """A console that takes text as it is, and draws on terminals alone, whatever FORCE_COLOR says."""
     stream = sys.stderr if stderr else sys.stdout
     drawn = None if stream is not None and stream.isatty() else False
-    return Console(stderr=stderr, force_terminal=drawn, markup=False, emoji=False, highlight=False)
+    return _Console(stderr=stderr, force_terminal=drawn, markup=False, emoji=False, highlight=False)
 
 
 def as_dict(message: Message) -> dict[str, Any]:
