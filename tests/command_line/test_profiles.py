@@ -66,6 +66,32 @@ def test_a_login_at_a_terminal_asks(stranger: Commands, asked: Callable[[], None
     assert kept is not None and (kept.address, kept.api_key) == (THERE, "cla_x")
 
 
+def test_another_key_or_address_is_replaced_only_by_force(
+    stranger: Commands, asked: Callable[[], None], project: NewProject
+) -> None:
+    def login(*words: str, key: str = "cla_x") -> int:
+        return stranger("login", "--no-check", "--profile", "r", *words, stdin=key).code
+
+    assert login("--address", THERE, "--project", "p", "--ca-file", "/ca.pem", "--allow-plaintext-key") == 0
+    first = Profiles().get("r")
+    assert login("--address", THERE) == 0
+    assert Profiles().get("r") == first
+    assert login("--address", THERE, key="cla_y") == login("--address", HERE) == 2
+    operator = Commands({**stranger.environment, "CLOUTAGENT_API_KEY": project.api_key})
+    done = operator("key", "create", "ci", "--save-as", "r")
+    assert done.code == 2 and "--force" in done.err and THERE in done.err
+    assert Profiles().get("r") == first
+    assert len(operator.ok("key", "list", "--json").json["keys"]) == 1, "no key is made then"
+    assert login("--address", THERE, "--force", "--no-allow-plaintext-key", key="cla_y") == 0
+    assert Profiles().get("r") == Profile(THERE, "cla_y", "p", "/ca.pem")
+    assert login("--address", HERE, "--force") == 0
+    assert Profiles().get("r") == Profile(HERE, "cla_x")
+    operator.ok("key", "create", "ci", "--save-as", "r", "--force")
+    asked()
+    assert operator("key", "create", "ci2", "--save-as", "r", stdin="n\n").code == 1
+    operator.ok("key", "create", "ci2", "--save-as", "r", stdin="y\n")
+
+
 def test_profiles_are_listed_used_and_removed(stranger: Commands, server: ThreadedServer) -> None:
     for name in ("one", "two"):
         stranger.ok("login", "--profile", name, "--address", server.url, stdin=ADMIN_KEY)

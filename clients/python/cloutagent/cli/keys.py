@@ -18,6 +18,7 @@ from cloutagent.types import NewApiKey
 SaveAs = Annotated[
     str | None, typer.Option("--save-as", metavar="PROFILE", help="Keep the key in this profile and do not show it.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Keep it there even if the profile has another key.")]
 GracePeriod = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="How long the old key goes on working, such as 5min. Default: not at all."),
@@ -42,10 +43,11 @@ def create(
         str | None, typer.Option(metavar="TIME", help="When it ends: 2027-01-31, or 30d from now. Default: never.")
     ] = None,
     save_as: SaveAs = None,
+    force: Force = False,
 ) -> None:
     """Create a further key of the project. It is shown this once."""
     expires_at = moment(expires, "--expires", ahead=True)
-    profile = offered_profile(session, save_as)
+    profile = offered_profile(session, save_as, force)
     with held():
         show_key(session, session.client.keys.create(name=name, expires_at=expires_at), profile)
 
@@ -71,10 +73,12 @@ def list_keys(session: Session) -> None:
     )
 
 
-def rotate(session: Session, key_id: KeyId, grace_period: GracePeriod = None, save_as: SaveAs = None) -> None:
+def rotate(
+    session: Session, key_id: KeyId, grace_period: GracePeriod = None, save_as: SaveAs = None, force: Force = False
+) -> None:
     """Replace a key by a new one, which is shown this once. `project rotate-key` does it with the key in use."""
     grace = length(grace_period, "--grace-period")
-    profile = offered_profile(session, save_as)
+    profile = offered_profile(session, save_as, force)
     with held():
         show_key(session, session.client.keys.rotate(key_id=key_id, grace_period=grace), profile)
 

@@ -11,7 +11,7 @@ from cloutagent.cli import project_fields as fields
 from cloutagent.cli.confirming import confirm
 from cloutagent.cli.endings import CommandError
 from cloutagent.cli.holding import held
-from cloutagent.cli.keys import SaveAs, show_key
+from cloutagent.cli.keys import Force, SaveAs, show_key
 from cloutagent.cli.new_keys import keep, offered_profile, written_once
 from cloutagent.cli.output import as_dict
 from cloutagent.cli.project_view import show_project
@@ -56,6 +56,7 @@ def create(
     monthly_cost: fields.MonthlyCost = None,
     file: fields.File = None,
     save_as: SaveAs = None,
+    force: Force = False,
 ) -> None:
     """Create a project. Its API key is shown this once, or kept in a profile."""
     project = fields.read_project(file)
@@ -74,7 +75,7 @@ def create(
         daily_cost=daily_cost,
         monthly_cost=monthly_cost,
     )
-    profile = offered_profile(session, save_as)
+    profile = offered_profile(session, save_as, force)
     with held():
         created = session.client.projects.create(
             name=project.name,
@@ -201,6 +202,7 @@ def rotate_key(
         ),
     ] = None,
     save_as: SaveAs = None,
+    force: Force = False,
 ) -> None:
     """Replace the key in use by a new one. A profile that had it has the new one then.
 
@@ -211,7 +213,7 @@ def rotate_key(
     current = session.client.projects.current()
     # Else its profile would be left with a key that does not work.
     kept = session.connection.profile if session.connection.own_key and current.HasField("project") else None
-    profile = offered_profile(session, save_as or kept)
+    profile = offered_profile(session, save_as or kept, force, own=kept)
     with held():
         show_key(session, session.client.keys.rotate(grace_period=grace), profile)
     if grace_period is None:
