@@ -153,6 +153,12 @@ def test_what_cannot_be_read_or_written_is_told(stranger: Commands, tmp_path: Pa
         (Options(profile="here"), {"CLOUTAGENT_PROFILE": "there"}, HERE, "key-here"),
         (Options(), {"CLOUTAGENT_API_KEY": "key-given"}, HERE, "key-given"),
         (Options(address="127.0.0.1"), {}, "127.0.0.1", "key-here"),
+        # A profile that is named decides.
+        (Options(profile="there"), {"CLOUTAGENT_API_KEY": "key-given"}, THERE, "key-there"),
+        (Options(profile="there"), {"CLOUTAGENT_ADDRESS": HERE, "CLOUTAGENT_API_KEY": "key-given"}, THERE, "key-there"),
+        (Options(profile="there", address=HERE), {"CLOUTAGENT_API_KEY": "key-given"}, HERE, None),
+        # The environment's key goes to no profile's address.
+        (Options(), {"CLOUTAGENT_PROFILE": "there", "CLOUTAGENT_API_KEY": "key-given"}, HERE, "key-given"),
         # A profile's key goes nowhere else.
         (Options(address=THERE), {}, THERE, None),
         (Options(), {"CLOUTAGENT_ADDRESS": THERE}, THERE, None),
@@ -173,6 +179,21 @@ def test_options_come_before_the_environment_and_that_before_the_profile(
     assert connection.ca_file == ("/ca.pem" if address == THERE and key == "key-there" else None)
     assert connection.allow_plaintext_key is (key == "key-there")
     assert key is None or key not in repr(connection)
+
+
+def test_what_was_withheld_is_told(stranger: Commands, server: ThreadedServer) -> None:
+    stranger.ok("login", "--no-check", "--profile", "p", "--address", server.url, stdin="cla_x")
+    done = stranger("project", "show", "--profile", "p", CLOUTAGENT_API_KEY=ADMIN_KEY)
+    assert done.code == 3 and "CLOUTAGENT_API_KEY is not used, since --profile decides" in done.err
+    stranger.ok("login", "--no-check", "--profile", "q", "--address", THERE, stdin="cla_x")
+    done = stranger("project", "list")
+    assert done.code == 3 and f"the key of profile q is not used: it is for {THERE}" in done.err
+    profiles = Profiles()
+    given = connect(Options(), profiles, {"CLOUTAGENT_API_KEY": "key-given"})
+    assert (given.address, given.withheld) == (
+        HERE,
+        "the address of profile q is not used, since the key comes from CLOUTAGENT_API_KEY",
+    )
 
 
 def test_the_project_comes_from_the_option_first(tmp_path: Path) -> None:

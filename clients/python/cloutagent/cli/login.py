@@ -48,7 +48,9 @@ def login(
     profiles, output = session.profiles, session.output
     name = session.options.profile or profile_name(session.options, profiles) or DEFAULT
     before = profiles.get(name)
-    given = session.options.address or os.environ.get(ADDRESS)
+    # A profile that is named and there decides, as for all commands.
+    decided = before is not None and session.options.profile is not None
+    given = session.options.address or (None if decided else os.environ.get(ADDRESS))
     address = given or (DEFAULT_ADDRESS if before is None else before.address)
     if given is None and output.asks:
         address = typer.prompt("Address of the server", default=address, err=True)

@@ -11,6 +11,7 @@ import typer
 from cloutagent.cli.connection import Connection, Options, connect
 from cloutagent.cli.output import Output
 from cloutagent.cli.profiles import Profiles, complete_profile
+from cloutagent.errors import AuthenticationError, PermissionDeniedError, UnavailableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +36,7 @@ _ADDRESS = Annotated[
     typer.Option(
         "--address",
         metavar="URL",
-        help="The server. Default: CLOUTAGENT_ADDRESS, else the profile's.",
+        help="The server. Default: that of --profile, CLOUTAGENT_ADDRESS, else the profile's.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -73,6 +74,11 @@ class Session:
         if self._connection is None:
             self._connection = connect(self.options, self.profiles)
         return self._connection
+
+    @property
+    def withheld(self) -> str:
+        """What was not used of what is there for a connection, as far as there was one."""
+        return "" if self._connection is None else self._connection.withheld
 
     @property
     def client(self) -> Client:
@@ -122,6 +128,10 @@ def command(
             session = Session(Options(profile, address, project), output)
             try:
                 body(session, **given)  # type: ignore[call-arg]
+            except (AuthenticationError, PermissionDeniedError, UnavailableError) as error:
+                if session.withheld:
+                    error.message += f"; {session.withheld}"
+                raise
             finally:
                 session.close()
 
