@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cloutagent import Client
+from cloutagent.cli.following import Following, Signal, interruptible
+from cloutagent.cli.holding import held
 from cloutagent.types import Execution
 from tests.support.command_line.commands import Commands
 from tests.support.command_line.server import ThreadedServer
@@ -135,3 +139,16 @@ def test_terminals_may_want_less(command: Commands, variables: dict[str, str]) -
     assert all(re.fullmatch(r"\x1b\[[012]*m", colour) for colour in colours), "no colour, at most bold and dim"
     if variables.get("TERM") == "dumb":
         assert ESCAPE not in terminal.shown
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    watched = SimpleNamespace(watch=lambda *_, **__: (number for number in list[int]()))
+    client: Any = SimpleNamespace(executions=watched)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Following(client, "id", 0).running() as following, held(), interruptible():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            assert following.next() is Signal.END
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
