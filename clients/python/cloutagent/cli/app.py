@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -29,6 +30,13 @@ from cloutagent.errors import CloutAgentError
 class _Commands(TyperGroup):
     """Tells errors on one line of standard error, each kind with its exit code."""
 
+    def make_context(self, *given: Any, **named: Any) -> typer.Context:
+        """Read the arguments."""
+        try:
+            return super().make_context(*given, **named)  # type: ignore[return-value]
+        except KeyboardInterrupt:
+            _end("interrupted", ExitCode.INTERRUPTED)
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command."""
         try:
@@ -42,7 +50,12 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             raise
         except OSError as error:
-            _end(f"{error.filename or 'input or output'}: {error.strerror}", ExitCode.USAGE)
+            if error.filename is None:
+                _end(f"input or output: {error.strerror}", ExitCode.FAILED)
+            _end(f"{error.filename}: {error.strerror}", ExitCode.USAGE)
+        except UnicodeEncodeError:
+            # Of bytes that are no UTF-8, in an argument or a variable, Python makes what cannot be written as such.
+            _end("what was given is not text in UTF-8", ExitCode.USAGE)
 
 
 cli = typer.Typer(
@@ -78,15 +91,35 @@ for module in (login, run_commands, executions, usage, project, keys, secrets, m
 
 def run() -> NoReturn:
     """Run the command and end the process: no fault of the command itself is told with a traceback either."""
+    code: Any = ExitCode.FAILED
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 # A terminal without Unicode shows what it cannot as `\\u....`.
                 stream.reconfigure(errors="backslashreplace")
-        cli()
+        # `python -m cloutagent` is the same command, also for the shell that completes it.
+        cli(prog_name="cloutagent")
+    except SystemExit as ended:
+        code = ended.code
     except Exception as error:
         typer.echo(f"cloutagent: a fault of the command itself: {one_line(repr(error))}", err=True)
-    sys.exit(ExitCode.FAILED)
+    sys.exit(code if _written() or code else ExitCode.FAILED)
+
+
+def _written() -> bool:
+    """Whether all output has gone where it should. A reader who left is not told."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # Python would try again at its end, and say so with a code of its own.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        if not isinstance(error, BrokenPipeError):
+            typer.echo(f"cloutagent: the standard output: {error.strerror}", err=True)
+        return False
+    return True
 
 
 def _end(message: str, code: ExitCode) -> NoReturn:

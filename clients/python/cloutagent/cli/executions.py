@@ -17,7 +17,7 @@ from cloutagent.cli.run_commands import ExecutionId
 from cloutagent.cli.session import Session, command
 from cloutagent.cli.summary import status_text
 from cloutagent.cli.text import age, count, money, one_line
-from cloutagent.cli.values import moment, pairs
+from cloutagent.cli.values import LARGEST, moment, pairs
 from cloutagent.types import Execution
 
 
@@ -61,7 +61,7 @@ def list_executions(
         str | None, typer.Option(metavar="TIME", help="Created then or later: 2026-01-31, or 2h for 2 hours ago.")
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Created before that.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=LARGEST, help="How many at most.")] = 20,
 ) -> None:
     """List executions, newest first."""
     found = session.client.executions.list(

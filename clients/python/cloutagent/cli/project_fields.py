@@ -76,7 +76,7 @@ def fill(project: Project, **given: Any) -> None:
         else:
             try:
                 setattr(message, name, value)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise CommandError(f"{_PATHS[option]}: {error}") from None
 
 

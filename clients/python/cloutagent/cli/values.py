@@ -11,6 +11,10 @@ from typing import Final
 
 from cloutagent.cli.endings import CommandError
 
+# What the API's whole numbers can be.
+LARGEST: Final = 2**31 - 1
+# So they are in milliseconds.
+LONGEST: Final = timedelta(milliseconds=LARGEST)
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|min|[smhdw])?")
 
@@ -26,7 +30,7 @@ def pairs(given: Sequence[str], option: str) -> dict[str, str]:
     return found
 
 
-def length(given: str | None, option: str) -> timedelta | None:
+def length(given: str | None, option: str, longest: timedelta = LONGEST) -> timedelta | None:
     """A length of time: `90`, `90s`, `5min`, `2h`, `7d`; a number alone is seconds."""
     if given is None:
         return None
@@ -34,9 +38,12 @@ def length(given: str | None, option: str) -> timedelta | None:
     if found is None:
         raise CommandError(f"{option} takes a length of time, such as 90s, 5min, 2h or 7d")
     try:
-        return timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
+        found_length = timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
     except OverflowError:
         raise CommandError(f"{option}: that is too long") from None
+    if found_length > longest:
+        raise CommandError(f"{option}: that is too long")
+    return found_length
 
 
 def moment(given: str | None, option: str, *, ahead: bool = False) -> datetime | None:
@@ -47,7 +54,7 @@ def moment(given: str | None, option: str, *, ahead: bool = False) -> datetime |
     if given is None:
         return None
     if _DURATION.fullmatch(given.strip()):
-        since = length(given, option)
+        since = length(given, option, timedelta.max)
         assert since is not None
         try:
             return datetime.now(UTC) + (since if ahead else -since)
