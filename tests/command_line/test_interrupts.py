@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cloutagent import Client
+from cloutagent._sync.executions import Executions
 from cloutagent.cli.following import Following, Signal, interruptible
 from cloutagent.cli.holding import held
 from cloutagent.types import Execution
@@ -128,6 +129,30 @@ def test_ctrl_c_cancels_when_it_was_told_so(command: Commands, only_run: OnlyRun
     assert '"kind": "cancelled"' in out.splitlines()[-1]
     assert err == "cancelling …\n"
     assert only_run.status == "cancelled"
+
+
+def test_what_becomes_of_a_run_that_is_left_is_the_truth(
+    command: Commands, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = client.executions.run("Greet Ada.").id
+    done = command("watch", ended, "--from-event", "99999")
+    assert done.code == 7 and "goes on" not in done.err
+    assert done.err.startswith(f"execution {ended} has ended: completed\n")
+    running = client.executions.start("hang").id
+    done = command("watch", running, "--from-event", "99999")
+    told = re.search(r"the run goes on; watch it with: cloutagent watch \S+ --from-event (\d+)\n", done.err)
+    assert done.code == 7 and told is not None and int(told[1]) < 99
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first: list[Any] = [Signal.INTERRUPT]
+    monkeypatch.setattr(Following, "next", lambda _: first.pop())
+    monkeypatch.setattr(Executions, "cancel", interrupted)
+    done = command("watch", running, "--on-interrupt", "cancel")
+    assert done.code == 130 and "the run is being cancelled; watch it with: " in done.err
+    monkeypatch.undo()
+    client.executions.cancel(running)
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
