@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from cloutagent.cli.app import cli
 from cloutagent.cli.connection import Options, connect
 from cloutagent.cli.endings import CommandError
+from cloutagent.cli.own_files import must_be_own
 from cloutagent.cli.profiles import Profile, Profiles, folder
 from cloutagent.types import NewProject
 from tests.command_line.conftest import ADMIN_KEY
@@ -132,6 +133,55 @@ def test_a_file_that_others_can_read_is_refused(stranger: Commands) -> None:
     assert "is damaged" in stranger("models").err
     path.write_text('{"address": 1, "no": 2}')
     assert stranger("profile", "remove", "default", "--yes").code == 0
+
+
+def test_a_bad_profile_is_listed_as_such(stranger: Commands) -> None:
+    for name in ("good", "types", "pipe", "folder"):
+        stranger.ok("login", "--no-check", "--profile", name, stdin="cla_x")
+    kept = folder() / "profiles"
+    (kept / "types.json").write_text('{"address": 1}')
+    for name in ("pipe", "folder"):
+        (kept / f"{name}.json").unlink()
+    os.mkfifo(kept / "pipe.json", 0o600)
+    (kept / "folder.json").mkdir(0o700)
+    done = stranger.ok("profile", "list")
+    assert "good" in done.out
+    assert [line.split(":")[0] for line in done.err.splitlines()] == [
+        f"profile {name} cannot be used" for name in ("folder", "pipe", "types")
+    ]
+    listed = stranger.ok("profile", "list", "--json").json["profiles"]
+    assert [each["name"] for each in listed if "error" in each] == ["folder", "pipe", "types"]
+    assert "is damaged" in stranger("models", "--profile", "types").err
+
+
+@pytest.mark.parametrize("field", ["api_key", "project_id", "ca_file", "allow_plaintext_key"])
+def test_a_field_of_a_wrong_type_is_damage(field: str, stranger: Commands) -> None:
+    stranger.ok("login", "--no-check", stdin="cla_x")
+    (folder() / "profiles/default.json").write_text(json.dumps({"address": HERE, field: 1}))
+    done = stranger("models")
+    assert done.code == 2 and "is damaged" in done.err
+
+
+def test_a_folder_that_others_may_write_is_refused(stranger: Commands) -> None:
+    stranger.ok("login", "--no-check", stdin="cla_x")
+    for place in (folder(), folder() / "profiles"):
+        place.chmod(0o770)
+        done = stranger("models")
+        assert done.code == 2 and "chmod 700" in done.err
+        place.chmod(0o700)
+    elsewhere = os.stat_result((0o100600, 0, 0, 1, os.geteuid() + 1, 0, 0, 0, 0, 0))
+    with pytest.raises(CommandError, match="belongs to another user"):
+        must_be_own(folder(), elsewhere, others=0)
+
+
+def test_there_is_always_a_profile_in_use(command: Commands) -> None:
+    done = command.ok("key", "create", "ci", "--save-as", "one")
+    assert "which is in use now" in done.err and Profiles().current() == "one"
+    done = command.ok("key", "create", "ci2", "--save-as", "two")
+    assert "`cloutagent profile use two` uses it" in done.err and Profiles().current() == "one"
+    done = command.ok("profile", "remove", "one", "--yes")
+    assert "profile two is in use now; `cloutagent profile use`" in done.err and Profiles().current() == "two"
+    assert "in use" not in command.ok("profile", "remove", "two", "--yes").err
 
 
 def test_what_cannot_be_read_or_written_is_told(stranger: Commands, tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def keep(session: Session, name: str, api_key: str, project_id: str | None) -> s
     except CommandError as error:
         session.output.note(f"the key is not kept: {error.message}", "red")
         return api_key
-    session.output.note(f"the key is kept in profile {name}")
+    used = session.profiles.settle() == name
+    way = "which is in use now" if used else f"`cloutagent profile use {name}` uses it"
+    session.output.note(f"the key is kept in profile {name}; {way}")
     return None
 
 
