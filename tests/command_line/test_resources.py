@@ -166,6 +166,8 @@ def test_a_secret_comes_from_the_standard_input_or_a_file(command: Commands, tmp
     assert command("secret", "set", "TOKEN", "s3cret").code == 2, "never as an argument"
     assert command("secret", "set", "TOKEN", "--file", str(tmp_path / "none")).code == 2
     assert command("secret", "set", "TOKEN", stdin=b"\xff").code == 2
+    for endless in (command("secret", "set", "TOKEN", "--file", "/dev/zero"), command("run", "-", stdin="x" * 2**21)):
+        assert endless.code == 2 and "bytes" in endless.err
 
 
 def test_secrets_have_versions(command: Commands) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from cloutagent.cli.endings import CommandError
-from cloutagent.cli.values import file_text, stdin_text, without_line_end
+from cloutagent.cli.values import SECRET_BYTES, file_text, stdin_text, without_line_end
 
 
 def typed() -> bool:
@@ -27,14 +27,14 @@ def secret_input(name: str, file: Path | None = None, *, twice: bool = False) ->
     Of the latter one line end is taken off. `twice` has it typed twice.
     """
     if file is not None and str(file) != "-":
-        return file_text(file)
+        return file_text(file, SECRET_BYTES)
     if file is None and typed():
         while True:
             given = _unseen(f"{name}: ")
             if given and (not twice or _unseen("Repeat for confirmation: ") == given):
                 return given
             typer.echo("nothing was typed" if not given else "the two are not the same", err=True)
-    return without_line_end(stdin_text())
+    return without_line_end(stdin_text(SECRET_BYTES + len("\r\n")))
 
 
 def _unseen(prompt: str) -> str:

@@ -15,7 +15,7 @@ from cloutagent.cli.session import Session, command
 from cloutagent.cli.showing import show_run
 from cloutagent.cli.summary import status_text
 from cloutagent.cli.text import money
-from cloutagent.cli.values import LARGEST, length, pairs, stdin_text
+from cloutagent.cli.values import LARGEST, PROMPT_BYTES, length, pairs, stdin_text
 from cloutagent.errors import ApiError
 from cloutagent.types import Execution, StartOptions
 
@@ -61,7 +61,7 @@ def run(
 
     The agent's text goes to the standard output. With --json that has one event a line.
     """
-    text = stdin_text() if prompt == "-" else prompt
+    text = stdin_text(PROMPT_BYTES) if prompt == "-" else prompt
     options = StartOptions(
         variables=pairs(var or (), "--var"),
         labels=pairs(label or (), "--label"),
