@@ -8,7 +8,6 @@ import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from cloutagent.cli import (
     doctor,
@@ -23,11 +22,12 @@ from cloutagent.cli import (
     usage,
 )
 from cloutagent.cli.endings import CommandError, ExitCode, exit_code, told
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import one_line
 from cloutagent.errors import CloutAgentError
 
 
-class _Commands(TyperGroup):
+class _Commands(Group):
     """Tells errors on one line of standard error, each kind with its exit code."""
 
     def make_context(self, *given: Any, **named: Any) -> typer.Context:

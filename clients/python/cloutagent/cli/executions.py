@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from cloutagent.cli.confirming import confirm
 from cloutagent.cli.execution_view import show_execution, show_receipt
@@ -15,6 +14,7 @@ from cloutagent.cli.output import as_dict
 from cloutagent.cli.progress import status_name
 from cloutagent.cli.run_commands import ExecutionId
 from cloutagent.cli.session import Session, command
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.summary import status_text
 from cloutagent.cli.text import age, count, money, one_line
 from cloutagent.cli.values import LARGEST, moment, pairs
@@ -31,7 +31,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-class _ListByDefault(TyperGroup):
+class _ListByDefault(Group):
     """A group that lists when nothing else is asked for."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]

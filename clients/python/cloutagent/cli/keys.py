@@ -11,6 +11,7 @@ from cloutagent.cli.holding import held
 from cloutagent.cli.new_keys import keep, offered_profile, written_once
 from cloutagent.cli.output import as_dict
 from cloutagent.cli.session import Session, command
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import local_time
 from cloutagent.cli.values import length, moment
 from cloutagent.types import NewApiKey
@@ -28,7 +29,7 @@ KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, which i
 
 def add_to(cli: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="API keys of a project.", no_args_is_help=True)
+    group = typer.Typer(cls=Group, help="API keys of a project.", no_args_is_help=True)
     command(group, "create")(create)
     command(group, "list")(list_keys)
     command(group, "rotate")(rotate)

@@ -11,6 +11,7 @@ from cloutagent.cli.connection import profile_name
 from cloutagent.cli.endings import CommandError
 from cloutagent.cli.profiles import Profile, complete_profile
 from cloutagent.cli.session import Session, command
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import one_line
 
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_profile, show_default=False)]
@@ -18,7 +19,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_pro
 
 def add_to(cli: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Profiles: addresses and keys by name. `login` makes them.", no_args_is_help=True)
+    group = typer.Typer(
+        cls=Group, help="Profiles: addresses and keys by name. `login` makes them.", no_args_is_help=True
+    )
     command(group, "list")(list_profiles)
     command(group, "use")(use)
     command(group, "remove")(remove)

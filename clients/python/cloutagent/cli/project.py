@@ -16,6 +16,7 @@ from cloutagent.cli.new_keys import keep, offered_profile, written_once
 from cloutagent.cli.output import as_dict
 from cloutagent.cli.project_view import show_project
 from cloutagent.cli.session import Session, command
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import local_time
 from cloutagent.cli.values import length
 from cloutagent.types import NewProject
@@ -29,7 +30,7 @@ ProjectId = Annotated[
 
 def add_to(cli: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Projects: an agent, its limits, its budget.", no_args_is_help=True)
+    group = typer.Typer(cls=Group, help="Projects: an agent, its limits, its budget.", no_args_is_help=True)
     command(group, "create")(create)
     command(group, "list")(list_projects)
     command(group, "show")(show)

@@ -11,6 +11,7 @@ from cloutagent.cli.asking import secret_input
 from cloutagent.cli.confirming import confirm
 from cloutagent.cli.output import as_dict
 from cloutagent.cli.session import Session, command
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import local_time
 from cloutagent.cli.values import LARGEST
 
@@ -19,7 +20,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the secret.",
 
 def add_to(cli: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Secrets of a project, filled into prompts as {{secret:NAME}}.", no_args_is_help=True)
+    group = typer.Typer(
+        cls=Group, help="Secrets of a project, filled into prompts as {{secret:NAME}}.", no_args_is_help=True
+    )
     command(group, "set")(set_secret)
     command(group, "list")(list_secrets)
     command(group, "get")(get)

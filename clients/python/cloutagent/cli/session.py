@@ -11,6 +11,7 @@ import typer
 from cloutagent.cli.connection import Connection, Options, connect
 from cloutagent.cli.output import Output
 from cloutagent.cli.profiles import Profiles, complete_profile
+from cloutagent.cli.shapes import Command
 from cloutagent.errors import AuthenticationError, PermissionDeniedError, UnavailableError
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def command(
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = body.__doc__
-        app.command(name, **settings)(run)
+        app.command(name, cls=Command, **settings)(run)
         return body
 
     return register
