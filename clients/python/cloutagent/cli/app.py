@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -92,6 +92,8 @@ for module in (login, run_commands, executions, usage, project, keys, secrets, m
 def run() -> NoReturn:
     """Run the command and end the process: no fault of the command itself is told with a traceback either."""
     code: Any = ExitCode.FAILED
+    # Typer may put something else in its place, which is silent about a reader who left.
+    out = sys.stdout
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
@@ -101,25 +103,31 @@ def run() -> NoReturn:
         cli(prog_name="cloutagent")
     except SystemExit as ended:
         code = ended.code
+    except OSError as error:
+        typer.echo(f"cloutagent: input or output: {error.strerror}", err=True)
     except Exception as error:
         typer.echo(f"cloutagent: a fault of the command itself: {one_line(repr(error))}", err=True)
-    sys.exit(code if _written() or code else ExitCode.FAILED)
+    fault = _flushed(out)
+    if fault is not None and not code:
+        code = ExitCode.FAILED
+        if not isinstance(fault, BrokenPipeError):
+            typer.echo(f"cloutagent: input or output: {fault.strerror}", err=True)
+    sys.exit(code)
 
 
-def _written() -> bool:
-    """Whether all output has gone where it should. A reader who left is not told."""
+def _flushed(out: TextIO | None) -> OSError | None:
+    """What hinders the output from going where it should."""
+    if out is None:
+        return None
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        out.flush()
     except OSError as error:
         # Python would try again at its end, and say so with a code of its own.
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, out.fileno())
         os.close(nowhere)
-        if not isinstance(error, BrokenPipeError):
-            typer.echo(f"cloutagent: the standard output: {error.strerror}", err=True)
-        return False
-    return True
+        return error
+    return None
 
 
 def _end(message: str, code: ExitCode) -> NoReturn:
