@@ -238,6 +238,7 @@ def test_what_was_withheld_is_told(stranger: Commands, server: ThreadedServer) -
     stranger.ok("login", "--no-check", "--profile", "q", "--address", THERE, stdin="cla_x")
     done = stranger("project", "list")
     assert done.code == 3 and f"the key of profile q is not used: it is for {THERE}" in done.err
+    assert stranger("doctor").out.count(f"the key of profile q is not used: it is for {THERE}") == 2
     profiles = Profiles()
     given = connect(Options(), profiles, {"CLOUTAGENT_API_KEY": "key-given"})
     assert (given.address, given.withheld) == (
