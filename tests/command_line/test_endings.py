@@ -43,6 +43,9 @@ def test_an_error_is_told_on_one_line() -> None:
     error.violations = (errors.Violation("agent.model", "is required"), errors.Violation("", "is odd"))
     expected = "the request is [31mwrong (INVALID_ARGUMENT, request r); agent.model is required; request is odd"
     assert told(error) == expected
+    error = errors.InvalidArgumentError("agent.model: is required", code="INVALID_ARGUMENT")
+    error.violations = (errors.Violation("agent.model", "is required"),)
+    assert told(error) == "agent.model: is required (INVALID_ARGUMENT)"
 
 
 @pytest.mark.parametrize(

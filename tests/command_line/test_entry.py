@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +24,14 @@ from tests.support.command_line.terminal import COMMAND, environment
 
 PROJECT = Path(__file__).parents[2] / "clients/python/pyproject.toml"
 SERVER = Path(__file__).parents[2] / "pyproject.toml"
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_the_command_is_an_entry_point_with_an_extra() -> None:
@@ -56,7 +67,7 @@ def test_a_fault_of_the_command_itself_is_one_line(
     def fail() -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(app, "cli", fail)
+    monkeypatch.setattr(app, "cli", lambda prog_name: fail())
     with pytest.raises(SystemExit) as ended:
         app.run()
     assert ended.value.code == 1
@@ -93,6 +104,21 @@ def test_errors_are_one_line(
         ["run", "x", "--timeout", "soon"],
         ["watch", "x", "--from-event", "0"],
         ["usage", "--by", "moon"],
+        ["run", "x", "--max-tokens", "99999999999999999999"],
+        ["run", "x", "--timeout", "60d"],
+        ["watch", "x", "--from-event", "99999999999"],
+        ["executions", "--limit", "99999999999999999999"],
+        ["secret", "get", "X", "--version", "99999999999999"],
+        ["secret", "set", "X", "--expected-version", "99999999999999"],
+        ["secret", "restore", "X", "99999999999999"],
+        ["key", "rotate", "x", "--grace-period", "99999999d"],
+        ["project", "update", "--max-tokens", "99999999999999999999"],
+        ["run", "\udcff"],
+        ["run", "x", "--label", "a=\udcff"],
+        ["secret", "get", "\udcff"],
+        ["watch", "\udcff"],
+        ["models", "--address", "http://\udcff"],
+        ["models", "--profile", "\udcff"],
         ["models", "--address", "ftp://x"],
         ["models", "--address", "http://agents.example"],
     ],
@@ -125,6 +151,36 @@ def test_nothing_is_drawn_into_a_file_and_a_closed_input_is_told(command: Comman
     assert (closed.returncode, closed.stderr) == (2, "cloutagent: the standard input is closed\n")
 
 
+@pytest.mark.parametrize("words", [("profile", "list"), ("profile", "list", "--json"), ("--version",)])
+@pytest.mark.parametrize("full", [True, False])
+def test_output_that_cannot_be_written_is_a_failure(
+    full: bool, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["cloutagent", *words])
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(os.open("/dev/full", os.O_WRONLY) if full else write, "w", encoding="utf-8") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        with pytest.raises(SystemExit) as ended:
+            app.run()
+    told = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert told.endswith("put: No space left on device\n") and told.count("\n") == 1 if full else told == ""
+
+
+def test_ctrl_c_in_the_imports_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def terminate(_: str) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("cloutagent.cli.find_spec", terminate)
+    with pytest.raises(SystemExit) as ended:
+        cloutagent.cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "cloutagent: interrupted\n")
+
+
 @pytest.mark.parametrize("words", [[], ["project"], ["executions"], ["run"], ["secret", "set"]])
 def test_help_is_there(words: list[str], stranger: Commands) -> None:
-    assert "Usage:" in stranger.ok(*words, "--help").out
+    out = stranger.ok(*words, "--help").out
+    assert "Usage:" in out and "<bool>" not in out

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cloutagent import Client
+from cloutagent._sync.executions import Executions
+from cloutagent.cli.following import Following, Signal, interruptible
+from cloutagent.cli.holding import held
 from cloutagent.types import Execution
 from tests.support.command_line.commands import Commands
 from tests.support.command_line.server import ThreadedServer
@@ -126,6 +131,30 @@ def test_ctrl_c_cancels_when_it_was_told_so(command: Commands, only_run: OnlyRun
     assert only_run.status == "cancelled"
 
 
+def test_what_becomes_of_a_run_that_is_left_is_the_truth(
+    command: Commands, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = client.executions.run("Greet Ada.").id
+    done = command("watch", ended, "--from-event", "99999")
+    assert done.code == 7 and "goes on" not in done.err
+    assert done.err.startswith(f"execution {ended} has ended: completed\n")
+    running = client.executions.start("hang").id
+    done = command("watch", running, "--from-event", "99999")
+    told = re.search(r"the run goes on; watch it with: cloutagent watch \S+ --from-event (\d+)\n", done.err)
+    assert done.code == 7 and told is not None and int(told[1]) < 99
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first: list[Any] = [Signal.INTERRUPT]
+    monkeypatch.setattr(Following, "next", lambda _: first.pop())
+    monkeypatch.setattr(Executions, "cancel", interrupted)
+    done = command("watch", running, "--on-interrupt", "cancel")
+    assert done.code == 130 and "the run is being cancelled; watch it with: " in done.err
+    monkeypatch.undo()
+    client.executions.cancel(running)
+
+
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_terminals_may_want_less(command: Commands, variables: dict[str, str]) -> None:
     with on_terminal("run", "Greet Ada.", variables={**command.environment, **variables}) as terminal:
@@ -135,3 +164,16 @@ def test_terminals_may_want_less(command: Commands, variables: dict[str, str]) -
     assert all(re.fullmatch(r"\x1b\[[012]*m", colour) for colour in colours), "no colour, at most bold and dim"
     if variables.get("TERM") == "dumb":
         assert ESCAPE not in terminal.shown
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    watched = SimpleNamespace(watch=lambda *_, **__: (number for number in list[int]()))
+    client: Any = SimpleNamespace(executions=watched)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Following(client, "id", 0).running() as following, held(), interruptible():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            assert following.next() is Signal.END
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

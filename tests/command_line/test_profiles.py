@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from cloutagent.cli.app import cli
 from cloutagent.cli.connection import Options, connect
 from cloutagent.cli.endings import CommandError
+from cloutagent.cli.own_files import must_be_own
 from cloutagent.cli.profiles import Profile, Profiles, folder
 from cloutagent.types import NewProject
 from tests.command_line.conftest import ADMIN_KEY
@@ -66,6 +67,32 @@ def test_a_login_at_a_terminal_asks(stranger: Commands, asked: Callable[[], None
     assert kept is not None and (kept.address, kept.api_key) == (THERE, "cla_x")
 
 
+def test_another_key_or_address_is_replaced_only_by_force(
+    stranger: Commands, asked: Callable[[], None], project: NewProject
+) -> None:
+    def login(*words: str, key: str = "cla_x") -> int:
+        return stranger("login", "--no-check", "--profile", "r", *words, stdin=key).code
+
+    assert login("--address", THERE, "--project", "p", "--ca-file", "/ca.pem", "--allow-plaintext-key") == 0
+    first = Profiles().get("r")
+    assert login("--address", THERE) == 0
+    assert Profiles().get("r") == first
+    assert login("--address", THERE, key="cla_y") == login("--address", HERE) == 2
+    operator = Commands({**stranger.environment, "CLOUTAGENT_API_KEY": project.api_key})
+    done = operator("key", "create", "ci", "--save-as", "r")
+    assert done.code == 2 and "--force" in done.err and THERE in done.err
+    assert Profiles().get("r") == first
+    assert len(operator.ok("key", "list", "--json").json["keys"]) == 1, "no key is made then"
+    assert login("--address", THERE, "--force", "--no-allow-plaintext-key", key="cla_y") == 0
+    assert Profiles().get("r") == Profile(THERE, "cla_y", "p", "/ca.pem")
+    assert login("--address", HERE, "--force") == 0
+    assert Profiles().get("r") == Profile(HERE, "cla_x")
+    operator.ok("key", "create", "ci", "--save-as", "r", "--force")
+    asked()
+    assert operator("key", "create", "ci2", "--save-as", "r", stdin="n\n").code == 1
+    operator.ok("key", "create", "ci2", "--save-as", "r", stdin="y\n")
+
+
 def test_profiles_are_listed_used_and_removed(stranger: Commands, server: ThreadedServer) -> None:
     for name in ("one", "two"):
         stranger.ok("login", "--profile", name, "--address", server.url, stdin=ADMIN_KEY)
@@ -108,6 +135,55 @@ def test_a_file_that_others_can_read_is_refused(stranger: Commands) -> None:
     assert stranger("profile", "remove", "default", "--yes").code == 0
 
 
+def test_a_bad_profile_is_listed_as_such(stranger: Commands) -> None:
+    for name in ("good", "types", "pipe", "folder"):
+        stranger.ok("login", "--no-check", "--profile", name, stdin="cla_x")
+    kept = folder() / "profiles"
+    (kept / "types.json").write_text('{"address": 1}')
+    for name in ("pipe", "folder"):
+        (kept / f"{name}.json").unlink()
+    os.mkfifo(kept / "pipe.json", 0o600)
+    (kept / "folder.json").mkdir(0o700)
+    done = stranger.ok("profile", "list")
+    assert "good" in done.out
+    assert [line.split(":")[0] for line in done.err.splitlines()] == [
+        f"profile {name} cannot be used" for name in ("folder", "pipe", "types")
+    ]
+    listed = stranger.ok("profile", "list", "--json").json["profiles"]
+    assert [each["name"] for each in listed if "error" in each] == ["folder", "pipe", "types"]
+    assert "is damaged" in stranger("models", "--profile", "types").err
+
+
+@pytest.mark.parametrize("field", ["api_key", "project_id", "ca_file", "allow_plaintext_key"])
+def test_a_field_of_a_wrong_type_is_damage(field: str, stranger: Commands) -> None:
+    stranger.ok("login", "--no-check", stdin="cla_x")
+    (folder() / "profiles/default.json").write_text(json.dumps({"address": HERE, field: 1}))
+    done = stranger("models")
+    assert done.code == 2 and "is damaged" in done.err
+
+
+def test_a_folder_that_others_may_write_is_refused(stranger: Commands) -> None:
+    stranger.ok("login", "--no-check", stdin="cla_x")
+    for place in (folder(), folder() / "profiles"):
+        place.chmod(0o770)
+        done = stranger("models")
+        assert done.code == 2 and "chmod 700" in done.err
+        place.chmod(0o700)
+    elsewhere = os.stat_result((0o100600, 0, 0, 1, os.geteuid() + 1, 0, 0, 0, 0, 0))
+    with pytest.raises(CommandError, match="belongs to another user"):
+        must_be_own(folder(), elsewhere, others=0)
+
+
+def test_there_is_always_a_profile_in_use(command: Commands) -> None:
+    done = command.ok("key", "create", "ci", "--save-as", "one")
+    assert "which is in use now" in done.err and Profiles().current() == "one"
+    done = command.ok("key", "create", "ci2", "--save-as", "two")
+    assert "`cloutagent profile use two` uses it" in done.err and Profiles().current() == "one"
+    done = command.ok("profile", "remove", "one", "--yes")
+    assert "profile two is in use now; `cloutagent profile use`" in done.err and Profiles().current() == "two"
+    assert "in use" not in command.ok("profile", "remove", "two", "--yes").err
+
+
 def test_what_cannot_be_read_or_written_is_told(stranger: Commands, tmp_path: Path) -> None:
     (tmp_path / "config").write_text("")
     done = stranger("login", "--no-check", stdin="cla_x")
@@ -127,6 +203,12 @@ def test_what_cannot_be_read_or_written_is_told(stranger: Commands, tmp_path: Pa
         (Options(profile="here"), {"CLOUTAGENT_PROFILE": "there"}, HERE, "key-here"),
         (Options(), {"CLOUTAGENT_API_KEY": "key-given"}, HERE, "key-given"),
         (Options(address="127.0.0.1"), {}, "127.0.0.1", "key-here"),
+        # A profile that is named decides.
+        (Options(profile="there"), {"CLOUTAGENT_API_KEY": "key-given"}, THERE, "key-there"),
+        (Options(profile="there"), {"CLOUTAGENT_ADDRESS": HERE, "CLOUTAGENT_API_KEY": "key-given"}, THERE, "key-there"),
+        (Options(profile="there", address=HERE), {"CLOUTAGENT_API_KEY": "key-given"}, HERE, None),
+        # The environment's key goes to no profile's address.
+        (Options(), {"CLOUTAGENT_PROFILE": "there", "CLOUTAGENT_API_KEY": "key-given"}, HERE, "key-given"),
         # A profile's key goes nowhere else.
         (Options(address=THERE), {}, THERE, None),
         (Options(), {"CLOUTAGENT_ADDRESS": THERE}, THERE, None),
@@ -147,6 +229,22 @@ def test_options_come_before_the_environment_and_that_before_the_profile(
     assert connection.ca_file == ("/ca.pem" if address == THERE and key == "key-there" else None)
     assert connection.allow_plaintext_key is (key == "key-there")
     assert key is None or key not in repr(connection)
+
+
+def test_what_was_withheld_is_told(stranger: Commands, server: ThreadedServer) -> None:
+    stranger.ok("login", "--no-check", "--profile", "p", "--address", server.url, stdin="cla_x")
+    done = stranger("project", "show", "--profile", "p", CLOUTAGENT_API_KEY=ADMIN_KEY)
+    assert done.code == 3 and "CLOUTAGENT_API_KEY is not used, since --profile decides" in done.err
+    stranger.ok("login", "--no-check", "--profile", "q", "--address", THERE, stdin="cla_x")
+    done = stranger("project", "list")
+    assert done.code == 3 and f"the key of profile q is not used: it is for {THERE}" in done.err
+    assert stranger("doctor").out.count(f"the key of profile q is not used: it is for {THERE}") == 2
+    profiles = Profiles()
+    given = connect(Options(), profiles, {"CLOUTAGENT_API_KEY": "key-given"})
+    assert (given.address, given.withheld) == (
+        HERE,
+        "the address of profile q is not used, since the key comes from CLOUTAGENT_API_KEY",
+    )
 
 
 def test_the_project_comes_from_the_option_first(tmp_path: Path) -> None:

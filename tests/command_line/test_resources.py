@@ -129,14 +129,15 @@ def test_the_admin_names_the_project(operator: Commands, project: NewProject) ->
 
 def test_rotating_the_key_in_use_leaves_its_profile_with_the_new_one(stranger: Commands, project: NewProject) -> None:
     stranger.ok("login", stdin=project.api_key)
-    done = stranger.ok("project", "rotate-key")
-    assert "cla_" not in done.out
+    done = stranger.ok("project", "rotate-key", "--grace-period", "0s")
+    assert "cla_" not in done.out and "1 minute" not in done.err
     stranger.ok("project", "show")
     kept = Profiles().get("default")
     assert kept is not None and kept.api_key != project.api_key
     assert stranger("project", "show", CLOUTAGENT_API_KEY=project.api_key).code == 3
     rotated = stranger.ok("project", "rotate-key", "--json", CLOUTAGENT_API_KEY=kept.api_key)
-    assert rotated.json["apiKey"].startswith("cla_")
+    assert rotated.json["apiKey"].startswith("cla_") and "1 minute more" in rotated.err
+    stranger.ok("key", "list", CLOUTAGENT_API_KEY=kept.api_key)
 
 
 def test_keys_are_created_listed_rotated_and_revoked(command: Commands) -> None:
@@ -165,6 +166,8 @@ def test_a_secret_comes_from_the_standard_input_or_a_file(command: Commands, tmp
     assert command("secret", "set", "TOKEN", "s3cret").code == 2, "never as an argument"
     assert command("secret", "set", "TOKEN", "--file", str(tmp_path / "none")).code == 2
     assert command("secret", "set", "TOKEN", stdin=b"\xff").code == 2
+    for endless in (command("secret", "set", "TOKEN", "--file", "/dev/zero"), command("run", "-", stdin="x" * 2**21)):
+        assert endless.code == 2 and "bytes" in endless.err
 
 
 def test_secrets_have_versions(command: Commands) -> None:

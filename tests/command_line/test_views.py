@@ -12,6 +12,7 @@ from cloutagent.cli.chart import chart, gauges
 from cloutagent.cli.endings import ExitCode
 from cloutagent.cli.happenings import happening
 from cloutagent.cli.live_view import LiveView
+from cloutagent.cli.output import Output
 from cloutagent.cli.progress import Progress, status_name
 from cloutagent.cli.summary import summary_line
 from cloutagent.cli.text import money
@@ -139,3 +140,14 @@ def test_what_only_a_newer_server_knows_has_its_number() -> None:
     line = happening(warning)
     assert line is not None and line.plain == "! 81 % of the limit on 9 is used"
     assert happening(ExecutionEvent(kind="new")) is None
+
+
+def test_an_id_is_whole_in_a_table_that_is_too_narrow(console: Console) -> None:
+    id_ = "6d0f2c1e-0000-4000-8000-000000000000"
+    output = Output(out=console, err=console)
+    output.table(("execution", "status", "age", "prompt"), [(id_, "completed", "12 min", "Greet Ada. " * 9)])
+    lines = drawn(console)
+    assert any(id_ in line for line in lines) and all(len(line) <= WIDTH for line in lines)
+    output.table(("key", "name", "created"), [(id_, "ci" * 20, "2026-01-31 12:00:00")])
+    lines = drawn(console)
+    assert sum(line.count("ci") for line in lines[-9:]) >= 19, "folded, not cut"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
-from typer.core import TyperGroup
 
 from cloutagent.cli import (
     doctor,
@@ -22,12 +22,20 @@ from cloutagent.cli import (
     usage,
 )
 from cloutagent.cli.endings import CommandError, ExitCode, exit_code, told
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import one_line
 from cloutagent.errors import CloutAgentError
 
 
-class _Commands(TyperGroup):
+class _Commands(Group):
     """Tells errors on one line of standard error, each kind with its exit code."""
+
+    def make_context(self, *given: Any, **named: Any) -> typer.Context:
+        """Read the arguments."""
+        try:
+            return super().make_context(*given, **named)  # type: ignore[return-value]
+        except KeyboardInterrupt:
+            _end("interrupted", ExitCode.INTERRUPTED)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command."""
@@ -42,7 +50,12 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             raise
         except OSError as error:
-            _end(f"{error.filename or 'input or output'}: {error.strerror}", ExitCode.USAGE)
+            if error.filename is None:
+                _end(f"input or output: {error.strerror}", ExitCode.FAILED)
+            _end(f"{error.filename}: {error.strerror}", ExitCode.USAGE)
+        except UnicodeEncodeError:
+            # Of bytes that are no UTF-8, in an argument or a variable, Python makes what cannot be written as such.
+            _end("what was given is not text in UTF-8", ExitCode.USAGE)
 
 
 cli = typer.Typer(
@@ -78,15 +91,43 @@ for module in (login, run_commands, executions, usage, project, keys, secrets, m
 
 def run() -> NoReturn:
     """Run the command and end the process: no fault of the command itself is told with a traceback either."""
+    code: Any = ExitCode.FAILED
+    # Typer may put something else in its place, which is silent about a reader who left.
+    out = sys.stdout
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 # A terminal without Unicode shows what it cannot as `\\u....`.
                 stream.reconfigure(errors="backslashreplace")
-        cli()
+        # `python -m cloutagent` is the same command, also for the shell that completes it.
+        cli(prog_name="cloutagent")
+    except SystemExit as ended:
+        code = ended.code
+    except OSError as error:
+        typer.echo(f"cloutagent: input or output: {error.strerror}", err=True)
     except Exception as error:
         typer.echo(f"cloutagent: a fault of the command itself: {one_line(repr(error))}", err=True)
-    sys.exit(ExitCode.FAILED)
+    fault = _flushed(out)
+    if fault is not None and not code:
+        code = ExitCode.FAILED
+        if not isinstance(fault, BrokenPipeError):
+            typer.echo(f"cloutagent: input or output: {fault.strerror}", err=True)
+    sys.exit(code)
+
+
+def _flushed(out: TextIO | None) -> OSError | None:
+    """What hinders the output from going where it should."""
+    if out is None:
+        return None
+    try:
+        out.flush()
+    except OSError as error:
+        # Python would try again at its end, and say so with a code of its own.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, out.fileno())
+        os.close(nowhere)
+        return error
+    return None
 
 
 def _end(message: str, code: ExitCode) -> NoReturn:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from getpass import getpass
 from pathlib import Path
 
 import typer
 
-from cloutagent.cli.values import file_text, stdin_text, without_line_end
+from cloutagent.cli.endings import CommandError
+from cloutagent.cli.values import SECRET_BYTES, file_text, stdin_text, without_line_end
 
 
 def typed() -> bool:
@@ -21,8 +27,53 @@ def secret_input(name: str, file: Path | None = None, *, twice: bool = False) ->
     Of the latter one line end is taken off. `twice` has it typed twice.
     """
     if file is not None and str(file) != "-":
-        return file_text(file)
+        return file_text(file, SECRET_BYTES)
     if file is None and typed():
-        given: str = typer.prompt(name, hide_input=True, confirmation_prompt=twice, err=True)
-        return given
-    return without_line_end(stdin_text())
+        while True:
+            given = _unseen(f"{name}: ")
+            if given and (not twice or _unseen("Repeat for confirmation: ") == given):
+                return given
+            typer.echo("nothing was typed" if not given else "the two are not the same", err=True)
+    return without_line_end(stdin_text(SECRET_BYTES + len("\r\n")))
+
+
+def _unseen(prompt: str) -> str:
+    """A line that is typed unseen. The echo is off before the prompt is there; what was typed before it counts.
+
+    Raises typer.Abort at the end of the input.
+    """
+    if os.name != "posix":
+        return getpass(prompt)
+    with _no_echo():
+        sys.stderr.write(prompt)
+        sys.stderr.flush()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError:
+            raise CommandError("what was typed is not text in UTF-8") from None
+        finally:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+    if not line:
+        raise typer.Abort
+    return without_line_end(line)
+
+
+@contextmanager
+def _no_echo() -> Iterator[None]:
+    import termios
+
+    try:
+        descriptor = sys.stdin.fileno()
+    except io.UnsupportedOperation:  # It is no terminal, which alone echoes.
+        yield
+        return
+    before = termios.tcgetattr(descriptor)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    # Not TCSAFLUSH, which throws away what was typed ahead.
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

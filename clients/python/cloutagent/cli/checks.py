@@ -57,6 +57,8 @@ class Finding:
 def reachable(connection: Connection) -> Finding:
     """Whether something listens at the address."""
     where = f"{parse(connection.address)}, from {connection.address_source}"
+    if connection.withheld:
+        where += f" ({connection.withheld})"
     try:
         _open(parse(connection.address)).close()
     except socket.gaierror as error:

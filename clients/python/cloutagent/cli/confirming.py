@@ -9,11 +9,11 @@ from cloutagent.cli.output import Output
 from cloutagent.cli.text import one_line
 
 
-def confirm(output: Output, question: str, yes: bool) -> None:
-    """Return if the user agrees. Raises CommandError if not, and where there is nobody to ask."""
+def confirm(output: Output, question: str, yes: bool, option: str = "--yes") -> None:
+    """Return if the user agrees, as `option` does. Raises CommandError if not, and where there is nobody to ask."""
     if yes:
         return
     if not output.asks:
-        raise CommandError("nobody can be asked here: say --yes")
+        raise CommandError(f"{question} Nobody can be asked here: say {option}")
     if not typer.confirm(one_line(question), err=True):
         raise CommandError("nothing was changed", ExitCode.FAILED)

@@ -1,7 +1,9 @@
 """Which server a command speaks to, and with which key.
 
-Each setting is taken from the first of these that has it: the option, the environment, the profile, the default. A
-profile's key goes to the profile's own address alone: another address needs a key from the environment.
+`--profile` decides address and key: the environment gives neither then. Else each setting is taken from the first of
+these that has it: the option, the environment, the profile, the default. A key goes only where it was given for: a
+profile's to the profile's own address, one from the environment to the address from there or from the option, else to
+the default one.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class Connection:
         key_source: What gave it; None without a key.
         own_key: Whether that is the profile.
         project_id: The project of calls that name none; None for the one that the key belongs to.
+        withheld: What was not used since it was given for something else, for people; empty for nothing.
         profile: Name of the profile that holds; None without one.
         ca_file: Certificates of the authorities to believe.
         allow_plaintext_key: Whether the key may go to another machine without TLS.
@@ -57,6 +60,7 @@ class Connection:
     key_source: str | None
     own_key: bool
     project_id: str | None
+    withheld: str
     profile: str | None
     ca_file: str | None
     allow_plaintext_key: bool
@@ -86,8 +90,10 @@ def connect(options: Options, profiles: Profiles, environment: Mapping[str, str]
     profile = None if name is None else profiles.get(name)
     if name is not None and profile is None:
         raise CommandError(f"there is no profile {name}: `cloutagent login --profile {name}` makes it")
-    address, source = _address(options, environment, profile, name)
-    key, key_source = environment.get(API_KEY, "").strip() or None, API_KEY
+    given = environment.get(API_KEY, "").strip() or None
+    key = None if options.profile else given
+    key_source = API_KEY
+    address, source = _address(options, environment, profile if key is None else None, name)
     # What a profile says of its key holds for that key and that server.
     there = profile if profile is not None and str(parse(profile.address)) == str(parse(address)) else None
     own = there if key is None else None
@@ -100,6 +106,7 @@ def connect(options: Options, profiles: Profiles, environment: Mapping[str, str]
         key_source=None if key is None else key_source,
         own_key=own is not None and key is not None,
         project_id=options.project or environment.get(PROJECT) or (None if own is None else own.project_id),
+        withheld=_withheld(options, given, profile if there is None else None, name),
         profile=name,
         ca_file=_ca_file(address, environment, profile),
         allow_plaintext_key=there is not None and there.allow_plaintext_key,
@@ -111,11 +118,22 @@ def _address(
 ) -> tuple[str, str]:
     if options.address:
         return options.address, "--address"
-    if environment.get(ADDRESS):
+    if environment.get(ADDRESS) and not options.profile:
         return environment[ADDRESS], ADDRESS
     if profile is not None:
         return profile.address, f"profile {name}"
     return DEFAULT_ADDRESS, "default"
+
+
+def _withheld(options: Options, given: str | None, elsewhere: Profile | None, name: str | None) -> str:
+    """`given` is the environment's key, `elsewhere` the profile if it is for another server."""
+    if given is not None and options.profile:
+        return f"{API_KEY} is not used, since --profile decides"
+    if given is not None and elsewhere is not None and not options.address:
+        return f"the address of profile {name} is not used, since the key comes from {API_KEY}"
+    if given is None and elsewhere is not None and elsewhere.api_key is not None:
+        return f"the key of profile {name} is not used: it is for {elsewhere.address}"
+    return ""
 
 
 def _ca_file(address: str, environment: Mapping[str, str], profile: Profile | None) -> str | None:

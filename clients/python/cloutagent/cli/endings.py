@@ -73,7 +73,9 @@ def told(error: errors.CloutAgentError) -> str:
     """The error on one line: what is wrong, the faulty fields, the request's id, what to do."""
     parts = [str(error)]
     if isinstance(error, errors.InvalidArgumentError):
-        parts += [f"{fault.field or 'request'} {fault.description}" for fault in error.violations]
+        # The server's own message has them, too.
+        missing = [fault for fault in error.violations if fault.description not in error.message]
+        parts += [f"{fault.field or 'request'} {fault.description}" for fault in missing]
     if isinstance(error, errors.OutOfRangeError) and error.first_sequence is not None:
         parts.append(f"what is kept begins with --from-event {error.first_sequence}")
     parts += [advice for kind, advice in _ADVICE if isinstance(error, kind)][:1]

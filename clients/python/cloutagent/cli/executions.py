@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from cloutagent.cli.confirming import confirm
 from cloutagent.cli.execution_view import show_execution, show_receipt
@@ -15,9 +14,10 @@ from cloutagent.cli.output import as_dict
 from cloutagent.cli.progress import status_name
 from cloutagent.cli.run_commands import ExecutionId
 from cloutagent.cli.session import Session, command
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.summary import status_text
 from cloutagent.cli.text import age, count, money, one_line
-from cloutagent.cli.values import moment, pairs
+from cloutagent.cli.values import LARGEST, moment, pairs
 from cloutagent.types import Execution
 
 
@@ -31,7 +31,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-class _ListByDefault(TyperGroup):
+class _ListByDefault(Group):
     """A group that lists when nothing else is asked for."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
@@ -61,7 +61,7 @@ def list_executions(
         str | None, typer.Option(metavar="TIME", help="Created then or later: 2026-01-31, or 2h for 2 hours ago.")
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Created before that.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=LARGEST, help="How many at most.")] = 20,
 ) -> None:
     """List executions, newest first."""
     found = session.client.executions.list(

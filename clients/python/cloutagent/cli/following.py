@@ -76,7 +76,9 @@ class Following:
             # `put` may be called while `get` waits in the same thread.
             self._items.put(_SIGNALS[number])
 
-        before = {number: signal.signal(number, note) for number in _SIGNALS}
+        # What is ignored stays so: whoever started the command wants it, as nohup and a shell's `&` do.
+        heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in heard}
         try:
             yield
         finally:
@@ -86,7 +88,10 @@ class Following:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Have Ctrl-C raise KeyboardInterrupt for a while, as it does outside of a Following."""
+    """Have Ctrl-C raise KeyboardInterrupt for a while, as it does outside of a Following; not if it is ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield
+        return
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

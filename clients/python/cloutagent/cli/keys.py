@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from cloutagent.cli.confirming import confirm
-from cloutagent.cli.new_keys import keep, offered_profile
+from cloutagent.cli.holding import held
+from cloutagent.cli.new_keys import keep, offered_profile, written_once
 from cloutagent.cli.output import as_dict
 from cloutagent.cli.session import Session, command
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import local_time
 from cloutagent.cli.values import length, moment
 from cloutagent.types import NewApiKey
@@ -17,6 +19,7 @@ from cloutagent.types import NewApiKey
 SaveAs = Annotated[
     str | None, typer.Option("--save-as", metavar="PROFILE", help="Keep the key in this profile and do not show it.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Keep it there even if the profile has another key.")]
 GracePeriod = Annotated[
     str | None,
     typer.Option(metavar="TIME", help="How long the old key goes on working, such as 5min. Default: not at all."),
@@ -26,7 +29,7 @@ KeyId = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, which i
 
 def add_to(cli: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="API keys of a project.", no_args_is_help=True)
+    group = typer.Typer(cls=Group, help="API keys of a project.", no_args_is_help=True)
     command(group, "create")(create)
     command(group, "list")(list_keys)
     command(group, "rotate")(rotate)
@@ -41,11 +44,13 @@ def create(
         str | None, typer.Option(metavar="TIME", help="When it ends: 2027-01-31, or 30d from now. Default: never.")
     ] = None,
     save_as: SaveAs = None,
+    force: Force = False,
 ) -> None:
     """Create a further key of the project. It is shown this once."""
     expires_at = moment(expires, "--expires", ahead=True)
-    profile = offered_profile(session, save_as)
-    show_key(session, session.client.keys.create(name=name, expires_at=expires_at), profile)
+    profile = offered_profile(session, save_as, force)
+    with held():
+        show_key(session, session.client.keys.create(name=name, expires_at=expires_at), profile)
 
 
 def list_keys(session: Session) -> None:
@@ -69,11 +74,14 @@ def list_keys(session: Session) -> None:
     )
 
 
-def rotate(session: Session, key_id: KeyId, grace_period: GracePeriod = None, save_as: SaveAs = None) -> None:
+def rotate(
+    session: Session, key_id: KeyId, grace_period: GracePeriod = None, save_as: SaveAs = None, force: Force = False
+) -> None:
     """Replace a key by a new one, which is shown this once. `project rotate-key` does it with the key in use."""
     grace = length(grace_period, "--grace-period")
-    profile = offered_profile(session, save_as)
-    show_key(session, session.client.keys.rotate(key_id=key_id, grace_period=grace), profile)
+    profile = offered_profile(session, save_as, force)
+    with held():
+        show_key(session, session.client.keys.rotate(key_id=key_id, grace_period=grace), profile)
 
 
 def revoke(
@@ -86,14 +94,16 @@ def revoke(
 
 
 def show_key(session: Session, created: NewApiKey, profile: str | None) -> None:
-    """Show a new key, or keep it in a profile."""
+    """Show a new key, or keep it in a profile. To be called with signals held, from the call that makes the key on."""
     shown: str | None = created.api_key
     if profile is not None:
         shown = keep(session, profile, created.api_key, None)
-    if session.output.json:
-        document = {"key": as_dict(created.key)}
-        session.output.document(document if shown is None else {**document, "apiKey": shown})
-        return
-    session.output.facts((("key", created.key.id), ("name", created.key.name), ("api key", shown)))
+    remedy = f"`cloutagent key revoke {created.key.id}` ends it"
+    with written_once(session, shown, f"key {created.key.id} of this name is there: {remedy}"):
+        if session.output.json:
+            document = {"key": as_dict(created.key)}
+            session.output.document(document if shown is None else {**document, "apiKey": shown})
+            return
+        session.output.facts((("key", created.key.id), ("name", created.key.name), ("api key", shown)))
     if shown is not None:
         session.output.note("the API key is shown this once; nobody can read it again")

@@ -14,6 +14,7 @@ from cloutagent._configuration import DEFAULT_ADDRESS
 from cloutagent.cli.asking import secret_input
 from cloutagent.cli.connection import ADDRESS, API_KEY, PROFILE, profile_name
 from cloutagent.cli.endings import CommandError
+from cloutagent.cli.new_keys import may_replace, same_server
 from cloutagent.cli.profiles import DEFAULT, Profile
 from cloutagent.cli.session import Session, command
 from cloutagent.cli.text import one_line
@@ -31,18 +32,25 @@ def login(
         Path | None, typer.Option(metavar="FILE", help="Certificates of the authorities to believe, PEM.")
     ] = None,
     allow_plaintext_key: Annotated[
-        bool, typer.Option("--allow-plaintext-key", help="The key may go to another machine without TLS.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--allow-plaintext-key/--no-allow-plaintext-key", help="Whether the key may go elsewhere without TLS."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another key or address of the profile.")] = False,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Ask the server whether the key is valid.")] = True,
 ) -> None:
     """Store an address and a key as a profile, and use it from now on.
 
-    The key is asked for, or read from the standard input.
+    What a profile for the same server says beside the key stays, unless it is given anew. The key is
+    asked for, or read from the standard input.
     """
     profiles, output = session.profiles, session.output
     name = session.options.profile or profile_name(session.options, profiles) or DEFAULT
     before = profiles.get(name)
-    given = session.options.address or os.environ.get(ADDRESS)
+    # A profile that is named and there decides, as for all commands.
+    decided = before is not None and session.options.profile is not None
+    given = session.options.address or (None if decided else os.environ.get(ADDRESS))
     address = given or (DEFAULT_ADDRESS if before is None else before.address)
     if given is None and output.asks:
         address = typer.prompt("Address of the server", default=address, err=True)
@@ -50,12 +58,16 @@ def login(
     key = secret_input("API key").strip()
     if not key:
         raise CommandError("there is no key on the standard input")
+    same = before is not None and same_server(before, address)
+    if before is not None and not (same and before.api_key in (None, key)):
+        may_replace(session, name, before, force)
+    base = before if before is not None and same else Profile(address)
     profile = Profile(
         address=address,
         api_key=key,
-        project_id=session.options.project,
-        ca_file=None if ca_file is None else str(ca_file.absolute()),
-        allow_plaintext_key=allow_plaintext_key,
+        project_id=session.options.project or base.project_id,
+        ca_file=base.ca_file if ca_file is None else str(ca_file.absolute()),
+        allow_plaintext_key=base.allow_plaintext_key if allow_plaintext_key is None else allow_plaintext_key,
     )
     whose = _whose(profile) if check else "not checked"
     profiles.put(name, profile)

@@ -5,7 +5,9 @@ What others wrote reaches a terminal as plain text only: nothing in it is markup
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,14 +27,25 @@ from cloutagent.cli.text import clean, one_line
 # What JSON may have in its strings as it is, and a terminal acts on.
 _ACTED_ON: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
+# Columns of ids and of names that stand for one.
+_IDS: Final = frozenset({"execution", "key", "model", "profile", "project"})
+
 Cell = str | Text
+
+
+class _Console(Console):
+    """A console that has a reader who left told by BrokenPipeError, and does not end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def make_console(*, stderr: bool = False) -> Console:
     """A console that takes text as it is, and draws on terminals alone, whatever FORCE_COLOR says."""
     stream = sys.stderr if stderr else sys.stdout
     drawn = None if stream is not None and stream.isatty() else False
-    return Console(stderr=stderr, force_terminal=drawn, markup=False, emoji=False, highlight=False)
+    return _Console(stderr=stderr, force_terminal=drawn, markup=False, emoji=False, highlight=False)
 
 
 def as_dict(message: Message) -> dict[str, Any]:
@@ -91,7 +104,8 @@ class Output:
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, right: Sequence[str] = ()) -> None:
         """Write a table: each row on one line, from whose last column a terminal that is too narrow takes the end.
 
-        Without a terminal nothing is taken from it. `right` names the columns of numbers.
+        What is narrower still folds the other columns but those of ids, which are whole in any case: they are copied
+        into other commands. Without a terminal nothing is taken or folded. `right` names the columns of numbers.
         """
         cells = [[_cell(cell) for cell in row] for row in rows]
         if not self.out.is_terminal:
@@ -100,7 +114,10 @@ class Output:
             return
         table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
         for name in columns:
-            table.add_column(name, justify="right" if name in right else "left", no_wrap=name != columns[-1])
+            table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        for index, column in enumerate(table.columns):
+            if columns[index] in _IDS:
+                column.no_wrap, column.min_width = True, max((row[index].cell_len for row in cells), default=None)
         for row in cells:
             row[-1].no_wrap, row[-1].overflow = True, "ellipsis"
             table.add_row(*row)

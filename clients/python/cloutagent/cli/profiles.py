@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cloutagent.cli.endings import CommandError
+from cloutagent.cli.own_files import must_be_own, read_own
 
 DEFAULT: Final = "default"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -72,11 +73,9 @@ class Profiles:
         """The profile of this name, or None."""
         path = self._path(name)
         try:
-            if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-                raise CommandError(f"others can read {path}, which has a key: chmod 600 it, and revoke the key")
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            known = {each.name for each in fields(Profile)}
-            return Profile(**{key: value for key, value in stored.items() if key in known})
+            for place in (self._folder, path.parent):
+                must_be_own(place, place.stat(), others=stat.S_IWGRP | stat.S_IWOTH)
+            return _profile(json.loads(read_own(path)))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -91,6 +90,14 @@ class Profiles:
     def use(self, name: str) -> None:
         """Have this one hold when none is given."""
         self._write(self._folder / "current", f"{name}\n")
+
+    def settle(self) -> str | None:
+        """Have the first one hold if none holds when none is given. Its name if that is new, else None."""
+        names = self.names()
+        if not names or self.current() is not None:
+            return None
+        self.use(names[0])
+        return names[0]
 
     def remove(self, name: str) -> None:
         """Remove a profile."""
@@ -121,6 +128,16 @@ class Profiles:
                 raise
         except OSError as error:
             raise CommandError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _profile(stored: dict[str, Any]) -> Profile:
+    """A profile from its JSON. Raises TypeError, AttributeError if it is none."""
+    known = {each.name for each in fields(Profile)}
+    profile = Profile(**{key: value for key, value in stored.items() if key in known})
+    kinds = {"address": str, "allow_plaintext_key": bool}
+    if not all(isinstance(value, kinds.get(name, str | None)) for name, value in asdict(profile).items()):
+        raise TypeError
+    return profile
 
 
 def complete_profile(incomplete: str) -> list[str]:

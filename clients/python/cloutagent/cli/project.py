@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import timedelta
+from typing import Annotated, Final
 
 import typer
 
 from cloutagent.cli import project_fields as fields
 from cloutagent.cli.confirming import confirm
 from cloutagent.cli.endings import CommandError
-from cloutagent.cli.keys import GracePeriod, SaveAs, show_key
-from cloutagent.cli.new_keys import keep, offered_profile
+from cloutagent.cli.holding import held
+from cloutagent.cli.keys import Force, SaveAs, show_key
+from cloutagent.cli.new_keys import keep, offered_profile, written_once
 from cloutagent.cli.output import as_dict
 from cloutagent.cli.project_view import show_project
 from cloutagent.cli.session import Session, command
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import local_time
 from cloutagent.cli.values import length
+from cloutagent.types import NewProject
+
+_GRACE: Final = timedelta(minutes=1)
 
 ProjectId = Annotated[
     str | None, typer.Argument(metavar="[PROJECT]", help="The project's id. Default: that of --project, or of the key.")
@@ -24,7 +30,7 @@ ProjectId = Annotated[
 
 def add_to(cli: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Projects: an agent, its limits, its budget.", no_args_is_help=True)
+    group = typer.Typer(cls=Group, help="Projects: an agent, its limits, its budget.", no_args_is_help=True)
     command(group, "create")(create)
     command(group, "list")(list_projects)
     command(group, "show")(show)
@@ -51,6 +57,7 @@ def create(
     monthly_cost: fields.MonthlyCost = None,
     file: fields.File = None,
     save_as: SaveAs = None,
+    force: Force = False,
 ) -> None:
     """Create a project. Its API key is shown this once, or kept in a profile."""
     project = fields.read_project(file)
@@ -69,24 +76,32 @@ def create(
         daily_cost=daily_cost,
         monthly_cost=monthly_cost,
     )
-    profile = offered_profile(session, save_as)
-    created = session.client.projects.create(
-        name=project.name,
-        agent=project.agent,
-        description=project.description if project.HasField("description") else None,
-        limits=project.limits if project.HasField("limits") else None,
-        budget=project.budget if project.HasField("budget") else None,
-    )
+    profile = offered_profile(session, save_as, force)
+    with held():
+        created = session.client.projects.create(
+            name=project.name,
+            agent=project.agent,
+            description=project.description if project.HasField("description") else None,
+            limits=project.limits if project.HasField("limits") else None,
+            budget=project.budget if project.HasField("budget") else None,
+        )
+        _show_new(session, created, profile)
+
+
+def _show_new(session: Session, created: NewProject, profile: str | None) -> None:
     shown: str | None = created.api_key
     if profile is not None:
         shown = keep(session, profile, created.api_key, created.project.id)
-    if session.output.json:
-        document = {"project": as_dict(created.project)}
-        session.output.document(document if shown is None else {**document, "apiKey": shown})
-        return
-    show_project(session.output, created.project)
+    remedy = f"`cloutagent project rotate-key --project {created.project.id}` replaces it"
+    with written_once(session, shown, f"project {created.project.id} is there: {remedy}"):
+        if session.output.json:
+            document = {"project": as_dict(created.project)}
+            session.output.document(document if shown is None else {**document, "apiKey": shown})
+            return
+        show_project(session.output, created.project)
+        if shown is not None:
+            session.output.facts((("api key", shown),))
     if shown is not None:
-        session.output.facts((("api key", shown),))
         session.output.note("the API key is shown this once; nobody can read it again")
 
 
@@ -179,14 +194,28 @@ def delete(
     session.output.done("deleted", project_id)
 
 
-def rotate_key(session: Session, grace_period: GracePeriod = None, save_as: SaveAs = None) -> None:
+def rotate_key(
+    session: Session,
+    grace_period: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="How long the old key goes on working, such as 5min, or 0s. Default: 1 minute."
+        ),
+    ] = None,
+    save_as: SaveAs = None,
+    force: Force = False,
+) -> None:
     """Replace the key in use by a new one. A profile that had it has the new one then.
 
     With the admin's key it is the project's default key.
     """
-    grace = length(grace_period, "--grace-period")
+    # Who loses the answer to this call has a key still.
+    grace = _GRACE if grace_period is None else length(grace_period, "--grace-period")
     current = session.client.projects.current()
     # Else its profile would be left with a key that does not work.
     kept = session.connection.profile if session.connection.own_key and current.HasField("project") else None
-    profile = offered_profile(session, save_as or kept)
-    show_key(session, session.client.keys.rotate(grace_period=grace), profile)
+    profile = offered_profile(session, save_as or kept, force, own=kept)
+    with held():
+        show_key(session, session.client.keys.rotate(grace_period=grace), profile)
+    if grace_period is None:
+        session.output.note("the old key works for 1 minute more; --grace-period 0s ends one at once")

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from cloutagent.cli.endings import CommandError
-from cloutagent.cli.values import file_text, length
+from cloutagent.cli.values import MESSAGE_BYTES, SYSTEM_PROMPT_BYTES, file_text, length
 from cloutagent.types import Project
 
 Description = Annotated[str | None, typer.Option(help="What the project is for.")]
@@ -55,7 +55,7 @@ def read_project(file: Path | None) -> Project:
     project = Project()
     if file is not None:
         try:
-            json_format.Parse(file_text(file), project)
+            json_format.Parse(file_text(file, MESSAGE_BYTES), project)
         except json_format.ParseError as error:
             raise CommandError(f"{file}: {error}") from None
     return project
@@ -76,7 +76,7 @@ def fill(project: Project, **given: Any) -> None:
         else:
             try:
                 setattr(message, name, value)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise CommandError(f"{_PATHS[option]}: {error}") from None
 
 
@@ -84,7 +84,7 @@ def system_prompt(text: str | None, file: Path | None) -> str | None:
     """The system prompt, from one place."""
     if text is not None and file is not None:
         raise CommandError("give --system-prompt or --system-prompt-file")
-    return text if file is None else file_text(file)
+    return text if file is None else file_text(file, SYSTEM_PROMPT_BYTES)
 
 
 def milliseconds(time: str | None) -> int | None:

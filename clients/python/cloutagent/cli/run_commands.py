@@ -15,7 +15,7 @@ from cloutagent.cli.session import Session, command
 from cloutagent.cli.showing import show_run
 from cloutagent.cli.summary import status_text
 from cloutagent.cli.text import money
-from cloutagent.cli.values import length, pairs, stdin_text
+from cloutagent.cli.values import LARGEST, PROMPT_BYTES, length, pairs, stdin_text
 from cloutagent.errors import ApiError
 from cloutagent.types import Execution, StartOptions
 
@@ -38,7 +38,9 @@ def run(
     var: Annotated[
         list[str] | None, typer.Option("--var", metavar="NAME=VALUE", help="Value for {{NAME}} in the prompts.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Limit on prompt and completion tokens.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST, help="Limit on prompt and completion tokens.")
+    ] = None,
     max_cost: Annotated[float | None, typer.Option(help="Limit on cost in US dollars.")] = None,
     timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="Limit on the run's time, such as 90s or 5min.")
@@ -59,7 +61,7 @@ def run(
 
     The agent's text goes to the standard output. With --json that has one event a line.
     """
-    text = stdin_text() if prompt == "-" else prompt
+    text = stdin_text(PROMPT_BYTES) if prompt == "-" else prompt
     options = StartOptions(
         variables=pairs(var or (), "--var"),
         labels=pairs(label or (), "--label"),
@@ -88,7 +90,7 @@ def run(
 def watch(
     session: Session,
     execution_id: ExecutionId,
-    from_event: Annotated[int, typer.Option(min=1, help="Number of the first event to show.")] = 1,
+    from_event: Annotated[int, typer.Option(min=1, max=LARGEST, help="Number of the first event to show.")] = 1,
     on_interrupt: Interrupt = OnInterrupt.ASK,
 ) -> None:
     """Watch an execution from its first event, be it queued, running or ended."""

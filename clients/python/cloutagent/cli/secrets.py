@@ -11,14 +11,18 @@ from cloutagent.cli.asking import secret_input
 from cloutagent.cli.confirming import confirm
 from cloutagent.cli.output import as_dict
 from cloutagent.cli.session import Session, command
+from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import local_time
+from cloutagent.cli.values import LARGEST
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the secret.", show_default=False)]
 
 
 def add_to(cli: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Secrets of a project, filled into prompts as {{secret:NAME}}.", no_args_is_help=True)
+    group = typer.Typer(
+        cls=Group, help="Secrets of a project, filled into prompts as {{secret:NAME}}.", no_args_is_help=True
+    )
     command(group, "set")(set_secret)
     command(group, "list")(list_secrets)
     command(group, "get")(get)
@@ -35,7 +39,8 @@ def set_secret(
         Path | None, typer.Option("--file", metavar="FILE", help="Take the value from a file, byte by byte.")
     ] = None,
     expected_version: Annotated[
-        int | None, typer.Option(min=0, help="Only if it is at this version now; 0: only if there is none.")
+        int | None,
+        typer.Option(min=0, max=LARGEST, help="Only if it is at this version now, 0 if there is none."),
     ] = None,
 ) -> None:
     """Set a secret. The value is asked for, or read from the standard input, where one line end is taken off."""
@@ -60,7 +65,9 @@ def list_secrets(session: Session) -> None:
 def get(
     session: Session,
     name: Name,
-    version: Annotated[int | None, typer.Option(min=1, help="An earlier version. Default: the current one.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST, help="An earlier version. Default: the current one.")
+    ] = None,
 ) -> None:
     """Write the value of a secret: as it is, but on a terminal without what would control it."""
     value = session.client.secrets.get(name, version=version)
@@ -87,7 +94,9 @@ def versions(session: Session, name: Name) -> None:
 
 
 def restore(
-    session: Session, name: Name, version: Annotated[int, typer.Argument(min=1, help="Which.", show_default=False)]
+    session: Session,
+    name: Name,
+    version: Annotated[int, typer.Argument(min=1, max=LARGEST, help="Which.", show_default=False)],
 ) -> None:
     """Make the value of an earlier version the current one again."""
     stored = session.client.secrets.restore(name, version)

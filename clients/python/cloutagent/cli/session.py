@@ -11,6 +11,8 @@ import typer
 from cloutagent.cli.connection import Connection, Options, connect
 from cloutagent.cli.output import Output
 from cloutagent.cli.profiles import Profiles, complete_profile
+from cloutagent.cli.shapes import Command
+from cloutagent.errors import AuthenticationError, PermissionDeniedError, UnavailableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +37,7 @@ _ADDRESS = Annotated[
     typer.Option(
         "--address",
         metavar="URL",
-        help="The server. Default: CLOUTAGENT_ADDRESS, else the profile's.",
+        help="The server. Default: that of --profile, CLOUTAGENT_ADDRESS, else the profile's.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -73,6 +75,11 @@ class Session:
         if self._connection is None:
             self._connection = connect(self.options, self.profiles)
         return self._connection
+
+    @property
+    def withheld(self) -> str:
+        """What was not used of what is there for a connection, as far as there was one."""
+        return "" if self._connection is None else self._connection.withheld
 
     @property
     def client(self) -> Client:
@@ -122,6 +129,10 @@ def command(
             session = Session(Options(profile, address, project), output)
             try:
                 body(session, **given)  # type: ignore[call-arg]
+            except (AuthenticationError, PermissionDeniedError, UnavailableError) as error:
+                if session.withheld:
+                    error.message += f"; {session.withheld}"
+                raise
             finally:
                 session.close()
 
@@ -138,7 +149,7 @@ def command(
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = body.__doc__
-        app.command(name, **settings)(run)
+        app.command(name, cls=Command, **settings)(run)
         return body
 
     return register

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from cloutagent.cli.endings import ExitCode
 from cloutagent.cli.following import Following, Signal, interruptible
@@ -10,10 +10,12 @@ from cloutagent.cli.interrupts import Answer, OnInterrupt, decide
 from cloutagent.cli.live_view import LiveView
 from cloutagent.cli.output import Output
 from cloutagent.cli.plain_view import PlainView
-from cloutagent.cli.progress import Progress
+from cloutagent.cli.progress import Progress, status_name
 from cloutagent.cli.session import Session
 from cloutagent.errors import CloutAgentError
 from cloutagent.types import Execution, ExecutionEvent
+
+_PATIENCE_SECONDS: Final = 2.0
 
 
 class View(Protocol):
@@ -73,7 +75,7 @@ def show_run(session: Session, execution: Execution, after_sequence: int, on_int
     output = session.output
     progress = Progress(execution, after_sequence)
     following = Following(session.client, execution.id, after_sequence)
-    interrupted = False
+    cancelling = False
     try:
         with following.running(), _view(output, progress) as view:
             while not progress.ended:
@@ -85,10 +87,10 @@ def show_run(session: Session, execution: Execution, after_sequence: int, on_int
                     view.pause()
                     answer = decide(on_interrupt, output, may_ask=item is Signal.INTERRUPT)
                     if answer is Answer.CANCEL:
-                        interrupted, on_interrupt = True, OnInterrupt.DETACH
+                        cancelling, on_interrupt = True, OnInterrupt.DETACH
                         answer = _cancel(session, execution)
                     if answer is Answer.DETACH:
-                        _tell_how_to_go_on(session, progress)
+                        _tell_what_becomes_of_it(session, progress, cancelling)
                         return ExitCode.INTERRUPTED
                     view.resume()
                     continue
@@ -97,9 +99,9 @@ def show_run(session: Session, execution: Execution, after_sequence: int, on_int
             view.finish()
     except (CloutAgentError, BrokenPipeError, KeyboardInterrupt):
         if not progress.ended:
-            _tell_how_to_go_on(session, progress)
+            _tell_what_becomes_of_it(session, progress, cancelling)
         raise
-    return ExitCode.INTERRUPTED if interrupted else progress.exit_code
+    return ExitCode.INTERRUPTED if cancelling else progress.exit_code
 
 
 def _cancel(session: Session, execution: Execution) -> Answer:
@@ -119,10 +121,20 @@ def _view(output: Output, progress: Progress) -> View:
     return LiveView(output.out, progress) if output.live else PlainView(output, progress)
 
 
-def _tell_how_to_go_on(session: Session, progress: Progress) -> None:
+def _tell_what_becomes_of_it(session: Session, progress: Progress, cancelling: bool) -> None:
+    """Say how the run stands, as the server has it now, and how to watch it on."""
+    id_, last = progress.execution_id, progress.last_sequence
+    becomes = "is being cancelled" if cancelling else "goes on"
+    try:
+        execution = session.client.executions.get(id_, timeout=_PATIENCE_SECONDS)
+    except CloutAgentError:
+        becomes = "may go on"
+    else:
+        if execution.HasField("finished_at"):
+            session.output.note(f"execution {id_} has ended: {status_name(execution)}")
+            return
+        # The watch may have been asked for from behind the last event.
+        last = min(last, execution.last_sequence)
     given = {"--profile": session.options.profile, "--address": session.options.address}
     options = "".join(f" {name} {value}" for name, value in given.items() if value)
-    session.output.note(
-        f"the run goes on; watch it with: cloutagent watch {progress.execution_id} "
-        f"--from-event {progress.last_sequence + 1}{options}"
-    )
+    session.output.note(f"the run {becomes}; watch it with: cloutagent watch {id_} --from-event {last + 1}{options}")

@@ -7,10 +7,19 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from cloutagent.cli.endings import CommandError
 
+# What the API's whole numbers can be.
+LARGEST: Final = 2**31 - 1
+# So they are in milliseconds.
+LONGEST: Final = timedelta(milliseconds=LARGEST)
+# What the API takes at most, in bytes.
+PROMPT_BYTES: Final = 2**20
+SYSTEM_PROMPT_BYTES: Final = 2**18
+SECRET_BYTES: Final = 2**16
+MESSAGE_BYTES: Final = 4 * 2**20
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|min|[smhdw])?")
 
@@ -26,7 +35,7 @@ def pairs(given: Sequence[str], option: str) -> dict[str, str]:
     return found
 
 
-def length(given: str | None, option: str) -> timedelta | None:
+def length(given: str | None, option: str, longest: timedelta = LONGEST) -> timedelta | None:
     """A length of time: `90`, `90s`, `5min`, `2h`, `7d`; a number alone is seconds."""
     if given is None:
         return None
@@ -34,9 +43,12 @@ def length(given: str | None, option: str) -> timedelta | None:
     if found is None:
         raise CommandError(f"{option} takes a length of time, such as 90s, 5min, 2h or 7d")
     try:
-        return timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
+        found_length = timedelta(seconds=float(found[1]) * _UNITS[found[2] or "s"])
     except OverflowError:
         raise CommandError(f"{option}: that is too long") from None
+    if found_length > longest:
+        raise CommandError(f"{option}: that is too long")
+    return found_length
 
 
 def moment(given: str | None, option: str, *, ahead: bool = False) -> datetime | None:
@@ -47,7 +59,7 @@ def moment(given: str | None, option: str, *, ahead: bool = False) -> datetime |
     if given is None:
         return None
     if _DURATION.fullmatch(given.strip()):
-        since = length(given, option)
+        since = length(given, option, timedelta.max)
         assert since is not None
         try:
             return datetime.now(UTC) + (since if ahead else -since)
@@ -59,26 +71,34 @@ def moment(given: str | None, option: str, *, ahead: bool = False) -> datetime |
         raise CommandError(f"{option} takes a time such as 2026-01-31T12:00, or a length of time such as 2h") from None
 
 
-def file_text(path: Path) -> str:
-    """What a file has; `-` is the standard input."""
+def file_text(path: Path, limit: int) -> str:
+    """What a file has; `-` is the standard input. No more is read than tells that it is over the limit, in bytes."""
     if str(path) == "-":
-        return stdin_text()
+        return stdin_text(limit)
     try:
-        return path.read_bytes().decode()
+        with path.open("rb") as file:
+            return _text(file, limit, str(path))
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise CommandError(f"{path} is not text in UTF-8") from None
 
 
-def stdin_text() -> str:
-    """All of the standard input."""
+def stdin_text(limit: int) -> str:
+    """All of the standard input, which has so many bytes at most."""
     if sys.stdin is None:
         raise CommandError("the standard input is closed")
     try:
-        return sys.stdin.buffer.read().decode()
+        return _text(sys.stdin.buffer, limit, "the standard input")
     except UnicodeDecodeError:
         raise CommandError("the standard input is not text in UTF-8") from None
+
+
+def _text(file: BinaryIO, limit: int, name: str) -> str:
+    content = file.read(limit + 1)
+    if len(content) > limit:
+        raise CommandError(f"{name} has more than {limit:,} bytes")
+    return content.decode()
 
 
 def without_line_end(text: str) -> str:
