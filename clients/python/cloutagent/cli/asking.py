@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from getpass import getpass
 from pathlib import Path
+from typing import Final
 
 import typer
 
 from cloutagent.cli.endings import CommandError
 from cloutagent.cli.values import SECRET_BYTES, file_text, stdin_text, without_line_end
+
+_GLANCE_SECONDS: Final = 0.2
 
 
 def typed() -> bool:
@@ -35,6 +39,21 @@ def secret_input(name: str, file: Path | None = None, *, twice: bool = False) ->
                 return given
             typer.echo("nothing was typed" if not given else "the two are not the same", err=True)
     return without_line_end(stdin_text(SECRET_BYTES + len("\r\n")))
+
+
+def typed_line() -> str:
+    """The next line that is typed. Raises typer.Abort at the end of the input.
+
+    A signal that comes just before a read begins is not handled until the read ends. So it is waited for a little at a
+    time.
+    """
+    with suppress(io.UnsupportedOperation, OSError, ValueError):
+        while not select.select([sys.stdin], [], [], _GLANCE_SECONDS)[0]:
+            pass
+    line = sys.stdin.readline()
+    if not line:
+        raise typer.Abort
+    return without_line_end(line)
 
 
 def _unseen(prompt: str) -> str:

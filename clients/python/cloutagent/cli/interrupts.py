@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import typer
 
+from cloutagent.cli.asking import typed_line
 from cloutagent.cli.following import interruptible
 from cloutagent.cli.output import Output
 
@@ -38,8 +39,8 @@ def decide(choice: OnInterrupt, output: Output, *, may_ask: bool) -> Answer:
     with interruptible():
         try:
             while True:
-                given = typer.prompt("Cancel the run, detach from it, or go on? (c/d/g)", default="g", err=True)
-                found = _ANSWERS.get(given.strip().lower()[:1])
+                typer.echo("Cancel the run, detach from it, or go on? (c/d/g) [g]: ", nl=False, err=True)
+                found = _ANSWERS.get(typed_line().strip().lower()[:1] or "g")
                 if found is not None:
                     return found
         except (typer.Abort, KeyboardInterrupt):
