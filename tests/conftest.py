@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,45 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.support.api.stage import GRPC, GRPC_ENVOY, REST
+from cloutagent_server.storage.filesystem import offload
+from tests.support.api.stage import GRPC, GRPC_ENVOY, MEMORY, REST
 
 _HERE = Path(__file__).parent
-_UNMEASURED = (_HERE / "e2e", _HERE / "faults")
+_UNMEASURED = tuple(
+    _HERE / name
+    for name in (
+        "clients_python",
+        "clients_typescript",
+        "command_line",
+        "documentation",
+        "e2e",
+        "packaging",
+        "unit/engine",
+        "unit/monitoring",
+    )
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure no coverage where the same lines run over and over, at half the speed.
+    """Measure no coverage where it tells nothing: no line has a gate there, or the same lines run over and over.
 
-    Faults and whole stacks come to what unit tests and the scenarios in process come to, and so do the scenarios over
-    the wire. Single tests that repeat themselves carry the mark `no_cover` themselves.
+    Measuring takes as long again as the code. Single tests that repeat themselves carry the mark `no_cover` themselves.
     """
     for item in items:
         depth = item.callspec.params.get("depth") if hasattr(item, "callspec") else None
-        if depth in (GRPC, GRPC_ENVOY, REST) or any(item.path.is_relative_to(folder) for folder in _UNMEASURED):
+        if depth in (MEMORY, GRPC, GRPC_ENVOY, REST) or any(item.path.is_relative_to(folder) for folder in _UNMEASURED):
             item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.fixture(autouse=True)
+def _threads_that_are_measured(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give the storage new threads after a test that is not measured: those that it had are not from then on."""
+    yield
+    if request.node.get_closest_marker("no_cover") is not None:
+        for name in ("_WORK", "_WAITING"):
+            pool = getattr(offload, name)
+            setattr(offload, name, ThreadPoolExecutor(pool._max_workers, thread_name_prefix=pool._thread_name_prefix))
+            pool.shutdown(wait=False)
 
 
 @pytest.fixture(autouse=True)

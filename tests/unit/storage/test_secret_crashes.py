@@ -94,7 +94,6 @@ async def test_a_crash_leaves_the_secrets_as_they_were_or_as_they_should_be(
         await assert_no_alarm(folder, project_id, adopted=True)
 
 
-@pytest.mark.no_cover
 async def test_a_rotation_killed_at_any_step_is_resumed(root: Path, tmp_path: Path, prepared: list[str]) -> None:
     before = [await opened(root, project_id) for project_id in prepared]
     last = await run_crashes(root, tmp_path / "crashes", "rotate key", prepared[0], prepared[0])
