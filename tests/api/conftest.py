@@ -16,7 +16,6 @@ from typing import Any
 import psutil
 import pytest
 import pytest_asyncio
-import structlog
 
 from cloutagent_server import logs
 from cloutagent_server.engine.prices import GenaiPriceList
@@ -86,17 +85,11 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
 def server_log() -> Iterator[io.StringIO]:
     """All that the server logs, at level debug."""
     written = io.StringIO()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     with contextlib.redirect_stderr(written):
         logs.configure(LogLevel.DEBUG)
-    # Otherwise each logger stays for good as it was set up here, and later tests of this process capture nothing.
-    structlog.configure(cache_logger_on_first_use=False)
     for name in _CLIENT_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     yield written
-    root.handlers[:] = handlers
-    root.setLevel(level)
     for name in _CLIENT_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET)
 

@@ -158,7 +158,7 @@ async def test_some_refused_calls(stage: Stage, count: Count) -> None:
     tried, lost = Counter[str](), list[str]()
     for number, name in enumerate(NAMES):
         faults = (FAULTS[number % 4], SHORT[number % 2])
-        more, found = await refuse_each(stage, name, faults, number % 3 + 1, 17)
+        more, found = await refuse_each(stage, name, faults, number % 3 + 1, 11)
         tried += more
         lost += found
     note(count, tried, lost)

@@ -74,7 +74,7 @@ async def lose_power(recorder: Recorder, folder: Path, prefixes: Sequence[int], 
 
 async def test_some_states_that_a_loss_of_power_leaves(folder: Path, count: Count) -> None:
     recorder = await recorded(folder / "story")
-    prefixes = range(5, recorder.moments + 1, 14)
+    prefixes = range(5, recorder.moments + 1, 9)
     tried, lost = await lose_power(recorder, folder, prefixes, 11)
     count("power-loss moments", len(prefixes))
     count("power-loss states", tried, lost)

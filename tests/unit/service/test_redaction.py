@@ -164,7 +164,7 @@ LONG_VALUES = st.lists(st.text(alphabet="ab", max_size=14), max_size=5)
 LONG_TEXTS = st.text(alphabet="abx", max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(values=LONG_VALUES, text=LONG_TEXTS, data=st.data())
 def test_everything_agrees_with_the_naive_reading(values: list[str], text: str, data: st.DataObject) -> None:
     """Texts are made of pieces of the values too, so that there is something to find."""
@@ -180,7 +180,7 @@ def test_everything_agrees_with_the_naive_reading(values: list[str], text: str, 
         assert "".join(shown) + stream.flush() == redactor.whole(whole)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(value=NOT_OF_THE_MARK, before=st.text(max_size=3), after=st.text(max_size=3))
 def test_a_value_is_found_in_json_texts_of_every_kind(value: str, before: str, after: str) -> None:
     redactor = Redactor([value])

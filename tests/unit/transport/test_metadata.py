@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-import structlog
 
 from cloutagent.v1 import system_pb2, system_pb2_grpc
 from cloutagent_server import logs
@@ -30,16 +28,6 @@ async def port() -> AsyncIterator[int]:
     world.authenticator.close()
 
 
-@pytest.fixture
-def logging_restored() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-
-
 @pytest.mark.parametrize("entries", [1, 100])
 async def test_headers_as_large_as_envoy_lets_through_are_taken(port: int, entries: int) -> None:
     metadata = [(f"x-filler-{number:02}", "a" * (ENVOY_BYTES // entries - 11)) for number in range(entries)]
@@ -50,9 +38,7 @@ async def test_headers_as_large_as_envoy_lets_through_are_taken(port: int, entri
             await stub.GetHealth(system_pb2.GetHealthRequest(), metadata=metadata, timeout=DEADLINE_SECONDS)
 
 
-async def test_a_key_that_is_no_text_is_in_no_log(
-    port: int, capsys: pytest.CaptureFixture[str], logging_restored: None
-) -> None:
+async def test_a_key_that_is_no_text_is_in_no_log(port: int, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogLevel.INFO)
     answer = await asyncio.wait_for(
         call(port, "/cloutagent.v1.ProjectService/GetCurrentProject", {"x-api-key": b"cla_topsecret\xff"}),
