@@ -38,6 +38,7 @@ _TAILS: Final = _MARK + b'%08x"}'
 _CHECKED_SINCE: Final = 2
 _TRIMMED_START: Final = re.compile(rb'{"schemaVersion":\d+,"trimmed":')
 _START_SIZE: Final = 64
+_POWERS: Final = tuple(10**digits for digits in range(1, 16))
 
 
 def sealed(data: bytes) -> bytes:
@@ -99,12 +100,16 @@ class LogHeader:
         Raises:
             ValueError: A line is not the event that it should be; tells which.
         """
-        # A replay is as fast as this: what every line needs is done for all of them at once.
+        # A replay is as fast as this: what every line needs is done for all of them at once, where their numbers have
+        # as many digits.
         numbers = range(first, first + len(lines))
+        if longer := next((power for power in _POWERS if power in numbers and power != first), None):
+            cut = longer - first
+            rest = self.events_of(longer, lines[cut:])
+            return StoredEvents(first, [*self.events_of(first, lines[:cut]).data, *rest.data])
         events = [line[:-_TAIL] + b"}" for line in lines] if self.checked else lines
         start = b'{"executionId":"%b","sequence":%%d,' % self.execution.id.encode()
         length = len(start % first)
-        # Where a number has more digits than the one before, its line is looked at by itself.
         right = b"".join([line[:length] for line in lines]) == start * len(lines) % tuple(numbers)
         if self.checked:
             tails = _TAILS * len(lines) % tuple(map(crc32, events))
