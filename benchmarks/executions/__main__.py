@@ -77,7 +77,7 @@ async def measure(sizes: Sizes, wanted: Sequence[str] = ()) -> Sequence[Figure]:
                 async with serving(Path(folder) / "warm", model.base_url, {"warm_agents": "1"}) as ready:
                     figures += await runs.agents(ready, model, sizes.runs, warm=True)
             if not wanted or "gateway" in wanted:
-                figures += await runs.gateway(model, Path(folder) / "gateway", sizes.calls)
+                figures += await runs.gateway(remote, model, sizes.calls)
     return figures
 
 

@@ -26,6 +26,8 @@ TEXT_METHOD: Final = "/cloutagent.v1.ExecutionService/StreamExecutionEvents"
 # Streams that share a connection wait for each other in it. No real client opens more in one.
 STREAMS_PER_CHANNEL: Final = 100
 _OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
+RESULT: Final = b"All of it was said."
+"""What the last event of every run says."""
 WINDOW: Final = 65_535
 """What is sent in a stream before the other side has read, unless gRPC enlarges it."""
 NO_LARGER_WINDOW: Final = (("grpc.http2.bdp_probe", 0),)

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from decimal import Decimal
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -22,22 +21,7 @@ from benchmarks.executions.alone import PROMPT
 from benchmarks.executions.figures import Figure
 from benchmarks.executions.remote import Remote
 from benchmarks.executions.serving import MODEL
-from cloutagent_server.domain import timestamps
-from cloutagent_server.domain.cost import TokenUsage
-from cloutagent_server.domain.events import AgentOutput, Event, Started
-from cloutagent_server.domain.execution import Execution
-from cloutagent_server.domain.identifiers import new_id
-from cloutagent_server.domain.project import AgentConfig, KeyCredential, Limits, ProjectDraft
-from cloutagent_server.engine.base import CallEnd, PlannedCall
-from cloutagent_server.engine.gateway import ModelGateway
-from cloutagent_server.engine.listening import OrderedListener
 from cloutagent_server.engine.local_model import Call, Ledger, LocalModel
-from cloutagent_server.engine.prices import GenaiPriceList
-from cloutagent_server.service.budgets import Turns
-from cloutagent_server.service.cost_tracker import CostTracker
-from cloutagent_server.service.prompts import FilledPrompts
-from cloutagent_server.service.runner import Run
-from cloutagent_server.storage.filesystem import FileSystemStorage
 
 # The issue's, in milliseconds.
 FIRST_EVENT: Final = 20.0
@@ -94,65 +78,25 @@ async def agents(remote: Remote, model: LocalModel, runs: int, *, warm: bool) ->
     ]
 
 
-async def gateway(model: LocalModel, folder: Path, calls: int) -> Sequence[Figure]:
+async def gateway(remote: Remote, model: LocalModel, calls: int) -> Sequence[Figure]:
     """The time to the first byte of a streamed answer, through the gateway less direct, in turns.
 
-    Once with every call reserved and counted on disk, as in a run, and once by itself.
+    Once with every call reserved and counted on disk, as in a run, and once by itself. The gateway is in the server's
+    process, the model and whoever calls it in this one.
     """
-    prices = GenaiPriceList()
-    door = ModelGateway(model.base_url, "local-model", prices)
-    await door.start()
-    storage = FileSystemStorage(folder)
-    await storage.start()
-    agent = AgentConfig(new_id(), "Helper", "You help.", MODEL, max_tokens=64)
-    sessions = [door.open(agent, OrderedListener(one)) for one in (await _run_of(agent, storage, prices), _Allowing())]
+    counted, allowed = (await remote.order("gateway"))["sessions"]
+    added: dict[str, list[float]] = {"counted": [], "allowed": []}
     direct: list[float] = []
-    through: list[list[float]] = [[], []]
-    try:
-        async with aiohttp.ClientSession() as client:
-            for _ in range(calls):
+    async with aiohttp.ClientSession() as client:
+        for _ in range(calls):
+            for name, (base_url, token) in {"counted": counted, "allowed": allowed}.items():
                 direct.append(await _first_byte(client, model.base_url, "local-model"))
-                for times, session in zip(through, sessions, strict=True):
-                    times.append(await _first_byte(client, session.base_url, session.token))
-    finally:
-        for session in sessions:
-            await door.close(session)
-        await door.stop()
-        await storage.stop()
-    added = [[(one - other) * 1e3 for one, other in zip(times, direct, strict=True)] for times in through]
+                added[name].append(await _first_byte(client, base_url, token) - direct[-1])
     note = f"direct {median(direct) * 1e3:.2f} ms"
     return [
-        Figure("gateway, added to the first byte, p50", median(added[0]), "ms", most=GATEWAY, note=note),
-        Figure("… of that without the ledger and the log", median(added[1]), "ms"),
+        Figure("gateway, added to the first byte, p50", median(added["counted"]) * 1e3, "ms", most=GATEWAY, note=note),
+        Figure("… of that without the ledger and the log", median(added["allowed"]) * 1e3, "ms"),
     ]
-
-
-async def _run_of(agent: AgentConfig, storage: FileSystemStorage, prices: GenaiPriceList) -> Run:
-    """A run that has started, with limits, whose agent is whoever calls."""
-    limits = Limits(max_tokens=10_000_000, max_cost=Decimal(100), timeout=600_000)
-    project = await storage.projects.create(ProjectDraft("Benchmark", agent, limits), KeyCredential("0" * 64, "-"))
-    execution = Execution(new_id(), project.id, PROMPT, agent, limits, timestamps.now())
-    execution = await storage.executions.create(execution)
-    execution = await storage.executions.append([Event(execution.id, 1, timestamps.now(), Started(MODEL))])
-    tracker = CostTracker(prices)
-    return Run(execution, FilledPrompts(PROMPT, agent, {}), storage, mock.MagicMock(), prices, tracker, Turns())
-
-
-class _Allowing:
-    """A listener that allows every call."""
-
-    async def on_output(self, output: AgentOutput) -> None:
-        """There is none."""
-
-    async def on_usage(self, call_id: str, usage: TokenUsage) -> None:
-        """Nobody counts."""
-
-    async def before_call(self, call: PlannedCall) -> int:
-        """All of it."""
-        return call.max_tokens
-
-    async def after_call(self, call_id: str, end: CallEnd, usage: TokenUsage | None) -> None:
-        """Nobody counts."""
 
 
 @contextmanager

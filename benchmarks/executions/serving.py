@@ -21,7 +21,8 @@ import grpc
 import psutil
 import uvloop
 
-from benchmarks.executions.remote import BARE_LIVE_METHOD, BARE_METHOD
+from benchmarks.executions.gate import Gate
+from benchmarks.executions.remote import BARE_LIVE_METHOD, BARE_METHOD, RESULT
 from cloutagent_server import app, interpreter, logs
 from cloutagent_server.domain import event_json, timestamps
 from cloutagent_server.domain.cost import Usage
@@ -36,6 +37,7 @@ from cloutagent_server.transport.event_frames import frames
 
 MODEL: Final = "claude-haiku-4-5"
 _APPENDED_AT_ONCE: Final = 1_000
+_COMPLETED: Final = Completed(usage=Usage(), duration=1, result=RESULT.decode())
 _TEXT: Final = "The quick brown fox jumps over the lazy dog. "
 
 
@@ -68,6 +70,8 @@ class Bench:
         self._following: list[asyncio.Queue[bytes]] = []
         self._project: Project | None = None
         self._producing: set[asyncio.Task[None]] = set()
+        self._model_url = model_url
+        self._gate: Gate | None = None
 
     async def start(self) -> dict[str, Any]:
         """Start both servers and make a project; tells how they are reached."""
@@ -84,6 +88,8 @@ class Bench:
 
     async def stop(self) -> None:
         """Stop both servers."""
+        if self._gate is not None:
+            await self._gate.close()
         await self._bare.stop(0)
         await self._app.stop()
 
@@ -96,7 +102,7 @@ class Bench:
             execution = await self._append(execution, [TextDelta(_TEXT)] * count)
             texts -= count
         if ended:
-            execution = await self._append(execution, [Completed(usage=Usage(), duration=1, result="Done.")])
+            execution = await self._append(execution, [_COMPLETED])
         return {"execution_id": execution.id, "last": execution.last_sequence}
 
     async def produce(self, execution_id: str, events: int, group: int, pause: float) -> dict[str, Any]:
@@ -131,6 +137,11 @@ class Bench:
         """Let the bare server's calls send."""
         self._bare_go.set()
         return {"at": time.monotonic()}
+
+    async def gateway(self) -> dict[str, Any]:
+        """Open the sessions of a gateway; tells where each is and the token of each."""
+        self._gate = Gate(self._storage, self._model_url, MODEL)
+        return {"sessions": [(one.base_url, one.token) for one in await self._gate.open()]}
 
     async def memory(self) -> dict[str, Any]:
         """The process's resident memory in bytes."""
@@ -171,6 +182,9 @@ class Bench:
             cursor = execution.last_sequence
             execution = await self._append(execution, [TextDelta(f"at {time.monotonic():.6f} {_TEXT}")] * group)
             self._hand_over(_answer(await self._storage.executions.read_events(execution_id, cursor, group)))
+        cursor = execution.last_sequence
+        await self._append(execution, [_COMPLETED])
+        self._hand_over(_answer(await self._storage.executions.read_events(execution_id, cursor, 1)))
         self._hand_over(b"")
 
     def _hand_over(self, message: bytes) -> None:
@@ -186,7 +200,7 @@ class Bench:
                 due += pause
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
             execution = await self._append(execution, [TextDelta(f"at {time.monotonic():.6f} {_TEXT}")] * group)
-        await self._append(execution, [Completed(usage=Usage(), duration=1, result="Done.")])
+        await self._append(execution, [_COMPLETED])
 
     def _bare_handlers(self) -> grpc.GenericRpcHandler:
         async def send(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
@@ -238,6 +252,7 @@ async def _serve(root: Path, model_url: str, more: dict[str, Any]) -> None:
         "produce_stored": bench.produce_stored,
         "bare": bench.bare,
         "bare_go": bench.bare_go,
+        "gateway": bench.gateway,
         "memory": bench.memory,
     }
     print(json.dumps(await bench.start()), flush=True)

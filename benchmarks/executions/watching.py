@@ -13,7 +13,7 @@ import grpc
 from google.api.httpbody_pb2 import HttpBody
 
 from benchmarks.executions.figures import Figure, percentile
-from benchmarks.executions.remote import NO_LARGER_WINDOW, STREAMS_PER_CHANNEL, WINDOW, Remote, Stream
+from benchmarks.executions.remote import NO_LARGER_WINDOW, RESULT, STREAMS_PER_CHANNEL, WINDOW, Remote, Stream
 from cloutagent.v1.execution_pb2 import WatchExecutionResponse
 from cloutagent_server.service.runner import MOST_WAITING_TEXTS
 
@@ -31,6 +31,8 @@ GROUP: Final = MOST_WAITING_TEXTS
 _STALLING_BYTES: Final = 4 * WINDOW
 EVENT_BYTES: Final = 120
 """An event is longer than this on the wire."""
+# The last event is shorter than that, and lies at the end of its message.
+_LAST_BYTES: Final = 256
 _NDJSON: Final = {"accept": "application/x-ndjson"}
 _EVENTS_PATH: Final = "/api/v1/executions/{}/stream"
 
@@ -86,9 +88,9 @@ def _latency(
 async def fan_out(remote: Remote, watchers: int, events: int, rounds: int) -> Sequence[Figure]:
     """Events to many watchers at once, in turns with two bare streams of the same bytes.
 
-    One sends messages as large that were made beforehand. The other one sends what the same storage has taken from the
-    same producer, as soon as it has: what is spread cannot come faster than it is stored, which is what tells with few
-    watchers.
+    One sends what the same storage has taken from the same producer, as soon as it has: what is spread cannot come
+    faster than it is stored. The other one sends messages as large that were made beforehand. It has no target: it
+    stores nothing, which with few watchers is most of the time.
     """
     seconds, premade, stored, sizes = [], [], [], []
     for _ in range(rounds):
@@ -120,7 +122,6 @@ async def fan_out(remote: Remote, watchers: int, events: int, rounds: int) -> Se
             f"{name}, of a bare stream of what was made before",
             share(premade),
             "",
-            least=FAN_OUT if watchers > 1 else None,
             note=f"{rate(premade):,.0f} events/s",
         ),
     ]
@@ -160,7 +161,7 @@ async def _spread(remote: Remote, watchers: int, events: int, *, stall: bool = F
     async with remote.channels(watchers) as channels, remote.channels(1, options=NO_LARGER_WINDOW) as apart:
         streams = await _opened(remote, channels, execution_id)
         slow = (await _opened(remote, apart, execution_id)) if stall else ()
-        reading = [asyncio.create_task(_messages(stream)) for stream in streams]
+        reading = [asyncio.create_task(_received(stream)) for stream in streams]
         begun = await remote.order("produce", execution_id=execution_id, events=events, group=GROUP, pause=0.0)
         messages = sum(await asyncio.gather(*reading))
         seconds = time.monotonic() - begun["at"]
@@ -174,7 +175,7 @@ async def _bare_spread(remote: Remote, watchers: int, execution_id: str, group: 
     async with remote.channels(watchers, bare=True) as channels:
         streams = [remote.bare(channel) for channel in channels]
         await asyncio.gather(*(stream.initial_metadata() for stream in streams))
-        reading = [asyncio.create_task(_messages(stream)) for stream in streams]
+        reading = [asyncio.create_task(_received(stream)) for stream in streams]
         begun = await remote.order("bare_go")
         await asyncio.gather(*reading)
         return time.monotonic() - float(begun["at"])
@@ -185,7 +186,7 @@ async def _stored_spread(remote: Remote, watchers: int, events: int) -> float:
     async with remote.channels(watchers, bare=True) as channels:
         streams = [remote.bare_live(channel) for channel in channels]
         await asyncio.gather(*(stream.initial_metadata() for stream in streams))
-        reading = [asyncio.create_task(_messages(stream)) for stream in streams]
+        reading = [asyncio.create_task(_received(stream)) for stream in streams]
         begun = await remote.order("produce_stored", execution_id=log["execution_id"], events=events, group=GROUP)
         await asyncio.gather(*reading)
         return time.monotonic() - float(begun["at"])
@@ -198,11 +199,14 @@ async def _opened(remote: Remote, channels: Sequence[grpc.aio.Channel], executio
     return streams
 
 
-async def _messages(stream: Stream) -> int:
+async def _received(stream: Stream) -> int:
+    """Read until the last event of the run is there; returns how many messages they were."""
     count = 0
-    async for _ in stream:
+    async for message in stream:
         count += 1
-    return count
+        if RESULT in message[-_LAST_BYTES:]:
+            return count
+    raise ConnectionError("the stream ended before its last event")
 
 
 async def _rest_seconds(remote: Remote, execution_id: str, last: int) -> float:
