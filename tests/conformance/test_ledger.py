@@ -84,6 +84,20 @@ async def test_what_decide_raises_is_raised_and_nothing_is_stored(storage: Stora
     assert await storage.ledger.totals(project.id, NOW) == LedgerTotals()
 
 
+async def test_whoever_reserves_is_told_while_it_is_stored(storage: Storage, project: Project) -> None:
+    told: list[str] = []
+    wanted: list[Reservation | None] = [reservation(), None]
+
+    def decide(totals: LedgerTotals) -> Reservation | None:
+        told.append("decide")
+        return wanted.pop(0)
+
+    while wanted:
+        await storage.ledger.reserve(project.id, NOW, decide, lambda: told.append("storing"))
+        told.append("stored")
+    assert told == ["decide", "storing", "stored", "decide", "stored"]
+
+
 async def test_a_call_is_reserved_and_settled_once(storage: Storage, project: Project) -> None:
     call = reservation()
     await reserve(storage, project, call)

@@ -54,6 +54,10 @@ class CallRefused(Exception):
     """A model call must not go out: the execution's budget does not allow it. The message reaches the agent."""
 
 
+def _ignored(tokens: int) -> None:
+    """Nothing is made ready."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedCall:
     """A model call that is about to go out.
@@ -67,6 +71,8 @@ class PlannedCall:
         cache_write: Whether the request lets the vendor write input to its cache, which may have a price of its own.
         cache_write_1h: Whether it may write it for one hour.
         unbounded: What makes the input impossible to bound in any way before the call; None if nothing does.
+        decided: Told in the event loop how many output tokens the call may write, as soon as that is decided and
+            before it is stored: the call can be made ready meanwhile. It goes out when `before_call` has returned.
     """
 
     id: str
@@ -77,6 +83,7 @@ class PlannedCall:
     cache_write: bool = False
     cache_write_1h: bool = False
     unbounded: str | None = None
+    decided: Callable[[int], None] = _ignored
 
     def at_most(self, input_tokens: int, output_tokens: int) -> TokenUsage:
         """The dearest usage with so much input and output that the request allows."""

@@ -6,11 +6,13 @@ run's listener, follows the agent's configuration, goes out with the real key, a
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import resource
 import secrets
 import socket
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
@@ -215,17 +217,25 @@ class ModelGateway:
     async def _metered(
         self, request: web.Request, session: GatewaySession, body: RequestBody, most: int, call: ModelCall
     ) -> web.StreamResponse:
+        decided: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        planned = replace(
+            self._planned(request, call.id, most, body),
+            decided=lambda tokens: None if decided.done() else decided.set_result(tokens),
+        )
+        asked = session.listener.before_call(planned)
         try:
-            allowed = min(most, await session.listener.before_call(self._planned(request, call.id, most, body)))
+            await asyncio.wait({decided, asked}, return_when=asyncio.FIRST_COMPLETED)
+            allowed = min(most, asked.result() if asked.done() else decided.result())
             if allowed < 1:
                 call.outcome = CallOutcome.REFUSED
                 return error_answer(402, "billing_error", "the budget of this run allows no more output")
             data = body.configured(session.config, allowed).whole()
-            return await Relay(self._upstream, session, request, call).send(messages_api.MESSAGES_PATH, data)
+            return await Relay(self._upstream, session, request, call).send(messages_api.MESSAGES_PATH, data, asked)
         except CallRefused as refusal:
             call.outcome = CallOutcome.REFUSED
             return error_answer(402, "billing_error", str(refusal))
         finally:
+            asked.cancel()
             self._metrics.model_call_ended(body.model, call.outcome, call.first_byte)
             await session.listener.after_call(call.id, call.end, call.usage)
 

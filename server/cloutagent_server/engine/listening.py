@@ -37,11 +37,11 @@ class OrderedListener:
         """See `RunListener`."""
         await self._to_the_end(self._report(self._listener.on_usage, call_id, usage))
 
-    async def before_call(self, call: PlannedCall) -> int:
+    def before_call(self, call: PlannedCall) -> asyncio.Future[int]:
         """See `RunListener`. `after_call` must follow, also for a caller that was cancelled."""
         asked = asyncio.ensure_future(self._ask(call))
         self._asked[call.id] = asked
-        return await asked
+        return asked
 
     async def after_call(self, call_id: str, end: CallEnd, usage: TokenUsage | None) -> None:
         """See `RunListener`. The listener is told after a fault, too: what was reserved has to be given back."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import aiohttp
@@ -14,6 +16,7 @@ from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.metrics import CallOutcome
 from cloutagent_server.engine import messages_api
 from cloutagent_server.engine.base import CallEnd, PriceList
+from cloutagent_server.engine.held_body import HeldBody
 from cloutagent_server.engine.metering import CallMeter, StreamMeter, error_of
 from cloutagent_server.engine.redacting import StreamRedactor
 from cloutagent_server.engine.session import GatewaySession, VendorError
@@ -65,24 +68,26 @@ class Relay:
         self._request = request
         self._call = call
 
-    async def send(self, path: str, data: bytes) -> web.StreamResponse:
-        """Send a body to a path of the vendor, and answer with what comes."""
+    async def send(self, path: str, data: bytes, clearance: asyncio.Future[int] | None = None) -> web.StreamResponse:
+        """Send a body to a path of the vendor, once it is cleared, and answer with what comes.
+
+        Raises:
+            Exception: What the clearance raised; then nothing went out.
+        """
         self._session.last_error = None
-        self._ends(CallEnd.CUT)
+        body = HeldBody(data, clearance, partial(self._ends, CallEnd.CUT))
         beta = self._request.query.get("beta") == "true"
-        started = time.perf_counter()
         try:
-            answer = await self._upstream.post(path, data, self._request.headers, beta=beta)
+            answer = await self._upstream.post(path, body, self._request.headers, beta=beta)
         except (aiohttp.ClientError, TimeoutError) as fault:
-            if isinstance(fault, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-                self._ends(CallEnd.FREE)
-            elif isinstance(fault, TimeoutError):
+            connects = not isinstance(fault, aiohttp.ConnectionTimeoutError)
+            if isinstance(fault, TimeoutError) and connects:
                 self._fails(CallOutcome.TIMEOUT, self._silence())
                 return error_answer(504, "timeout_error", "the model's API does not answer")
             self._fails(CallOutcome.UNREACHABLE, VendorError(None, "it cannot be reached"))
             return error_answer(502, "api_error", "the model's API cannot be reached")
-        if self._call is not None:
-            self._call.first_byte = time.perf_counter() - started
+        if self._call is not None and body.went_out is not None:
+            self._call.first_byte = time.perf_counter() - body.went_out
         try:
             if self._call is not None and answer.status == 200 and answer.content_type == "text/event-stream":
                 return await self._relay_stream(answer, self._call)
@@ -151,15 +156,18 @@ class Relay:
         try:
             while chunk := await answer.content.readany():
                 passed = redactor.feed(chunk)
-                stream.feed(passed)
+                # The agent has it first: what is told in it is reserved already, and counted whatever becomes of it.
+                try:
+                    written = await _written(response, passed)
+                finally:
+                    stream.feed(passed)
                 if stream.overlong:
                     self._fails(CallOutcome.BROKEN, VendorError(None, _TOO_LONG))
                     break
                 if stream.error is not None:
                     # Told before the agent can end because of it.
                     session.last_error = VendorError(None, stream.error.message)
-                # What is told of is reserved already, so that the agent need not wait for it to be stored.
-                if not await _written(response, passed) or not await session.report(call.id, call.usage):
+                if not written or not await session.report(call.id, call.usage):
                     break
             else:
                 rest = redactor.end()

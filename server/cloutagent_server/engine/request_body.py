@@ -20,6 +20,8 @@ MOST_PARTS: Final = 200_000
 _IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 # How much of a string is passed at a time; no other thread runs meanwhile.
 _STEP: Final = 64 * 1024
+_COMPACT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_ESCAPED: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _PLAIN: Final = frozenset({"model", "messages", "system", "cache_control"})
 
 
@@ -158,9 +160,9 @@ def _member(name: str, value: object) -> bytes:
 def _json(value: object) -> bytes:
     """The value as compact JSON; what UTF-8 cannot say, half a pair of surrogates, is escaped."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        return _COMPACT.encode(value).encode()
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+        return _ESCAPED.encode(value).encode()
 
 
 def _refused(constant: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from typing import Final
@@ -11,6 +10,7 @@ import aiohttp
 from yarl import URL
 
 from cloutagent_server.engine import messages_api
+from cloutagent_server.engine.held_body import HeldBody
 from cloutagent_server.engine.redacting import Redactor
 
 SILENCE_SECONDS: Final = 90.0
@@ -55,30 +55,43 @@ class Upstream:
             self._client = None
 
     async def post(
-        self, path: str, data: bytes, headers: Mapping[str, str], *, beta: bool, seconds: float | None = None
+        self, path: str, body: HeldBody, headers: Mapping[str, str], *, beta: bool, seconds: float | None = None
     ) -> aiohttp.ClientResponse:
         """Send a body to the path of this name, with those of the agent's headers that may go out.
+
+        All else is made ready while the body is held. Should that come to nothing meanwhile, it begins anew.
 
         Redirects are not followed: the key goes to the vendor and nowhere else. The answer must be closed.
 
         Raises:
             aiohttp.ClientError, TimeoutError: There is no answer.
+            Exception: What the clearance of the body raised.
         """
         assert self._client is not None
+        url = URL(self._base_url + path + ("?beta=true" if beta else ""), encoded=True)
+        sent = {**messages_api.request_headers(headers, self._api_key), "content-length": str(len(body.data))}
         timeout = self._client.timeout if seconds is None else aiohttp.ClientTimeout(total=seconds)
-        return await self._client.post(
-            URL(self._base_url + path + ("?beta=true" if beta else ""), encoded=True),
-            data=io.BytesIO(data),
-            headers=messages_api.request_headers(headers, self._api_key),
-            allow_redirects=False,
-            timeout=timeout,
-        )
+
+        async def post() -> aiohttp.ClientResponse:
+            assert self._client is not None
+            return await self._client.post(url, data=body.parts(), headers=sent, allow_redirects=False, timeout=timeout)
+
+        try:
+            return await post()
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            raise
+        except aiohttp.ClientError:
+            if body.went_out is not None:
+                raise
+        # A connection that lay ready was closed meanwhile, or the clearance raised, and does so again.
+        await body.cleared()
+        return await post()
 
     async def count(self, data: bytes, headers: Mapping[str, str]) -> int | None:
         """How many tokens of input the vendor counts in a request; None if it does not tell."""
         path = messages_api.COUNT_TOKENS_PATH
         try:
-            async with await self.post(path, data, headers, beta=False, seconds=_COUNT_SECONDS) as answer:
+            async with await self.post(path, HeldBody(data), headers, beta=False, seconds=_COUNT_SECONDS) as answer:
                 if answer.status != 200:
                     return None
                 document = json_or_none(await _read(answer, _MOST_COUNT_BYTES))

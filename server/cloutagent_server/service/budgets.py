@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -58,13 +59,13 @@ class Turns:
     """Whose turn it is to reserve for a project in this process: a call that waits for room is not overtaken."""
 
     def __init__(self) -> None:
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    def of(self, project_id: str) -> asyncio.Lock:
-        """The lock of a project. It lives as long as somebody keeps it."""
+    def of(self, project_id: str) -> asyncio.Semaphore:
+        """The turn of a project, which one has at a time. It lives as long as somebody keeps it."""
         turn = self._turns.get(project_id)
         if turn is None:
-            turn = self._turns[project_id] = asyncio.Lock()
+            turn = self._turns[project_id] = asyncio.Semaphore()
         return turn
 
 
@@ -174,13 +175,17 @@ class RunBudget:
 
     @contextlib.asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
-        acquiring = asyncio.ensure_future(self._turn.acquire())
-        try:
-            await self._unless_stopped(acquiring)
-            yield
-        finally:
-            if acquiring.done() and not acquiring.cancelled():
-                self._turn.release()
+        if self._turn.locked():
+            acquiring = asyncio.ensure_future(self._turn.acquire())
+            try:
+                await self._unless_stopped(acquiring)
+                yield
+            finally:
+                if acquiring.done() and not acquiring.cancelled():
+                    self._turn.release()
+        else:
+            async with self._turn:
+                yield
 
     async def _unless_stopped(self, wait: Awaitable[T]) -> T:
         """What `wait` gives, unless the run is stopped first."""
@@ -225,6 +230,7 @@ class RunBudget:
         if self._stopped.is_set():
             raise CallRefused("the execution is being stopped")
         now = timestamps.now()
+        loop = asyncio.get_running_loop()
         refused: list[BudgetRefusal] = []
         reserved: list[Reservation] = []
         # Counted here and not in `decide`, which may run in another thread: what is settled meanwhile only makes room.
@@ -232,20 +238,28 @@ class RunBudget:
         limits = self._execution.limits
         own = _Line(BudgetScope.EXECUTION, BudgetLimit(limits.max_tokens, limits.max_cost), self._own_window())
 
+        @cache
+        def cost(output_tokens: int) -> Decimal:
+            return self._cost(call, input_tokens, output_tokens, now)
+
         def decide(totals: LedgerTotals) -> Reservation | None:
             lines = (own, *_project_lines(budget, totals))
-            alone = self._allowed(call, input_tokens, lines, [line.window.settled for line in lines], now)
+            alone = _allowed(call.max_tokens, input_tokens, lines, [line.window.settled for line in lines], cost)
             if alone.tokens < (call.max_tokens if whole else 1):
                 refused.append(BudgetRefusal(alone.line.exceeded(alone.kind)))
                 return None
-            beside = self._allowed(call, input_tokens, lines, [line.window.all for line in lines], now)
+            beside = _allowed(call.max_tokens, input_tokens, lines, [line.window.all for line in lines], cost)
             if beside.tokens < alone.tokens:
                 return None
-            reserved.append(self._reservation(call, input_tokens, alone.tokens, now))
+            most = call.at_most(input_tokens, alone.tokens)
+            reserved.append(Reservation(self._execution.id, call.id, most, cost(alone.tokens), now))
             return reserved[0]
 
+        def storing() -> None:
+            loop.call_soon_threadsafe(call.decided, reserved[0].usage.completion_tokens)
+
         try:
-            totals = await self._ledger.reserve(self._execution.project_id, now, decide)
+            totals = await self._ledger.reserve(self._execution.project_id, now, decide, storing)
         except asyncio.CancelledError:
             # It may be stored all the same; then it is settled as the call that did not go out.
             self._open.update({reservation.call_id: reservation for reservation in reserved})
@@ -265,47 +279,11 @@ class RunBudget:
                 settled = settled.minus(Amount(told[0].prompt_tokens + told[0].completion_tokens, told[1]))
         return Window(settled, reserved)
 
-    def _allowed(
-        self, call: PlannedCall, input_tokens: int, lines: Sequence[_Line], used: Sequence[Amount], now: datetime
-    ) -> _Allowed:
-        """The most output tokens that all limits allow beside what is used; tokens are reported before cost."""
-        found = _Allowed(call.max_tokens, lines[0], ExceededLimit.TOKENS)
-        for line, amount in zip(lines, used, strict=True):
-            if line.limit.max_tokens is not None:
-                tokens = line.limit.max_tokens - amount.tokens - input_tokens
-                if tokens < found.tokens:
-                    found = _Allowed(tokens, line, ExceededLimit.TOKENS)
-        if found.tokens < 1:
-            return found
-        for line, amount in zip(lines, used, strict=True):
-            if line.limit.max_cost is not None:
-                tokens = self._affordable(call, input_tokens, found.tokens, line.limit.max_cost - amount.cost, now)
-                if tokens < found.tokens:
-                    found = _Allowed(tokens, line, ExceededLimit.COST)
-        return found
-
-    def _affordable(self, call: PlannedCall, input_tokens: int, wanted: int, left: Decimal, now: datetime) -> int:
-        """How many of the wanted output tokens `left` US dollars pay for beside the input, at its dearest."""
-        whole = self._cost(call, input_tokens, wanted, now)
-        if whole <= left:
-            return wanted
-        bare = self._cost(call, input_tokens, 0, now)
-        if bare >= left:
-            return 0
-        tokens = min(wanted, int((left - bare) * wanted / (whole - bare)))
-        while tokens > 0 and self._cost(call, input_tokens, tokens, now) > left:
-            tokens -= 1
-        return tokens
-
     def _cost(self, call: PlannedCall, input_tokens: int, output_tokens: int, now: datetime) -> Decimal:
         return max(
             self._prices.cost(call.at_most(input_tokens, output_tokens), now),
             self._prices.cost(TokenUsage(input_tokens, output_tokens, call.model), now),
         )
-
-    def _reservation(self, call: PlannedCall, input_tokens: int, output_tokens: int, now: datetime) -> Reservation:
-        usage = call.at_most(input_tokens, output_tokens)
-        return Reservation(self._execution.id, call.id, usage, self._cost(call, input_tokens, output_tokens, now), now)
 
     def _settlement(self, reservation: Reservation, end: CallEnd, told: TokenUsage | None) -> Settlement:
         model, version = reservation.usage.model, self._prices.version
@@ -338,6 +316,47 @@ class RunBudget:
                 continue
             if execution is None or execution.status.terminal:
                 await settle_in_full(self._ledger, self._execution.project_id, execution_id, totals, self._prices)
+
+
+def _allowed(
+    wanted: int,
+    input_tokens: int,
+    lines: Sequence[_Line],
+    used: Sequence[Amount],
+    cost: Callable[[int], Decimal],
+) -> _Allowed:
+    """The most output tokens that all limits allow beside what is used; tokens are reported before cost.
+
+    `cost` tells what the call costs at most with so many output tokens.
+    """
+    found = _Allowed(wanted, lines[0], ExceededLimit.TOKENS)
+    for line, amount in zip(lines, used, strict=True):
+        if line.limit.max_tokens is not None:
+            tokens = line.limit.max_tokens - amount.tokens - input_tokens
+            if tokens < found.tokens:
+                found = _Allowed(tokens, line, ExceededLimit.TOKENS)
+    if found.tokens < 1:
+        return found
+    for line, amount in zip(lines, used, strict=True):
+        if line.limit.max_cost is not None:
+            tokens = _affordable(found.tokens, line.limit.max_cost - amount.cost, cost)
+            if tokens < found.tokens:
+                found = _Allowed(tokens, line, ExceededLimit.COST)
+    return found
+
+
+def _affordable(wanted: int, left: Decimal, cost: Callable[[int], Decimal]) -> int:
+    """How many of the wanted output tokens `left` US dollars pay for beside the input, at its dearest."""
+    whole = cost(wanted)
+    if whole <= left:
+        return wanted
+    bare = cost(0)
+    if bare >= left:
+        return 0
+    tokens = min(wanted, int((left - bare) * wanted / (whole - bare)))
+    while tokens > 0 and cost(tokens) > left:
+        tokens -= 1
+    return tokens
 
 
 async def budget_of(storage: Storage, project_id: str) -> Budget:

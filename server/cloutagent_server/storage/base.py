@@ -341,6 +341,10 @@ class AuditLog(Protocol):
         ...
 
 
+def _ignored() -> None:
+    """Nobody makes use of the time that storing takes."""
+
+
 class Ledger(Protocol):
     """What the model calls of projects may cost and did cost: the truth about money.
 
@@ -350,13 +354,18 @@ class Ledger(Protocol):
     """
 
     async def reserve(
-        self, project_id: str, now: datetime, decide: Callable[[LedgerTotals], Reservation | None]
+        self,
+        project_id: str,
+        now: datetime,
+        decide: Callable[[LedgerTotals], Reservation | None],
+        storing: Callable[[], None] = _ignored,
     ) -> LedgerTotals:
         """Show `decide` the totals at `now` and store the reservation that it returns, in one step.
 
         Nobody else reserves for the project meanwhile. A stored reservation is durable when this returns. `decide` may
-        be called in another thread; where it returns None or raises, nothing is stored. The totals are returned as
-        `decide` saw them.
+        be called in another thread; where it returns None or raises, nothing is stored. `storing` is called in the same
+        thread, once, right before the wait for the medium that makes the reservation durable. The totals are returned
+        as `decide` saw them.
 
         Raises:
             ProjectNotFound: There is no such project.

@@ -47,9 +47,13 @@ class SlowLedger(MemoryLedger):
         self.stored, self.go_on, self.waited = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def reserve(
-        self, project_id: str, now: datetime, decide: Callable[[LedgerTotals], Reservation | None]
+        self,
+        project_id: str,
+        now: datetime,
+        decide: Callable[[LedgerTotals], Reservation | None],
+        storing: Callable[[], None] = lambda: None,
     ) -> LedgerTotals:
-        totals = await super().reserve(project_id, now, decide)
+        totals = await super().reserve(project_id, now, decide, storing)
         if totals.open:
             return totals
         self.stored.set()
@@ -61,7 +65,7 @@ class SlowLedger(MemoryLedger):
         await super().wait_for_settlement(project_id, version)
 
 
-class SeenTurn(asyncio.Lock):
+class SeenTurn(asyncio.Semaphore):
     """A turn that says when somebody asks for it who must wait."""
 
     def __init__(self) -> None:
@@ -151,6 +155,18 @@ async def test_who_waits_for_room_finds_what_is_left_behind_meanwhile(monkeypatc
     # Its end is stored and its calls are not: the storage took no writes between.
     await scene.storage.executions.append(builders.events(dying.id, builders.payloads_of_a_run()))
     assert await asyncio.wait_for(reserving, DEADLINE_SECONDS) == 300
+
+
+async def test_what_is_decided_is_told_while_it_is_stored() -> None:
+    scene = await Scene.made(max_tokens=1000)
+    ledger = scene.storage._ledger = SlowLedger(scene.storage.ledger)
+    decided: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    call = replace(planned(MODEL, 500, input_tokens=100), decided=decided.set_result)
+    reserving = asyncio.ensure_future((await scene.run()).reserve(call))
+    assert await asyncio.wait_for(decided, DEADLINE_SECONDS) == 500
+    assert not reserving.done()
+    ledger.go_on.set()
+    assert await asyncio.wait_for(reserving, DEADLINE_SECONDS) == 500
 
 
 async def test_room_that_is_there_is_taken_without_a_look_at_the_dead() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -67,6 +68,28 @@ async def test_another_process_sees_and_settles_what_this_one_reserved(
     assert await total(storage, project) == Window(Amount(40, Decimal("0.1")))
     again = await reserve(storage, project)
     assert (await total(other, project)).reserved == again.amount
+
+
+async def test_the_line_is_written_before_the_wait_for_the_disk(
+    storage: FileSystemStorage, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever uses the time of that wait has it for itself: nothing else of the reservation is left to do."""
+    order: list[str] = []
+    sync = os.fdatasync
+
+    def syncing(descriptor: int) -> None:
+        order.append("sync")
+        sync(descriptor)
+
+    def storing() -> None:
+        order.append("storing")
+        assert month(tmp_path, project).read_bytes().endswith(b"}\n")
+
+    await reserve(storage, project)
+    monkeypatch.setattr(os, "fdatasync", syncing)
+    call = Reservation("e", new_id(), TokenUsage(99, 1, MODEL), Decimal("0.5"), NOW)
+    await storage.ledger.reserve(project.id, NOW, lambda _: call, storing)
+    assert order == ["storing", "sync"]
 
 
 async def test_a_line_of_the_first_version_is_read_and_followed_by_newer_ones(

@@ -49,7 +49,11 @@ class FileSystemLedger:
         self._watchers = Watchers()
 
     async def reserve(
-        self, project_id: str, now: datetime, decide: Callable[[LedgerTotals], Reservation | None]
+        self,
+        project_id: str,
+        now: datetime,
+        decide: Callable[[LedgerTotals], Reservation | None],
+        storing: Callable[[], None] = lambda: None,
     ) -> LedgerTotals:
         """See `Ledger.reserve`."""
         if not is_id(project_id):
@@ -59,7 +63,7 @@ class FileSystemLedger:
             seen = totals(ledger.months, now)
             reservation = decide(seen)
             if reservation is not None:
-                ledger.reserve(reservation)
+                ledger.reserve(reservation, storing)
             return seen
 
         found = await self._with_ledger(project_id, work, now)

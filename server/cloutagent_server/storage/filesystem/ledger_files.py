@@ -8,7 +8,7 @@ blocks, and whoever calls it holds the ledger's lock, unless it says otherwise.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -68,13 +68,17 @@ class LedgerFiles:
         for month in self._inodes.keys() - found.keys():
             self._forget(month)
 
-    def reserve(self, reservation: Reservation) -> None:
-        """Write a reservation, durably. Raises ValueError if the call is open already."""
+    def reserve(self, reservation: Reservation, syncing: Callable[[], None] = lambda: None) -> None:
+        """Write a reservation, durably; `syncing` is called when it is written, and before it is durable.
+
+        Raises:
+            ValueError: The call is open already.
+        """
         month = month_of(reservation.time)
         book = self.months.get(month, MonthBook())
         book.reserve(reservation)
         try:
-            self._append(month, reserved_line(reservation))
+            self._append(month, reserved_line(reservation), syncing)
         except BaseException:
             del book.open[reservation.call_id]
             raise
@@ -160,7 +164,7 @@ class LedgerFiles:
         finally:
             os.close(descriptor)
 
-    def _append(self, month: str, line: bytes) -> None:
+    def _append(self, month: str, line: bytes, syncing: Callable[[], None] = lambda: None) -> None:
         path = self._path(month)
         end = self._sizes.get(month)
         new = end is None
@@ -172,6 +176,7 @@ class LedgerFiles:
                 os.ftruncate(descriptor, start)
             try:
                 files.write_all(descriptor, line)
+                syncing()
                 os.fdatasync(descriptor)
                 if new:
                     os.fsync(descriptor)

@@ -25,7 +25,11 @@ class MemoryLedger:
         self._records = records
 
     async def reserve(
-        self, project_id: str, now: datetime, decide: Callable[[LedgerTotals], Reservation | None]
+        self,
+        project_id: str,
+        now: datetime,
+        decide: Callable[[LedgerTotals], Reservation | None],
+        storing: Callable[[], None] = lambda: None,
     ) -> LedgerTotals:
         """See `Ledger.reserve`."""
         record = self._records.projects.get(project_id)
@@ -36,6 +40,7 @@ class MemoryLedger:
         if reservation is not None:
             record.ledger.setdefault(month_of(reservation.time), MonthBook()).reserve(reservation)
             record.calls[reservation.call_id] = LedgerCall(reservation)
+            storing()
         return seen
 
     async def settle(self, project_id: str, settlement: Settlement) -> bool:
