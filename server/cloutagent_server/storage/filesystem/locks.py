@@ -21,6 +21,10 @@ T = TypeVar("T")
 
 PATIENCE: Final = 30.0
 _RETRY: Final = 0.01
+# Whoever waits for a lock that is free takes it within this time.
+MOMENT: Final = 2 * _RETRY
+# How long those who came later let one go first who waits to be alone, before they take a turn.
+_PRECEDENCE: Final = 5.0
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 
 
@@ -31,7 +35,9 @@ class Locks:
     files neither grow in number nor have to be removed while somebody waits for them.
 
     The store lock is shared by everybody who changes several files, and exclusive to whoever cleans up: so whatever
-    is half done under the exclusive lock was left by a crash.
+    is half done under the exclusive lock was left by a crash. Whoever waits to be alone marks its file, and nobody
+    begins to share it beside a mark: so the sharers come to an end, however many there are and however little they
+    pause.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -71,15 +77,32 @@ class Locks:
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """Hold the store lock together with others. Blocks."""
-        with self._holding_store(fcntl.LOCK_SH):
+        """Hold the store lock together with others. Blocks, also while somebody waits to hold it alone.
+
+        Whoever holds it must not wait for anybody who is about to share it, and so not share it twice: one who waits to
+        be alone may stand between the two.
+
+        Raises:
+            StorageUnavailable: Others kept the lock for 30 seconds.
+        """
+        with self._holding_store(_share):
             yield
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the store lock alone. Blocks."""
-        with self._holding_store(fcntl.LOCK_EX):
-            yield
+        """Hold the store lock alone, as soon as those who share it have ended. Blocks.
+
+        Those who want to share it meanwhile wait; every 5 seconds they take a turn, so that a single slow one, or one
+        that hangs, does not stop all the others with it.
+
+        Raises:
+            StorageUnavailable: Others kept the lock for 30 seconds.
+        """
+        with self._holding_store(_exclude) as descriptor:
+            try:
+                yield
+            finally:
+                _unmark(descriptor)
 
     def _file_lock(self, stripe: int) -> FileLock:
         lock = self._file_locks.get(stripe)
@@ -89,17 +112,57 @@ class Locks:
         return lock
 
     @contextmanager
-    def _holding_store(self, kind: int) -> Iterator[None]:
+    def _holding_store(self, take: Callable[[int, Path], None]) -> Iterator[int]:
         descriptor = os.open(self._store, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            with holding(descriptor, kind, self._store):
-                yield
+            take(descriptor, self._store)
+            try:
+                yield descriptor
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
             os.close(descriptor)
 
 
 def _stripe(project_id: str) -> int:
     return int(project_id[:2], 16)
+
+
+def _share(descriptor: int, path: Path) -> None:
+    """Take the store lock together with others, after those who want it alone."""
+
+    def take() -> None:
+        met, _ = _range(descriptor, fcntl.F_OFD_GETLK, fcntl.F_RDLCK, 0)
+        if met != fcntl.F_UNLCK:
+            raise BlockingIOError
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    _insist(take, path, time.monotonic() + PATIENCE)
+
+
+def _exclude(descriptor: int, path: Path) -> None:
+    """Take the store lock alone and leave it marked.
+
+    The mark is a lock on a range, which sharers only ask for: so they never stand in its way, and it goes with its
+    process. It excludes nobody, the flock does: a server that does not know of marks is safe beside it.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        _insist(lambda: _range(descriptor, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, 0), path, deadline)
+        turn = min(deadline, time.monotonic() + _PRECEDENCE)
+        try:
+            _insist(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB), path, turn)
+        except StorageUnavailable:
+            _unmark(descriptor)
+            if turn == deadline:
+                raise
+            time.sleep(MOMENT)
+        else:
+            return
+
+
+def _unmark(descriptor: int) -> None:
+    _range(descriptor, fcntl.F_OFD_SETLK, fcntl.F_UNLCK, 0)
 
 
 @contextmanager
@@ -109,7 +172,7 @@ def holding(descriptor: int, kind: int, path: Path) -> Iterator[None]:
     Raises:
         StorageUnavailable: Another process kept it for 30 seconds. `path` names it.
     """
-    _insist(lambda: fcntl.flock(descriptor, kind | fcntl.LOCK_NB), path)
+    _insist(lambda: fcntl.flock(descriptor, kind | fcntl.LOCK_NB), path, time.monotonic() + PATIENCE)
     try:
         yield
     finally:
@@ -141,7 +204,7 @@ def uncommitted(descriptor: int, start: int, path: Path) -> Iterator[None]:
     Raises:
         StorageUnavailable: A process that asked how far the file is committed was stopped in the middle of it.
     """
-    _insist(lambda: _range(descriptor, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, start), path)
+    _insist(lambda: _range(descriptor, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, start), path, time.monotonic() + PATIENCE)
     try:
         yield
     finally:
@@ -171,8 +234,7 @@ def _range(descriptor: int, command: int, kind: int, start: int) -> tuple[int, i
     return met, met_start
 
 
-def _insist(take: Callable[[], object], path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
+def _insist(take: Callable[[], object], path: Path, deadline: float) -> None:
     while True:
         try:
             take()

@@ -58,7 +58,7 @@ class FileSystemProjects:
         if DIGEST.fullmatch(credential.digest) is None:
             raise ValueError("the digest of a key is 64 hexadecimal digits in lower case")
         project = created(draft, new_id(), timestamps.now())
-        await off_loop(partial(self._create, ProjectRecord(project, (first_key(project, credential),))))
+        await off_loop(partial(self._create, ProjectRecord(project, (first_key(project, credential),))), waits=True)
         return project
 
     async def read(self, project_id: str) -> Project | None:

@@ -74,7 +74,7 @@ class FileSystemSecrets:
 
     async def put_key_check(self, sealed: SealedSecret, replaces: SealedSecret | None = None) -> None:
         """See `SecretStorage.put_key_check`."""
-        await off_loop(partial(self._put_key_check, sealed, replaces))
+        await off_loop(partial(self._put_key_check, sealed, replaces), waits=True)
 
     def _load_key_check(self) -> SealedSecret | None:
         return load(self._layout.key_check, key_check_from_json)

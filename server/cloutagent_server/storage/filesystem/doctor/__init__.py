@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
@@ -18,6 +19,7 @@ from cloutagent_server.storage.filesystem.doctor.index import check_index
 from cloutagent_server.storage.filesystem.doctor.projects import check_projects
 from cloutagent_server.storage.filesystem.doctor.secrets import check_secrets
 from cloutagent_server.storage.filesystem.doctor.tree import check_tree
+from cloutagent_server.storage.filesystem.locks import MOMENT
 
 CHECKS: Final[Sequence[Check]] = (
     check_projects,
@@ -83,7 +85,11 @@ def _quiet(folder: Folder) -> Iterator[None]:
 
 
 def _batches(findings: Sequence[Finding]) -> Iterator[Sequence[Finding]]:
-    return (findings[start : start + _BATCH] for start in range(0, len(findings), _BATCH))
+    """The findings in parts, with a moment between two in which those who wait for the folder get on."""
+    for start in range(0, len(findings), _BATCH):
+        if start:
+            time.sleep(MOMENT)
+        yield findings[start : start + _BATCH]
 
 
 __all__ = ["CHECKS", "Check", "Finding", "Folder", "Severity", "examine", "repair"]
