@@ -27,6 +27,7 @@ class OrderedListener:
         self._turn = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
         self._asked: dict[str, asyncio.Task[int]] = {}
+        self._told: dict[str, set[asyncio.Task[None]]] = {}
         self.fault: Exception | None = None
 
     async def on_output(self, output: AgentOutput) -> None:
@@ -35,7 +36,11 @@ class OrderedListener:
 
     async def on_usage(self, call_id: str, usage: TokenUsage) -> None:
         """See `RunListener`."""
-        await self._to_the_end(self._report(self._listener.on_usage, call_id, usage))
+        telling = asyncio.ensure_future(self._report(self._listener.on_usage, call_id, usage))
+        told = self._told.setdefault(call_id, set())
+        told.add(telling)
+        telling.add_done_callback(told.discard)
+        await self._to_the_end(telling)
 
     def before_call(self, call: PlannedCall) -> asyncio.Future[int]:
         """See `RunListener`. `after_call` must follow, also for a caller that was cancelled."""
@@ -77,12 +82,15 @@ class OrderedListener:
             if not asked.cancelled():
                 # Whoever asked may be gone, and with it the one who was to hear of a refusal.
                 asked.exception()
+        if told := self._told.pop(call_id, None):
+            # Whoever told it may be gone while it waits for its turn. What the call has come to is the last word.
+            await asyncio.wait(told)
         try:
             await self._listener.after_call(call_id, end, usage)
         except Exception as fault:
             self.fault = self.fault or fault
 
-    async def _to_the_end(self, call: Coroutine[Any, Any, T]) -> T:
+    async def _to_the_end(self, call: Coroutine[Any, Any, T] | asyncio.Task[T]) -> T:
         task = asyncio.ensure_future(call)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
