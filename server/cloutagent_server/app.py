@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from cloutagent_server import __version__
+from cloutagent_server import __version__, interpreter
 from cloutagent_server.domain.errors import StorageUnavailable
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.engine.claude import ClaudeEngine
@@ -16,6 +16,7 @@ from cloutagent_server.engine.gateway import ModelGateway
 from cloutagent_server.engine.limits import AgentLimits
 from cloutagent_server.engine.mcp_relay import McpRelay
 from cloutagent_server.engine.prices import GenaiPriceList
+from cloutagent_server.engine.sdk import SdkLoader
 from cloutagent_server.maintenance import adopted_only, daily_backup
 from cloutagent_server.monitoring.envoy import Statistics
 from cloutagent_server.monitoring.measured_storage import MeasuredStorage, measured_operations
@@ -144,6 +145,7 @@ class App:
             limits=_limits_of(settings),
             hidden=_hidden_from_agents(settings),
             warm_agents=settings.warm_agents,
+            sdk=SdkLoader(then=interpreter.keep),
         )
         daily = [daily_backup(settings)] if settings.backup_enabled else []
         return cls(settings, FileSystemStorage(settings.project_root), engine, prices, daily, metrics, tracing)

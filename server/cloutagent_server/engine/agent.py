@@ -7,10 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
-
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
-from claude_agent_sdk import Message as SdkMessage
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cloutagent_server.domain.mcp import McpServer, StdioServer, allowed_tools, server_of
 from cloutagent_server.domain.project import AgentConfig
@@ -21,6 +18,10 @@ from cloutagent_server.engine.isolation.confinement import Confinement, Start
 from cloutagent_server.engine.limits import LimitWatch
 from cloutagent_server.engine.process import kill_run
 from cloutagent_server.engine.workspace import Workspace
+
+if TYPE_CHECKING:
+    from claude_agent_sdk import ClaudeAgentOptions
+    from claude_agent_sdk import Message as SdkMessage
 
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _DISCONNECT_SECONDS: Final = 12.0
@@ -63,7 +64,14 @@ class AgentClient(Protocol):
         ...
 
 
-ClientFactory = Callable[[ClaudeAgentOptions], AgentClient]
+ClientFactory = Callable[["ClaudeAgentOptions"], AgentClient]
+
+
+def sdk_client(options: ClaudeAgentOptions) -> AgentClient:
+    """The SDK's client. The SDK has been loaded; see `sdk`."""
+    from claude_agent_sdk import ClaudeSDKClient
+
+    return ClaudeSDKClient(options)
 
 
 @dataclass(slots=True)
@@ -152,10 +160,10 @@ class Agent:
 
 
 class AgentMaker:
-    """Prepares agents."""
+    """Prepares agents. The SDK has been loaded when it is asked for the first; see `sdk`."""
 
     def __init__(
-        self, gateway: ModelGateway, confinement: Confinement, client_factory: ClientFactory = ClaudeSDKClient
+        self, gateway: ModelGateway, confinement: Confinement, client_factory: ClientFactory = sdk_client
     ) -> None:
         self._gateway = gateway
         self._confinement = confinement
@@ -189,6 +197,8 @@ class AgentMaker:
 
 
 def _sdk_options(config: AgentConfig, workspace: Workspace, start: Start) -> ClaudeAgentOptions:
+    from claude_agent_sdk import ClaudeAgentOptions
+
     tools = [tool for tool in config.enabled_tools if server_of(tool) is None]
     # The command line's bare mode sends the prompt and nothing about the machine, but it has no harmless tool.
     bare: dict[str, str | None] = {} if tools else {"bare": None}

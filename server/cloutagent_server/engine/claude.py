@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
-
-from claude_agent_sdk import ClaudeSDKClient, ProcessError, ResultMessage, SystemMessage
+from typing import TYPE_CHECKING, Final
 
 from cloutagent_server.domain.cost import TokenUsage, Usage
 from cloutagent_server.domain.errors import AccessDenied
@@ -19,7 +17,7 @@ from cloutagent_server.domain.events import Failure, FailureReason
 from cloutagent_server.domain.execution import ExecutionOptions, ExecutionResult, Status
 from cloutagent_server.domain.mcp import HttpServer, McpServer
 from cloutagent_server.domain.project import AgentConfig
-from cloutagent_server.engine.agent import Agent, AgentClient, AgentMaker, ClientFactory, ServerFailed
+from cloutagent_server.engine.agent import Agent, AgentClient, AgentMaker, ClientFactory, ServerFailed, sdk_client
 from cloutagent_server.engine.base import PriceList, RunListener
 from cloutagent_server.engine.closing import attempted, to_the_end, within
 from cloutagent_server.engine.gateway import GatewaySession, ModelGateway
@@ -28,9 +26,13 @@ from cloutagent_server.engine.limits import DEFAULT_LIMITS, AgentLimits
 from cloutagent_server.engine.listening import OrderedListener
 from cloutagent_server.engine.pool import RunStart, WarmPool
 from cloutagent_server.engine.process import reap_orphans
+from cloutagent_server.engine.sdk import SdkLoader
 from cloutagent_server.engine.transcript import Transcript
 from cloutagent_server.engine.watchdog import Watchdog
 from cloutagent_server.engine.workspace import remove_root, sweep
+
+if TYPE_CHECKING:
+    from claude_agent_sdk import ResultMessage
 
 LOG = logging.getLogger(__name__)
 # What the SDK logs as an error it raises as well, and its text may hold what the agent wrote.
@@ -60,7 +62,7 @@ class ClaudeEngine:
 
     `limits` is what each run may take of the machine. Isolated runs see none of the folders `hidden`. `programs` says
     where bubblewrap may be; see `isolation.bubblewrap.find`. At most `warm_agents` agents are started before they are
-    needed; see `pool`.
+    needed; see `pool`. `sdk` loads the SDK for the first of them.
     """
 
     def __init__(
@@ -68,17 +70,19 @@ class ClaudeEngine:
         gateway: ModelGateway,
         prices: PriceList,
         workspace_root: Path,
-        client_factory: ClientFactory = ClaudeSDKClient,
+        client_factory: ClientFactory = sdk_client,
         *,
         limits: AgentLimits = DEFAULT_LIMITS,
         hidden: Sequence[Path] = (),
         programs: Sequence[Path] | None = None,
         warm_agents: int = 0,
+        sdk: SdkLoader | None = None,
     ) -> None:
         self._gateway = gateway
         self._prices = prices
         self._root = workspace_root
         self._confinement = Confinement(workspace_root, gateway.serve, limits, hidden, programs)
+        self._sdk = SdkLoader() if sdk is None else sdk
         self._maker = AgentMaker(gateway, self._confinement, client_factory)
         self.pool = WarmPool(self._maker.prepare, warm_agents)
         self._watchdog = Watchdog(workspace_root)
@@ -96,10 +100,12 @@ class ClaudeEngine:
         if self._confinement.unavailable is not None:
             # A sandbox ends with the server by itself.
             self._watchdog.start()
+        self._sdk.start()
         self._started = True
 
     async def stop(self) -> None:
         """End the agents that were not used, and close the gateway."""
+        self._sdk.stop()
         await self.pool.stop()
         await self._confinement.stop()
         await self._gateway.stop()
@@ -114,7 +120,7 @@ class ClaudeEngine:
         if not self._started:
             raise RuntimeError("the engine has not started")
         return ClaudeExecutor(
-            execution_id, listener, self._gateway, self._prices, self._confinement, self._maker, self.pool
+            execution_id, listener, self._gateway, self._prices, self._confinement, self._maker, self.pool, self._sdk
         )
 
     def refused_tools(self, names: Sequence[str]) -> Mapping[str, str]:
@@ -158,6 +164,7 @@ class ClaudeExecutor:
         confinement: Confinement,
         maker: AgentMaker,
         pool: WarmPool,
+        sdk: SdkLoader,
     ) -> None:
         self._id = execution_id
         self._listener = OrderedListener(listener)
@@ -166,6 +173,7 @@ class ClaudeExecutor:
         self._confinement = confinement
         self._maker = maker
         self._pool = pool
+        self._sdk = sdk
         self._prepared: _Prepared | None = None
         self._begun = False
         self._prompted = False
@@ -180,6 +188,7 @@ class ClaudeExecutor:
         Raises:
             AccessDenied: A tool or a server needs an isolation that this machine cannot give, whoever configured it.
             OSError: The directory cannot be made.
+            ImportError: The SDK cannot be loaded.
         """
         if self._prepared is not None:
             raise RuntimeError("initialize comes once")
@@ -187,6 +196,7 @@ class ClaudeExecutor:
             raise AccessDenied(f"the tool {name} is not available on this server: {reason}")
         for name, reason in self._confinement.server_refusals(config.mcp_servers).items():
             raise AccessDenied(f"the MCP server {name} is not available on this server: {reason}")
+        await self._sdk.loaded()
         start = self._pool.start(config, keep=not holds_secrets)
         try:
             agent = start.agent or self._maker.prepare(config, self._id)
@@ -255,6 +265,8 @@ class ClaudeExecutor:
     async def _work(self, run: _Prepared, prompt: str) -> _Ending:
         if self._stop_asked.is_set():
             return _CANCELLED
+        from claude_agent_sdk import ProcessError, ResultMessage, SystemMessage
+
         transcript = Transcript(self._listener)
         try:
             await run.agent.connect()

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-from claude_agent_sdk import (
-    AssistantMessage,
-    ResultMessage,
-    StreamEvent,
-    TextBlock,
-    ToolResultBlock,
-    ToolUseBlock,
-    UserMessage,
-)
-from claude_agent_sdk import Message as SdkMessage
+from typing import TYPE_CHECKING, Any
 
 from cloutagent_server.domain.events import Message, TextDelta, ToolResult, ToolUse
 from cloutagent_server.engine.listening import OrderedListener
+
+if TYPE_CHECKING:
+    from claude_agent_sdk import AssistantMessage
+    from claude_agent_sdk import Message as SdkMessage
 
 
 @dataclass(slots=True)
@@ -42,6 +35,8 @@ class Transcript:
 
     async def add(self, message: SdkMessage) -> None:
         """Tell the listener what the next message of the SDK holds."""
+        from claude_agent_sdk import AssistantMessage, ResultMessage, StreamEvent, ToolResultBlock, UserMessage
+
         match message:
             case StreamEvent(event={"type": "content_block_delta", "delta": {"type": "text_delta", "text": str(text)}}):
                 await self.listener.on_output(TextDelta(text))
@@ -65,6 +60,8 @@ class Transcript:
                 await self._end_message()
 
     def _take(self, message: AssistantMessage) -> None:
+        from claude_agent_sdk import TextBlock, ToolUseBlock
+
         for block in message.content:
             if isinstance(block, TextBlock):
                 self._texts.append(block.text)
