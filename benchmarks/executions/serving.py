@@ -9,6 +9,7 @@ come as lines of JSON on standard input, and each is answered by one line on sta
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
 import time
@@ -75,6 +76,8 @@ class Bench:
 
     async def start(self) -> dict[str, Any]:
         """Start both servers and make a project; tells how they are reached."""
+        # As in a server that has run an agent: the first one imports it.
+        await asyncio.to_thread(importlib.import_module, "claude_agent_sdk")
         # The executions that are made by hand here belong to no run: the server would end them as abandoned.
         with mock.patch.object(Takeover, "start", return_value=None):
             port = await self._app.start()
