@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +25,7 @@ from cloutagent_server.domain.events import Event, StoredEvent, StoredEvents, Te
 from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.storage.changes import appended, folded
 from cloutagent_server.storage.filesystem import files, layout
+from cloutagent_server.storage.filesystem.batches import Batches
 from cloutagent_server.storage.filesystem.lines import LineIndex, in_memory, line_ending_at, lines_after, lines_between
 from cloutagent_server.storage.filesystem.locks import committed_size, holding, uncommitted
 from cloutagent_server.storage.filesystem.log_lines import header_line, read_header
@@ -42,7 +43,6 @@ _RECENT_BYTES: Final = 1 << 19
 _BATCH_BYTES: Final = 1 << 20
 _AT_HAND: Final = 512
 _AT_HAND_BYTES: Final = 1 << 17
-_BATCHES: Final = 4
 
 _log = structlog.get_logger(__name__)
 
@@ -77,8 +77,8 @@ class ExecutionLog:
     yet committed while it may still take it back, and whoever reads meanwhile reads what stands in front of that.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Open the log in `directory`.
+    def __init__(self, directory: Path, batches: Batches | None = None) -> None:
+        """Open the log in `directory`. What is read of it for several watchers is kept in `batches`.
 
         Raises:
             FileNotFoundError: There is none.
@@ -93,7 +93,7 @@ class ExecutionLog:
         self._noting = threading.Lock()
         self._recent: tuple[StoredEvent, ...] = ()
         self._recent_bytes = 0
-        self._batches: OrderedDict[int, StoredEvents] = OrderedDict()
+        self._batches = Batches() if batches is None else batches
         self._writer: int | None = None
         self._unsynced = False
         self._writing = False
@@ -139,11 +139,13 @@ class ExecutionLog:
         Raises:
             StoredDataDamaged: A line is not the event it should be.
         """
-        kept = self._batches.get(after_sequence)
+        place = self._execution.id, self._inode, after_sequence
+        kept = self._batches.get(place)
         if kept is not None and len(kept) <= limit:
             return kept
         before = self._header.execution.last_sequence
-        count = min(limit, self._execution.last_sequence - after_sequence, _AT_HAND - after_sequence % _AT_HAND)
+        execution = self._execution
+        count = min(limit, execution.last_sequence - after_sequence, _AT_HAND - after_sequence % _AT_HAND)
         if count <= 0 or after_sequence < before or not self._reading.acquire(blocking=False):
             return ()
         try:
@@ -154,11 +156,9 @@ class ExecutionLog:
             return ()
         finally:
             self._reading.release()
-        # Those who catch up side by side read the same, one after the other.
-        if (after_sequence + len(batch)) % _AT_HAND == 0:
-            self._batches[after_sequence] = batch
-            while len(self._batches) > _BATCHES:
-                self._batches.popitem(last=False)
+        end = after_sequence + len(batch)
+        if end % _AT_HAND == 0 or (execution.status.terminal and end == execution.last_sequence):
+            self._batches.keep(place, batch)
         return batch
 
     def current(self) -> Execution | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.storage.filesystem.batches import Batches
 from cloutagent_server.storage.filesystem.log import ExecutionLog, LogReplaced
 
 
@@ -29,6 +30,7 @@ class OpenLogs:
         self._capacity = capacity
         self._guard = threading.Lock()
         self._leases: OrderedDict[str, _Lease] = OrderedDict()
+        self._batches = Batches()
 
     def peek(self, execution_id: str) -> ExecutionLog | None:
         """The log if it is open, only for what does not block: it may be closed by the next blocking call."""
@@ -111,7 +113,7 @@ class OpenLogs:
         if directory is None:
             return None
         try:
-            opened = _Lease(ExecutionLog(directory))
+            opened = _Lease(ExecutionLog(directory, self._batches))
         except FileNotFoundError:
             return None
         with self._guard:
