@@ -70,7 +70,7 @@ lint: setup ## Check style and format (ruff)
 
 .PHONY: typecheck
 typecheck: setup ## Check types (mypy, strict)
-	$(BIN)/mypy --no-error-summary
+	$(BIN)/mypy --num-workers 2 --no-error-summary
 
 .PHONY: imports
 imports: setup ## Check that imports go down the layers only (import-linter)
