@@ -25,5 +25,9 @@ def settle() -> None:
 
 
 def keep() -> None:
-    """What was imported since then stays, too. For any thread; needs no search for garbage."""
+    """What was imported since then stays, too. For any thread.
+
+    What is new is searched for garbage, which would stay as well.
+    """
+    gc.collect(1)
     gc.freeze()

@@ -113,7 +113,7 @@ class ClaudeEngine:
 
     def fault(self) -> str | None:
         """See `Engine`."""
-        return None if self._gateway.listening else "the model gateway does not listen"
+        return self._sdk.fault if self._gateway.listening else "the model gateway does not listen"
 
     def executor(self, execution_id: str, listener: RunListener) -> ClaudeExecutor:
         """A new executor for one run. The engine must have started."""
@@ -175,6 +175,7 @@ class ClaudeExecutor:
         self._pool = pool
         self._sdk = sdk
         self._prepared: _Prepared | None = None
+        self._given_up = False
         self._begun = False
         self._prompted = False
         self._stop_asked = asyncio.Event()
@@ -196,7 +197,9 @@ class ClaudeExecutor:
             raise AccessDenied(f"the tool {name} is not available on this server: {reason}")
         for name, reason in self._confinement.server_refusals(config.mcp_servers).items():
             raise AccessDenied(f"the MCP server {name} is not available on this server: {reason}")
-        await self._sdk.loaded()
+        if not self._sdk.ready and not await self._loaded_before_a_stop():
+            self._given_up = True
+            return
         start = self._pool.start(config, keep=not holds_secrets)
         try:
             agent = start.agent or self._maker.prepare(config, self._id)
@@ -206,9 +209,23 @@ class ClaudeExecutor:
         session = self._gateway.open(config, self._listener, agent.credential)
         self._prepared = _Prepared(agent, session, start)
 
+    async def _loaded_before_a_stop(self) -> bool:
+        """Whether the SDK is there. The first run of a server waits for it, but does not outlive a cancel for it."""
+        loading, stopped = asyncio.create_task(self._sdk.loaded()), asyncio.create_task(self._stop_asked.wait())
+        try:
+            await asyncio.wait({loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                await loading
+            return loading.done()
+        finally:
+            loading.cancel()
+            stopped.cancel()
+
     async def execute(self, prompt: str, options: ExecutionOptions) -> ExecutionResult:
         """See `AgentExecutor`. Of the options only the timeout concerns the engine; the listener keeps the limits."""
         run = self._prepared
+        if self._given_up:
+            return ExecutionResult(self._id, Status.CANCELLED, Usage(), 0)
         if run is None or self._begun:
             raise RuntimeError("execute comes once, after initialize")
         self._begun = True

@@ -77,7 +77,11 @@ class Upstream:
             return await self._client.post(url, data=body.parts(), headers=sent, allow_redirects=False, timeout=timeout)
 
         try:
-            return await post()
+            answer = await post()
+            if body.went_out is not None:
+                return answer
+            # It answers nothing of ours: the vendor, or who stands before it, gave up a connection that lay ready.
+            answer.close()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise
         except aiohttp.ClientError:

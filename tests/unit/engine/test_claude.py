@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -48,6 +49,7 @@ from cloutagent_server.engine.claude import ClaudeEngine, ClaudeExecutor
 from cloutagent_server.engine.gateway import ModelGateway
 from cloutagent_server.engine.isolation.tools import ISOLATED_TOOLS
 from cloutagent_server.engine.prices import GenaiPriceList
+from cloutagent_server.engine.sdk import SdkLoader
 from cloutagent_server.engine.workspace import Workspace
 from tests.support.messages import RememberingListener, Reply, failing, running_upstream, stream_events, streaming
 
@@ -493,6 +495,39 @@ async def test_a_failed_initialize_leaves_nothing(world: World) -> None:
     executor = world.engine.executor(new_id(), world.listener)
     with pytest.raises(UnicodeEncodeError):
         await executor.initialize(AgentConfig("", "agent", "\ud800", MODEL))
+
+
+async def test_a_run_that_is_stopped_while_the_sdk_is_imported_waits_for_it_no_longer(tmp_path: Path) -> None:
+    imported = threading.Event()
+    loader = SdkLoader(imported.wait, "json")
+    gateway = ModelGateway("http://127.0.0.1:1", None, PRICES)
+    engine = ClaudeEngine(gateway, PRICES, tmp_path / "runs", programs=[], sdk=loader)
+    await engine.start()
+    try:
+        executor = engine.executor(new_id(), RememberingListener())
+        preparing = asyncio.create_task(executor.initialize(AgentConfig("", "agent", "system", MODEL)))
+        await asyncio.sleep(0)
+        await executor.stop()
+        await asyncio.wait_for(preparing, 5)
+        assert (await executor.execute("p", ExecutionOptions())).status is Status.CANCELLED
+        assert not loader.ready
+    finally:
+        imported.set()
+        await engine.stop()
+
+
+async def test_an_sdk_that_cannot_be_imported_is_a_fault_of_the_engine(tmp_path: Path) -> None:
+    loader = SdkLoader(module="no_such_sdk")
+    gateway = ModelGateway("http://127.0.0.1:1", None, PRICES)
+    engine = ClaudeEngine(gateway, PRICES, tmp_path / "runs", programs=[], sdk=loader)
+    await engine.start()
+    try:
+        assert engine.fault() is None
+        with pytest.raises(ImportError):
+            await engine.executor(new_id(), RememberingListener()).initialize(AgentConfig("", "agent", "system", MODEL))
+        assert (engine.fault() or "").startswith("no_such_sdk cannot be imported: ModuleNotFoundError")
+    finally:
+        await engine.stop()
 
 
 def test_an_engine_must_start_first(tmp_path: Path) -> None:

@@ -141,6 +141,20 @@ async def test_a_connection_that_is_closed_meanwhile_is_made_again() -> None:
         assert stage.listener.ends == [(CallEnd.TOLD, TokenUsage(30, 7, MODEL))]
 
 
+async def test_an_answer_to_nothing_is_taken_for_none() -> None:
+    """As of a proxy that gives up a connection on which nothing came."""
+    async with calling(Storing()) as stage:
+        gives_up = stage.vendor.connections[0]
+        gives_up.write(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        gives_up.close()
+        await gives_up.wait_closed()
+        stage.listener.stored.set()
+        assert await asyncio.wait_for(stage.answer, WAIT) == (200, EVENTS)
+        assert len(stage.vendor.connections) == 2
+        await stage.gateway.close(stage.session)
+        assert (stage.listener.ends, stage.session.last_error) == ([(CallEnd.TOLD, TokenUsage(30, 7, MODEL))], None)
+
+
 async def test_a_call_that_is_cut_while_it_is_stored_never_goes_out() -> None:
     async with calling(Storing()) as stage:
         stage.gateway.cut(stage.session)

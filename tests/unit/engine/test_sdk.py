@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cloutagent_server.engine import sdk
 from cloutagent_server.engine.sdk import SdkLoader
 
 WAIT = 5.0
@@ -62,11 +64,43 @@ async def test_a_server_that_stops_begins_no_import(module: Callable[[str], str]
     assert name not in sys.modules
 
 
-async def test_what_the_import_raises_is_told_to_everybody(module: Callable[[str], str]) -> None:
-    loader = SdkLoader(module=module("raise ImportError('its version does not fit')"))
-    for _ in range(2):
+async def test_what_the_import_raises_is_told_and_logged_and_may_be_mended(
+    module: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = module("raise ImportError('its version does not fit')")
+    loader = SdkLoader(module=name)
+    for tries in (1, 2):
         with pytest.raises(ImportError, match="does not fit"):
             await asyncio.wait_for(loader.loaded(), WAIT)
+        told = f"{name} cannot be imported: ImportError('its version does not fit')"
+        assert [record.getMessage() for record in caplog.records] == [told] * tries
+        assert (loader.fault, loader.ready) == (told, False)
+    module("")
+    importlib.invalidate_caches()
+    await asyncio.wait_for(loader.loaded(), WAIT)
+    assert (loader.fault, loader.ready) == (None, True)
+    loader.stop()
+
+
+async def test_what_failed_is_tried_again_by_itself(
+    module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdk, "_RETRY_SECONDS", 0.01)
+    tries = 0
+    enough = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def fail() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            loop.call_soon_threadsafe(enough.set)
+        raise OSError("too many open files")
+
+    loader = SdkLoader(fail, module(""))
+    loader.start(idle_seconds=0.0)
+    await asyncio.wait_for(enough.wait(), WAIT)
+    loader.stop()
 
 
 async def test_who_waits_and_leaves_does_not_stop_it_for_others(module: Callable[[str], str]) -> None:

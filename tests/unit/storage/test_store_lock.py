@@ -157,6 +157,40 @@ def test_whoever_waits_for_a_slow_sharer_lets_the_others_take_turns(
     assert had.is_set()
 
 
+@pytest.mark.parametrize("waiters", [1, 4])
+def test_beside_a_sharer_who_hangs_writers_wait_for_a_turn_however_many_want_to_be_alone(
+    tmp_path: Path, store_lock: Path, monkeypatch: pytest.MonkeyPatch, waiters: int
+) -> None:
+    monkeypatch.setattr(locks, "_PRECEDENCE", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE", 2.0)
+    ended = threading.Event()
+
+    def be_alone() -> None:
+        with pytest.raises(StorageUnavailable), Locks(tmp_path).alone():
+            pass
+
+    def share() -> tuple[int, float]:
+        own, turns, longest = Locks(tmp_path), 0, 0.0
+        while not ended.is_set():
+            begun = time.monotonic()
+            with own.sharing():
+                turns += 1
+            longest = max(longest, time.monotonic() - begun)
+        return turns, longest
+
+    with ThreadPoolExecutor(waiters + 1) as threads, Locks(tmp_path).sharing():
+        waiting = [threads.submit(be_alone) for _ in range(waiters)]
+        wait_until(lambda: is_marked(store_lock))
+        sharing = threads.submit(share)
+        for each in waiting:
+            each.result(DEADLINE)
+        ended.set()
+        turns, longest = sharing.result(DEADLINE)
+    # A turn is 0.2 s, the rest is for a busy machine. Turns that follow each other would be waited for together.
+    assert longest < 0.6
+    assert turns > 100, "half of the time is theirs"
+
+
 def test_a_sharer_who_never_ends_is_named_and_the_others_get_on(
     tmp_path: Path, store_lock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

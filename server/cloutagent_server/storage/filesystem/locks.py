@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import os
 import struct
 import time
@@ -23,8 +24,8 @@ PATIENCE: Final = 30.0
 _RETRY: Final = 0.01
 # Whoever waits for a lock that is free takes it within this time.
 MOMENT: Final = 2 * _RETRY
-# How long those who came later let one go first who waits to be alone, before they take a turn.
-_PRECEDENCE: Final = 5.0
+# How long those who came later let one go first who waits to be alone, before they take a turn that lasts as long.
+_PRECEDENCE: Final = 1.0
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 
 
@@ -92,8 +93,8 @@ class Locks:
     def alone(self) -> Iterator[None]:
         """Hold the store lock alone, as soon as those who share it have ended. Blocks.
 
-        Those who want to share it meanwhile wait; every 5 seconds they take a turn, so that a single slow one, or one
-        that hangs, does not stop all the others with it.
+        Those who want to share it meanwhile wait for a second, and then have a second in which they do not, and so on:
+        a single slow one, or one that hangs, does not stop all the others with it.
 
         Raises:
             StorageUnavailable: Others kept the lock for 30 seconds.
@@ -147,18 +148,18 @@ def _exclude(descriptor: int, path: Path) -> None:
     process. It excludes nobody, the flock does: a server that does not know of marks is safe beside it.
     """
     deadline = time.monotonic() + PATIENCE
-    while True:
-        _insist(lambda: _range(descriptor, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, 0), path, deadline)
+    _insist(lambda: _range(descriptor, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, 0), path, deadline)
+    # Read, the mark stops no sharer, and still keeps others who want to be alone from putting theirs.
+    for kind in itertools.cycle((fcntl.F_RDLCK, fcntl.F_WRLCK)):
         turn = min(deadline, time.monotonic() + _PRECEDENCE)
         try:
             _insist(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB), path, turn)
-        except StorageUnavailable:
-            _unmark(descriptor)
-            if turn == deadline:
-                raise
-            time.sleep(MOMENT)
-        else:
             return
+        except StorageUnavailable:
+            if turn == deadline:
+                _unmark(descriptor)
+                raise
+            _range(descriptor, fcntl.F_OFD_SETLK, kind, 0)
 
 
 def _unmark(descriptor: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Final
 
 import structlog
@@ -47,8 +47,9 @@ def examine(folder: Folder, checks: Sequence[Check] = CHECKS) -> Sequence[Findin
     with os.scandir(folder.layout.root):
         found = dict.fromkeys(finding for check in checks for finding in check(folder))
     settled = [finding for finding in found if finding.still is None]
+    rests = True
     for batch in _batches([finding for finding in found if finding.still is not None]):
-        with _quiet(folder):
+        with _quiet(folder) if rests else nullcontext(False) as rests:
             settled += [finding for finding in batch if finding.still is None or finding.still()]
     return sorted(settled, key=lambda finding: finding.path)
 
@@ -75,13 +76,19 @@ def _repair(finding: Finding) -> None:
 
 
 @contextmanager
-def _quiet(folder: Folder) -> Iterator[None]:
-    """Keep writers out if that is possible: on a medium without locks, or that never rests, do without."""
+def _quiet(folder: Folder) -> Iterator[bool]:
+    """Keep writers out if that is possible; tells whether it is.
+
+    On a medium without locks, or where a writer takes too long, do without.
+    """
     with ExitStack() as held:
         if folder.layout.locks.is_dir():
-            with suppress(StorageUnavailable, OSError):
+            try:
                 held.enter_context(folder.locks.alone())
-        yield
+            except (StorageUnavailable, OSError):
+                yield False
+                return
+        yield True
 
 
 def _batches(findings: Sequence[Finding]) -> Iterator[Sequence[Finding]]:
