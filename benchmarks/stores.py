@@ -98,7 +98,7 @@ def _nothing(_: object) -> None:
     """Wait for no medium."""
 
 
-async def _on_loop(work: Callable[[], T]) -> T:
+async def _on_loop(work: Callable[[], T], *, waits: bool = False) -> T:
     return work()
 
 

@@ -280,6 +280,8 @@ def test_a_killed_server_leaves_the_truth_and_no_process(tmp_path: Path) -> None
         assert eventually(
             lambda: rest.call("GET", f"/api/v1/executions/{queued[-1]}")["execution"]["status"] == "running", 20
         )
+        # The first agent of a server waits for the SDK.
+        assert eventually(lambda: "claude" in Tree(stack.pid).names, 20)
         rest.close()
         tree = Tree(stack.pid)
     assert "claude" in tree.names
