@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import aiohttp
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.cost import ExceededLimit, Usage
@@ -36,7 +36,7 @@ from cloutagent_server.storage.base import Storage
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.memory import MemoryStorage
 from tests.support import builders
-from tests.support.billing_vendor import BillingVendor
+from tests.support.billing_vendor import BillingVendor, Call
 from tests.support.budget_scenes import (
     FREE_FAULTS,
     TOLD_FAULTS,
@@ -59,6 +59,8 @@ DEADLINE_SECONDS = 60.0
 ROUNDING: Final = 1e-12
 # So many scenes meet also what depends on who is faster.
 MANY: Final = 1_000
+# Chance draws few scenes on disk, and now and then none among the first hundred.
+ON_DISK: Final = replace(fitting((((Call(),),),)), on_disk=True)
 # What a proof must have met: one that never meets a case says nothing about it.
 ENDS: Final = (FailureReason.LIMIT_EXCEEDED, FailureReason.TIMEOUT, FailureReason.INTERRUPTED)
 SCENES: Final = ("scenes on disk", "servers that died", "refusals")
@@ -355,6 +357,7 @@ def prove(stage: Stage, examples: int) -> None:
     """Check so many scenes, among which must be all that can end a run and a call."""
 
     @sized(examples)
+    @example(scene=ON_DISK)
     @given(scene=tight())
     def one(scene: Scene) -> None:
         check(stage, scene)
