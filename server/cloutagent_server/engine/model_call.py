@@ -80,8 +80,7 @@ class Relay:
         try:
             answer = await self._upstream.post(path, body, self._request.headers, beta=beta)
         except (aiohttp.ClientError, TimeoutError) as fault:
-            connects = not isinstance(fault, aiohttp.ConnectionTimeoutError)
-            if isinstance(fault, TimeoutError) and connects:
+            if isinstance(fault, TimeoutError) and not isinstance(fault, aiohttp.ConnectionTimeoutError):
                 self._fails(CallOutcome.TIMEOUT, self._silence())
                 return error_answer(504, "timeout_error", "the model's API does not answer")
             self._fails(CallOutcome.UNREACHABLE, VendorError(None, "it cannot be reached"))
