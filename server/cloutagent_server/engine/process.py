@@ -99,14 +99,19 @@ def _kept_copy(program: Path, directory: Path) -> Path:
         return kept
     fresh = directory / f"{unfinished}{os.getpid()}"
     fresh.unlink(missing_ok=True)
-    with program.open("rb") as source, fresh.open("xb") as copy:
-        with suppress(OSError, AttributeError):
-            while os.copy_file_range(source.fileno(), copy.fileno(), status.st_size):
-                pass
-        # What the file system or the platform could not do.
-        shutil.copyfileobj(source, copy, _COPY_BYTES)
-        fresh.chmod(0o111)
-    return fresh.replace(kept)
+    try:
+        with program.open("rb") as source, fresh.open("xb") as copy:
+            with suppress(OSError, AttributeError):
+                while os.copy_file_range(source.fileno(), copy.fileno(), status.st_size):
+                    pass
+            # What the file system or the platform could not do.
+            shutil.copyfileobj(source, copy, _COPY_BYTES)
+            fresh.chmod(0o111)
+        return fresh.replace(kept)
+    except BaseException:
+        # A disk that it filled is not left full.
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def handle_of(pid: int) -> int | None:

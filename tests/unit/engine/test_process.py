@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -320,6 +321,21 @@ def test_the_kept_copy_may_be_removed_by_another_server_meanwhile(
         with pytest.raises(FileNotFoundError):
             process.unreadable_copy(program, copy)
         assert not copy.exists()
+
+
+def test_a_disk_that_is_too_small_for_the_copy_is_not_left_full(tmp_path: Path) -> None:
+    program, copy = tmp_path / "program", tmp_path / "one" / "copy"
+    program.write_bytes(bytes(100_000))
+    copy.parent.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            process.unreadable_copy(program, copy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {*tmp_path.rglob("*")} == {program, copy.parent}
+    assert process.unreadable_copy(program, copy).stat().st_size == 100_000
 
 
 def test_an_unreadable_copy_runs_and_is_not_looked_into(tmp_path: Path) -> None:
