@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
+from cloutagent_server.engine.process import bundled_cli, unreadable_copy
 from cloutagent_server.storage.filesystem import offload
 from tests.support.api.stage import GRPC, GRPC_ENVOY, MEMORY, REST
 
@@ -40,6 +41,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         depth = item.callspec.params.get("depth") if hasattr(item, "callspec") else None
         if depth in (MEMORY, GRPC, GRPC_ENVOY, REST) or any(item.path.is_relative_to(folder) for folder in _UNMEASURED):
             item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.fixture(scope="session")
+def copied_agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a server leaves beside its runs at its first start: a copy of the agent, 380 MB.
+
+    A server that finds a link to it in the same place starts a second sooner, and takes no room on the disk.
+    """
+    runs = tmp_path_factory.mktemp("agent") / "runs"
+    runs.mkdir()
+    unreadable_copy(bundled_cli(), runs / "claude")
+    (copy,) = runs.parent.glob(".claude-*")
+    return copy
+
+
+@pytest.fixture
+def agent_beside_runs(tmp_path: Path, copied_agent: Path) -> None:
+    """Have it there for servers whose runs are in a folder of `tmp_path`."""
+    (tmp_path / copied_agent.name).hardlink_to(copied_agent)
 
 
 @pytest.fixture(autouse=True)

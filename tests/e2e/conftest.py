@@ -26,6 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
+@pytest.fixture(autouse=True)
+def _agent_is_copied(agent_beside_runs: None) -> None:
+    """No server of a test has to."""
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def edge_server() -> AsyncIterator[EdgeServer]:
     """The double, as it stands after whatever asked it before: tests take `server`."""

@@ -91,13 +91,14 @@ async def test_stopping_lets_running_requests_end(tmp_path: Path) -> None:
 
 
 async def test_its_unexpected_end_is_reported(tmp_path: Path) -> None:
-    envoy = EnvoyProcess("127.0.0.1", 0, "127.0.0.1", 1, tmp_path)
+    folder = tmp_path / "envoy"
+    envoy = EnvoyProcess("127.0.0.1", 0, "127.0.0.1", 1, folder)
     await envoy.start()
-    (child,) = (each for each in psutil.Process().children() if each.cwd() == str(tmp_path))
+    (child,) = (each for each in psutil.Process().children() if each.cwd() == str(folder))
     child.send_signal(signal.SIGKILL)
     assert await asyncio.wait_for(envoy.wait(), DEADLINE) == -signal.SIGKILL
     await envoy.stop()
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 async def test_it_dies_with_its_owner_and_knows_none_of_its_secrets(tmp_path: Path) -> None:

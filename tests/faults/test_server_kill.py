@@ -11,7 +11,7 @@ from tests.faults.conftest import Count
 from tests.support.faults.asked import STAGES
 from tests.support.faults.served import AT_A_TIME, Stand
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.usefixtures("agent_beside_runs")]
 
 RUNS = 200
 PARTS = 4
