@@ -11,6 +11,8 @@ from email.message import EmailMessage
 from email.utils import parseaddr
 from pathlib import Path
 
+from examples.email_responder.html_text import text_of
+
 
 @dataclass(frozen=True)
 class Mail:
@@ -48,14 +50,13 @@ def read(path: Path) -> Mail:
     try:
         with path.open("rb") as file:
             message = message_from_binary_file(file, EmailMessage, policy=policy.default)
-        text = message.get_body(("plain",))
         mail = Mail(
             sender=_header(message, "from"),
             recipient=_header(message, "to"),
             subject=_header(message, "subject"),
             date=_header(message, "date"),
             message_id=_header(message, "message-id"),
-            body="" if text is None else str(text.get_content()),
+            body=_body(message),
             automatic=_is_automatic(message),
         )
     # Among these is what the standard library's parser raises for headers that it cannot make sense of.
@@ -78,6 +79,16 @@ def draft(mail: Mail, text: str) -> EmailMessage:
     reply["Auto-Submitted"] = "auto-replied"
     reply.set_content(text)
     return reply
+
+
+def _body(message: EmailMessage) -> str:
+    for kind in ("plain", "html"):
+        part = message.get_body((kind,))
+        content = "" if part is None else str(part.get_content())
+        text = text_of(content) if kind == "html" else content
+        if text.strip():
+            return text
+    return ""
 
 
 def _header(message: EmailMessage, name: str) -> str:

@@ -77,6 +77,8 @@ def respond(client: Client, path: Path) -> bool:
         if mail.automatic:
             print("not answered: a program sent it")
             return True
+        if not mail.body:
+            raise ValueError("it has no text")
         execution = answer(client, mail)
         reply = draft(mail, execution.result)
         print(f"draft to {reply['to']}: {reply['subject']}; {cost(execution)}")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from email.message import EmailMessage
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -221,7 +222,8 @@ def test_a_mail_that_cannot_be_answered_does_not_keep_the_others_from_it(
     mail(inbox, "5.eml", "Subject: =?utf-8?q?a=0Ab?=", "Message-ID: <5@example.org>")
     mail(inbox, "6.eml", "Subject: changed", "Message-ID: <5@example.org>", text="And on Sunday?")
     mail(inbox, "7.eml", "From: mallory@example.net", "Subject: stolen", "Message-ID: <5@example.org>")
-    mail(inbox, "8.eml", "Subject: robot", "Auto-Submitted: auto-replied")
+    mail(inbox, "8.eml", "Subject: robot", "Auto-Submitted: auto-replied", text="")
+    mail(inbox, "9.eml", "Subject: nothing", text=" ")
     monkeypatch.setattr(sys, "argv", ["main", "--inbox", str(inbox)])
 
     def told() -> str:
@@ -237,11 +239,30 @@ def test_a_mail_that_cannot_be_answered_does_not_keep_the_others_from_it(
         assert f": Re: {subject}; " in text
     assert text.count("answered before, by ") == 1
     assert "8.eml: robot, from Ada <ada@example.org>\nnot answered: a program sent it" in text
+    assert "9.eml: nothing, from Ada <ada@example.org>\nleft for a colleague: it has no text" in text
 
     monkeypatch.setattr(email_responder, "PROMPT", "Answer this: {{body}} {{subject}} {{sender}}")
     again = told()
     assert again.count("answered before, by ") == 5
-    assert again.count("left for a colleague") == 2
+    assert again.count("left for a colleague") == 3
+
+
+@pytest.mark.parametrize("beside_an_empty_text", [False, True])
+def test_a_mail_that_is_html_alone_has_what_its_reader_sees(tmp_path: Path, beside_an_empty_text: bool) -> None:
+    html = (
+        "<html><head><title>t</title><style>p {}</style><body><script>s()</script>"
+        "<p>Are you <b>op</b>en on\nSunday &amp; Monday?</p><table><tr><td>yes<td>no</table>Bye<br>Ada<img></body>"
+    )
+    message = EmailMessage()
+    message["From"] = "Ada <ada@example.org>"
+    if beside_an_empty_text:
+        message.set_content(" \n")
+        message.add_alternative(html, subtype="html")
+    else:
+        message.set_content(html, subtype="html")
+    path = tmp_path / "a.eml"
+    path.write_bytes(message.as_bytes())
+    assert read(path).body == "Are you open on Sunday & Monday?\nyes\nno\nBye\nAda"
 
 
 def test_an_answer_is_the_same_mail_whenever_it_is_made_and_says_that_a_program_wrote_it(tmp_path: Path) -> None:
