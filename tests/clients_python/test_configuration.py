@@ -89,6 +89,7 @@ def test_arguments_come_before_the_environment_and_that_before_defaults(monkeypa
     given = configured(address="localhost", api_key="cla_given", project_id="q")
     assert (str(given.endpoint), given.api_key, given.project_id) == ("http://localhost:3001", "cla_given", "q")
     assert configured(api_key="").api_key is None, "an empty key stands for none"
+    assert configured(project_id="").project_id is None, "and so does an empty project"
 
 
 def test_a_key_goes_to_another_machine_in_plain_text_only_if_it_is_allowed() -> None:

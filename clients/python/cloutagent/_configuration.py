@@ -61,7 +61,7 @@ def configure(
     return Configuration(
         endpoint,
         key,
-        project_id or os.environ.get("CLOUTAGENT_PROJECT_ID") or None,
+        (os.environ.get("CLOUTAGENT_PROJECT_ID") if project_id is None else project_id) or None,
         timeout,
         retry or RetryPolicy(),
         None if ca_file is None else Path(ca_file).read_bytes(),

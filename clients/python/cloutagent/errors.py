@@ -28,6 +28,9 @@ class CloutAgentError(Exception):
         self.message = message
         self.execution_id = execution_id
 
+    def __str__(self) -> str:
+        return self.message
+
 
 class ConfigurationError(CloutAgentError, ValueError):
     """The client cannot do this as it was made: a malformed address, a key in plain text, no project."""
