@@ -33,7 +33,7 @@ class CloutAgentError(Exception):
 
 
 class ConfigurationError(CloutAgentError, ValueError):
-    """The client cannot do this as it was made: a malformed address, a key in plain text, no project."""
+    """The client cannot do this as it was made: a malformed address, a key or a secret in plain text, no project."""
 
 
 class NoProjectError(ConfigurationError):

@@ -50,10 +50,11 @@ class Client:
             timeout: Seconds that a unary call may take, unless it says otherwise.
             retry: How patient the client is.
             ca_file: PEM certificates of the authorities to believe. Default: those that gRPC comes with.
-            allow_plaintext_key: Whether the key may go to another machine without TLS.
+            allow_plaintext_key: Whether keys and secrets may go to another machine without TLS, and come from there.
 
         Raises:
-            ConfigurationError: The address is malformed, or the key would go to another machine in plain text.
+            ConfigurationError: The address is malformed, or the key would go to another machine in plain text. Without
+                a key, calls with a secret or a new key in them or in their answer raise it for that, and send nothing.
         """
         configuration = configure(
             address=address,
