@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from cloutagent import AsyncClient, Client
 from cloutagent._address import Endpoint, parse
 from cloutagent._configuration import Configuration, configure
 from cloutagent._identity import user_agent
-from cloutagent.errors import ConfigurationError
+from cloutagent.errors import ApiError, AuthenticationError, ConfigurationError
+from tests.clients_python.conftest import agent
+from tests.support.python_client.two_clients import Kind, make_client
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,7 @@ def test_arguments_come_before_the_environment_and_that_before_defaults(monkeypa
     given = configured(address="localhost", api_key="cla_given", project_id="q")
     assert (str(given.endpoint), given.api_key, given.project_id) == ("http://localhost:3001", "cla_given", "q")
     assert configured(api_key="").api_key is None, "an empty key stands for none"
+    assert configured(project_id="").project_id is None, "and so does an empty project"
 
 
 def test_a_key_goes_to_another_machine_in_plain_text_only_if_it_is_allowed() -> None:
@@ -98,6 +102,46 @@ def test_a_key_goes_to_another_machine_in_plain_text_only_if_it_is_allowed() -> 
     assert configured(address="http://10.0.0.7:3001", api_key="cla_key", allow_plaintext_key=True).api_key == "cla_key"
     assert configured(address="http://10.0.0.7:3001").api_key is None
     assert configured(address="10.0.0.7:3001", api_key="cla_key").endpoint.tls
+
+
+CONFIDENTIAL: dict[str, Callable[[AsyncClient], Any]] = {
+    "secrets.set": lambda client: client.secrets.set("TOKEN", "s3cret"),
+    "secrets.get": lambda client: client.secrets.get("TOKEN"),
+    "secrets.encrypt": lambda client: client.secrets.encrypt("s3cret"),
+    "secrets.decrypt": lambda client: client.secrets.decrypt("sealed"),
+    "projects.create": lambda client: client.projects.create(name="notes", agent=agent()),
+    "keys.create": lambda client: client.keys.create(name="ci"),
+    "keys.rotate": lambda client: client.keys.rotate(),
+}
+
+
+@pytest.mark.parametrize("project_id", [None, "p"])
+@pytest.mark.parametrize("call", CONFIDENTIAL)
+async def test_no_secret_and_no_new_key_goes_in_plain_text_without_a_key_either(
+    call: str, project_id: str | None, kind: Kind, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To the client, the server is on another machine.
+    monkeypatch.setattr("cloutagent._address._is_loopback", lambda _: False)
+    async with make_client(kind, address=address, project_id=project_id) as client:
+        with pytest.raises(ConfigurationError, match="in plain text") as caught:
+            await CONFIDENTIAL[call](client)
+        assert "s3cret" not in str(caught.value)
+        assert client._transport._connection is None, "nothing was sent"
+        with pytest.raises(ApiError):
+            await client.secrets.list()
+
+
+@pytest.mark.parametrize("call", CONFIDENTIAL)
+async def test_what_is_confidential_goes_in_plain_text_if_it_is_allowed_and_on_this_machine(
+    call: str, kind: Kind, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with make_client(kind, address=address) as client:
+        with pytest.raises(AuthenticationError):
+            await CONFIDENTIAL[call](client)
+    monkeypatch.setattr("cloutagent._address._is_loopback", lambda _: False)
+    async with make_client(kind, address=address, allow_plaintext_key=True) as client:
+        with pytest.raises(AuthenticationError):
+            await CONFIDENTIAL[call](client)
 
 
 def test_a_key_that_cannot_be_sent_is_refused_and_not_repeated() -> None:

@@ -134,6 +134,11 @@ def test_the_key_of_a_plain_address_elsewhere_is_not_sent(command: Commands) -> 
     assert "plain text" in done.err and "cla_" not in done.err
 
 
+def test_nor_is_a_secret_without_a_key(stranger: Commands) -> None:
+    done = stranger("secret", "set", "TOKEN", "--address", "http://agents.example", stdin="s3cret")
+    assert done.code == 2 and "plain text" in done.err and "s3cret" not in done.err
+
+
 def test_without_a_server_it_exits_with_6_and_a_start_says_how_to_repeat_it(command: Commands) -> None:
     done = command("run", "x", "--address", "http://127.0.0.1:9", "--project", "6d0f2c1e-0000-4000-8000-000000000000")
     assert done.code == 6

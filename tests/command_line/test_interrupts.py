@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cloutagent import Client
+from cloutagent import Client, errors
 from cloutagent._sync.executions import Executions
 from cloutagent.cli.following import Following, Signal, interruptible
 from cloutagent.cli.holding import held
@@ -142,17 +143,100 @@ def test_what_becomes_of_a_run_that_is_left_is_the_truth(
     done = command("watch", running, "--from-event", "99999")
     told = re.search(r"the run goes on; watch it with: cloutagent watch \S+ --from-event (\d+)\n", done.err)
     assert done.code == 7 and told is not None and int(told[1]) < 99
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    first: list[Any] = [Signal.INTERRUPT]
-    monkeypatch.setattr(Following, "next", lambda _: first.pop())
-    monkeypatch.setattr(Executions, "cancel", interrupted)
-    done = command("watch", running, "--on-interrupt", "cancel")
-    assert done.code == 130 and "the run is being cancelled; watch it with: " in done.err
-    monkeypatch.undo()
     client.executions.cancel(running)
+
+
+GONE = errors.UnavailableError("connection refused", code="UNAVAILABLE")
+DENIED = errors.AuthenticationError("the key is not valid", code="UNAUTHENTICATED", reason="API_KEY_INVALID")
+UNCERTAIN = "the run may go on, or may be cancelled; watch it with: "
+
+
+@pytest.mark.parametrize(
+    ("cancel", "get", "code", "told"),
+    [
+        (GONE, None, 6, UNCERTAIN),
+        (GONE, GONE, 6, UNCERTAIN),
+        (DENIED, None, 3, "the run goes on; watch it with: "),
+        (DENIED, DENIED, 3, "the run may go on; watch it with: "),
+        (errors.ConfigurationError("a key in plain text"), None, 2, "the run goes on; watch it with: "),
+        # Another Ctrl-C before there is an answer.
+        (KeyboardInterrupt(), None, 130, UNCERTAIN),
+        (KeyboardInterrupt(), GONE, 130, UNCERTAIN),
+    ],
+)
+def test_a_run_is_being_cancelled_only_if_the_server_said_so(
+    cancel: BaseException,
+    get: BaseException | None,
+    code: int,
+    told: str,
+    command: Commands,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = client.executions.start("hang").id
+
+    def cancelled(*_: object) -> None:
+        if get is not None:
+            monkeypatch.setattr(Executions, "get", raising(get))
+        raise cancel
+
+    monkeypatch.setattr(Following, "next", lambda _: Signal.INTERRUPT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Executions, "cancel", cancelled)
+        done = command("watch", running, "--on-interrupt", "cancel")
+    assert done.code == code
+    assert done.err.splitlines()[:2] == ["cancelling …", f"{told}cloutagent watch {running} --from-event 1"]
+    client.executions.cancel(running)
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_cancel_that_was_taken_is_told_as_such(
+    reachable: bool, command: Commands, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = client.executions.start("hang").id
+    as_it_stands = client.executions.get(running)
+
+    def taken(*_: object) -> Execution:
+        if not reachable:
+            monkeypatch.setattr(Executions, "get", raising(GONE))
+        return as_it_stands
+
+    monkeypatch.setattr(Following, "next", lambda _: Signal.INTERRUPT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Executions, "cancel", taken)
+        done = command("watch", running, "--on-interrupt", "cancel")
+    assert done.code == 130 and "the run is being cancelled; watch it with: " in done.err
+    client.executions.cancel(running)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_run_that_a_cancel_has_ended_is_told_to_have_ended(
+    answered: bool, command: Commands, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = client.executions.start("hang").id
+    cancel = Executions.cancel
+
+    def cancelled(executions: Executions, execution_id: str) -> Execution:
+        ended = cancel(executions, execution_id)
+        if not answered:
+            raise GONE
+        monkeypatch.setattr(Executions, "get", raising(GONE))
+        return ended
+
+    monkeypatch.setattr(Following, "next", lambda _: Signal.INTERRUPT)
+    monkeypatch.setattr(Executions, "cancel", cancelled)
+    done = command("watch", running, "--on-interrupt", "cancel")
+    assert done.code == (130 if answered else 6)
+    assert done.err.splitlines()[:2] == ["cancelling …", f"execution {running} has ended: cancelled"]
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    """A method that fails."""
+
+    def method(*_: object, **__: object) -> Any:
+        raise error
+
+    return method
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

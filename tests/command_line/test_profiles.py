@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cloutagent import Client
 from cloutagent.cli.app import cli
 from cloutagent.cli.connection import Options, connect
 from cloutagent.cli.endings import CommandError
 from cloutagent.cli.own_files import must_be_own
 from cloutagent.cli.profiles import Profile, Profiles, folder
-from cloutagent.types import NewProject
-from tests.command_line.conftest import ADMIN_KEY
+from cloutagent.types import AgentConfig, NewProject
+from tests.command_line.conftest import ADMIN_KEY, MODEL
 from tests.support.command_line.commands import Commands
 from tests.support.command_line.server import ThreadedServer
 
@@ -254,8 +255,64 @@ def test_the_project_comes_from_the_option_first(tmp_path: Path) -> None:
     assert connect(Options(project="a"), profiles, environment).project_id == "a"
     assert connect(Options(), profiles, environment).project_id == "b"
     assert connect(Options(), profiles, {}).project_id == "c"
+    # A profile that is named decides, also that it is the key's.
+    assert connect(Options(profile="default"), profiles, environment).project_id == "c"
+    assert connect(Options(profile="default", project="a"), profiles, environment).project_id == "a"
+    profiles.put("none", Profile(HERE, "key"))
+    assert connect(Options(profile="none"), profiles, environment).project_id is None
     with pytest.raises(CommandError, match="there is no profile x"):
         connect(Options(profile="x"), profiles, {})
+
+
+def test_a_profile_that_is_named_is_complete_by_itself(
+    stranger: Commands, project: NewProject, admin: Client, server: ThreadedServer
+) -> None:
+    other = admin.projects.create(
+        name="other", agent=AgentConfig(name="helper", system_prompt="You help.", model=MODEL)
+    ).project.id
+    profiles = Profiles()
+    profiles.put("of-key", Profile(server.url, project.api_key))
+    profiles.put("of-admin", Profile(server.url, ADMIN_KEY, project_id=project.project.id))
+    profiles.put("no-project", Profile(server.url, ADMIN_KEY))
+    named = ["project", "show", "--json", "--profile"]
+    for name in ("of-key", "of-admin"):
+        assert stranger.ok(*named, name, CLOUTAGENT_PROJECT_ID=other).json["id"] == project.project.id
+    assert stranger.ok(*named, "of-admin", "--project", other).json["id"] == other
+    done = stranger(*named, "no-project", CLOUTAGENT_PROJECT_ID=other)
+    assert done.code == 2 and "CLOUTAGENT_PROJECT_ID is not used, since --profile decides" in done.err
+    assert stranger.ok(*named[:-1], CLOUTAGENT_API_KEY=ADMIN_KEY, CLOUTAGENT_PROJECT_ID=other).json["id"] == other
+
+
+def test_whom_a_profile_believes_is_its_own_when_it_is_named(tmp_path: Path) -> None:
+    profiles = Profiles(tmp_path)
+    profiles.put("own", Profile(THERE, "key", ca_file="/own.pem"))
+    profiles.put("none", Profile(THERE, "key"))
+    environment = {"CLOUTAGENT_CA_FILE": "/env.pem"}
+    for name, own in (("own", "/own.pem"), ("none", None)):
+        named = connect(Options(profile=name), profiles, environment)
+        assert named.ca_file == own
+        assert named.withheld == "CLOUTAGENT_CA_FILE is not used, since --profile decides"
+        chosen = connect(Options(), profiles, {**environment, "CLOUTAGENT_PROFILE": name})
+        assert (chosen.ca_file, chosen.withheld) == ("/env.pem", "")
+    both = connect(Options(profile="own"), profiles, {**environment, "CLOUTAGENT_API_KEY": "key-given"})
+    assert both.withheld == "CLOUTAGENT_API_KEY and CLOUTAGENT_CA_FILE are not used, since --profile decides"
+    elsewhere = connect(Options(profile="own", address=HERE), profiles, environment)
+    assert (elsewhere.ca_file, elsewhere.withheld) == (None, f"the key of profile own is not used: it is for {THERE}")
+
+
+def test_a_login_keeps_whom_the_environment_believes(stranger: Commands) -> None:
+    def login(*words: str) -> str | None:
+        stranger.ok("login", "--no-check", *words, stdin="cla_x", CLOUTAGENT_CA_FILE="/env.pem")
+        kept = Profiles().get("default")
+        assert kept is not None
+        return kept.ca_file
+
+    assert login() is None, "nobody is to be believed without TLS"
+    assert login("--address", THERE, "--force") == "/env.pem"
+    assert login("--address", THERE, "--ca-file", "/own.pem") == "/own.pem"
+    assert login("--address", THERE) == "/own.pem"
+    Profiles().put("default", Profile(THERE, "cla_x"))
+    assert login("--profile", "default") is None, "a profile that is named decides"
 
 
 def test_without_anything_it_is_this_machine(tmp_path: Path) -> None:

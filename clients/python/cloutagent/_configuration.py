@@ -26,6 +26,7 @@ class Configuration:
         timeout: Seconds that a unary call may take, with all its attempts, unless the call says otherwise.
         retry: How patient the client is.
         root_certificates: PEM certificates of the authorities to believe; None for those that gRPC comes with.
+        allow_plaintext_key: Whether keys and secrets may go to another machine without TLS, and come from there.
     """
 
     endpoint: Endpoint
@@ -34,6 +35,19 @@ class Configuration:
     timeout: float
     retry: RetryPolicy
     root_certificates: bytes | None = field(repr=False)
+    allow_plaintext_key: bool
+
+    def require_confidential(self, what: str) -> None:
+        """Raise ConfigurationError if this would be read on its way, there or back.
+
+        A client without a key asks this before each call that has a secret or a new key in it or in its answer: the
+        server would refuse most of them, but only after the value has gone out.
+        """
+        if not (self.endpoint.tls or self.endpoint.local or self.allow_plaintext_key):
+            raise ConfigurationError(
+                f"{what} would be sent in plain text between here and {self.endpoint}: use https://, or "
+                "allow_plaintext_key=True on a network that nobody else reads"
+            )
 
 
 def configure(
@@ -51,21 +65,20 @@ def configure(
     key = _key(os.environ.get("CLOUTAGENT_API_KEY") if api_key is None else api_key)
     if timeout <= 0:
         raise ConfigurationError("the timeout must be more than 0 seconds")
-    if key is not None and not (endpoint.tls or endpoint.local or allow_plaintext_key):
-        raise ConfigurationError(
-            f"the API key would go to {endpoint} in plain text: use https://, or allow_plaintext_key=True on a network "
-            "that nobody else reads"
-        )
     if ca_file is not None and not endpoint.tls:
         raise ConfigurationError(f"ca_file is for TLS, and {endpoint} is plain")
-    return Configuration(
+    configuration = Configuration(
         endpoint,
         key,
-        project_id or os.environ.get("CLOUTAGENT_PROJECT_ID") or None,
+        (os.environ.get("CLOUTAGENT_PROJECT_ID") if project_id is None else project_id) or None,
         timeout,
         retry or RetryPolicy(),
         None if ca_file is None else Path(ca_file).read_bytes(),
+        allow_plaintext_key,
     )
+    if key is not None:
+        configuration.require_confidential("the API key")
+    return configuration
 
 
 def _key(given: str | None) -> str | None:

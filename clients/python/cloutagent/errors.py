@@ -28,9 +28,12 @@ class CloutAgentError(Exception):
         self.message = message
         self.execution_id = execution_id
 
+    def __str__(self) -> str:
+        return self.message
+
 
 class ConfigurationError(CloutAgentError, ValueError):
-    """The client cannot do this as it was made: a malformed address, a key in plain text, no project."""
+    """The client cannot do this as it was made: a malformed address, a key or a secret in plain text, no project."""
 
 
 class NoProjectError(ConfigurationError):

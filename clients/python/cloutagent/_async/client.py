@@ -44,15 +44,16 @@ class AsyncClient:
                 `CLOUTAGENT_ADDRESS`, else `http://127.0.0.1:3001`. Without a scheme it is plain on loopback and TLS
                 elsewhere.
             api_key: The API key. Default: `CLOUTAGENT_API_KEY`; an empty one stands for none.
-            project_id: The project of the calls that name none. Default: `CLOUTAGENT_PROJECT_ID`, else the one that the
-                key belongs to, which is asked for once.
+            project_id: The project of the calls that name none. Default: `CLOUTAGENT_PROJECT_ID`; without one, and with
+                an empty one, it is the one that the key belongs to, which is asked for once.
             timeout: Seconds that a unary call may take, unless it says otherwise.
             retry: How patient the client is.
             ca_file: PEM certificates of the authorities to believe. Default: those that gRPC comes with.
-            allow_plaintext_key: Whether the key may go to another machine without TLS.
+            allow_plaintext_key: Whether keys and secrets may go to another machine without TLS, and come from there.
 
         Raises:
-            ConfigurationError: The address is malformed, or the key would go to another machine in plain text.
+            ConfigurationError: The address is malformed, or the key would go to another machine in plain text. Without
+                a key, calls with a secret or a new key in them or in their answer raise it for that, and send nothing.
         """
         configuration = configure(
             address=address,

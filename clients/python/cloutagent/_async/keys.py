@@ -29,6 +29,7 @@ class AsyncKeys:
         timeout: float | None = None,
     ) -> NewApiKey:
         """Create a further key. `expires_at` has a time zone; without it the key does not expire."""
+        self._transport.configuration.require_confidential("a new API key")
         request = project_pb2.CreateApiKeyRequest(
             project_id=await self._transport.project(project_id, timeout), name=name, expires_at=timestamp(expires_at)
         )
@@ -53,6 +54,7 @@ class AsyncKeys:
 
         The client goes on with the old key: make a new one.
         """
+        self._transport.configuration.require_confidential("a new API key")
         request = project_pb2.RotateApiKeyRequest(
             project_id=await self._transport.project(project_id, timeout),
             key_id=key_id,

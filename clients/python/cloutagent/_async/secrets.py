@@ -36,6 +36,7 @@ class AsyncSecrets:
         timeout: float | None = None,
     ) -> SetSecretResponse:
         """Store a secret as its next version. `expected_version` is what it must be at now; 0: it must not exist."""
+        self._transport.configuration.require_confidential("a secret")
         request = secret_pb2.SetSecretRequest(
             project_id=await self._transport.project(project_id, timeout),
             name=name,
@@ -48,6 +49,7 @@ class AsyncSecrets:
         self, name: str, *, version: int | None = None, project_id: str | None = None, timeout: float | None = None
     ) -> str:
         """The plain value, of the current version or of an earlier one."""
+        self._transport.configuration.require_confidential("a secret")
         request = secret_pb2.GetSecretRequest(
             project_id=await self._transport.project(project_id, timeout), name=name, version=version
         )
@@ -98,6 +100,7 @@ class AsyncSecrets:
 
     async def encrypt(self, plaintext: str, *, project_id: str | None = None, timeout: float | None = None) -> str:
         """Seal a value for the project without storing it."""
+        self._transport.configuration.require_confidential("a secret")
         request = secret_pb2.EncryptRequest(
             project_id=await self._transport.project(project_id, timeout), plaintext=plaintext
         )
@@ -106,6 +109,7 @@ class AsyncSecrets:
 
     async def decrypt(self, ciphertext: str, *, project_id: str | None = None, timeout: float | None = None) -> str:
         """Open what `encrypt` sealed for the same project."""
+        self._transport.configuration.require_confidential("a secret")
         request = secret_pb2.DecryptRequest(
             project_id=await self._transport.project(project_id, timeout), ciphertext=ciphertext
         )

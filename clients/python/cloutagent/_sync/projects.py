@@ -43,6 +43,7 @@ class Projects:
         timeout: float | None = None,
     ) -> NewProject:
         """Create a project and its API key. `agent` needs a name, a system prompt and a model."""
+        self._transport.configuration.require_confidential("a new API key")
         request = project_pb2.CreateProjectRequest(
             name=name, description=description, agent=agent, limits=limits, budget=budget
         )

@@ -87,7 +87,8 @@ def secure(connection: Connection) -> Finding:
             version, certificate = encrypted.version(), encrypted.getpeercert() or {}
             agreed = encrypted.selected_alpn_protocol()
     except ssl.SSLCertVerificationError as error:
-        advice = "name the authority that issued the certificate: `cloutagent login --ca-file`, or CLOUTAGENT_CA_FILE"
+        advice = "name the authority that issued the certificate: `cloutagent login --ca-file`"
+        advice += ", or CLOUTAGENT_CA_FILE without --profile"
         return Finding("tls", Verdict.FAILED, f"the certificate is not believed: {error.verify_message}", advice)
     except OSError as error:
         return Finding("tls", Verdict.FAILED, str(error.strerror or error), "is it http:// that is spoken there?")

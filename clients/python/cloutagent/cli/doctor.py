@@ -80,7 +80,7 @@ def _release(version: str) -> list[str]:
 def _key(session: Session, connection: Connection) -> Finding:
     if connection.key_source is None:
         advice = "`cloutagent login` stores a key, CLOUTAGENT_API_KEY gives one"
-        why = f": {connection.withheld}" if connection.withheld else ""
+        why = f" ({connection.withheld})" if connection.withheld else ""
         return Finding("key", Verdict.FAILED, f"there is no key for this address{why}", advice, ExitCode.DENIED)
     current = session.client.projects.current(timeout=_TIMEOUT)
     whose = "the admin's"

@@ -10,6 +10,7 @@ from cloutagent.cli.confirming import confirm
 from cloutagent.cli.holding import held
 from cloutagent.cli.new_keys import keep, offered_profile, written_once
 from cloutagent.cli.output import as_dict
+from cloutagent.cli.rotating import replaced
 from cloutagent.cli.session import Session, command
 from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import local_time
@@ -81,7 +82,7 @@ def rotate(
     grace = length(grace_period, "--grace-period")
     profile = offered_profile(session, save_as, force)
     with held():
-        show_key(session, session.client.keys.rotate(key_id=key_id, grace_period=grace), profile)
+        show_key(session, replaced(session, grace, key_id=key_id), profile)
 
 
 def revoke(

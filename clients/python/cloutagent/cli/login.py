@@ -12,7 +12,7 @@ import typer
 from cloutagent._address import parse
 from cloutagent._configuration import DEFAULT_ADDRESS
 from cloutagent.cli.asking import secret_input
-from cloutagent.cli.connection import ADDRESS, API_KEY, PROFILE, profile_name
+from cloutagent.cli.connection import ADDRESS, API_KEY, CA_FILE, PROFILE, profile_name
 from cloutagent.cli.endings import CommandError
 from cloutagent.cli.new_keys import may_replace, same_server
 from cloutagent.cli.profiles import DEFAULT, Profile
@@ -29,7 +29,11 @@ def add_to(cli: typer.Typer) -> None:
 def login(
     session: Session,
     ca_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Certificates of the authorities to believe, PEM.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Certificates of the authorities to believe, PEM. Default: the profile's, else CLOUTAGENT_CA_FILE.",
+        ),
     ] = None,
     allow_plaintext_key: Annotated[
         bool | None,
@@ -54,7 +58,7 @@ def login(
     address = given or (DEFAULT_ADDRESS if before is None else before.address)
     if given is None and output.asks:
         address = typer.prompt("Address of the server", default=address, err=True)
-    parse(address)
+    believed = None if decided or not parse(address).tls else os.environ.get(CA_FILE)
     key = secret_input("API key").strip()
     if not key:
         raise CommandError("there is no key on the standard input")
@@ -66,7 +70,7 @@ def login(
         address=address,
         api_key=key,
         project_id=session.options.project or base.project_id,
-        ca_file=base.ca_file if ca_file is None else str(ca_file.absolute()),
+        ca_file=_absolute(ca_file) or base.ca_file or _absolute(believed),
         allow_plaintext_key=base.allow_plaintext_key if allow_plaintext_key is None else allow_plaintext_key,
     )
     whose = _whose(profile) if check else "not checked"
@@ -89,6 +93,10 @@ def logout(session: Session) -> None:
         raise CommandError("there is no such profile")
     session.profiles.put(name, replace(profile, api_key=None))
     session.output.done("forgot the key of profile", name)
+
+
+def _absolute(path: str | Path | None) -> str | None:
+    return str(Path(path).absolute()) if path else None
 
 
 def _whose(profile: Profile) -> str:

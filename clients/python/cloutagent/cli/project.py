@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -15,13 +14,12 @@ from cloutagent.cli.keys import Force, SaveAs, show_key
 from cloutagent.cli.new_keys import keep, offered_profile, written_once
 from cloutagent.cli.output import as_dict
 from cloutagent.cli.project_view import show_project
+from cloutagent.cli.rotating import replaced, replaced_by_default
 from cloutagent.cli.session import Session, command
 from cloutagent.cli.shapes import Group
 from cloutagent.cli.text import local_time
 from cloutagent.cli.values import length
 from cloutagent.types import NewProject
-
-_GRACE: Final = timedelta(minutes=1)
 
 ProjectId = Annotated[
     str | None, typer.Argument(metavar="[PROJECT]", help="The project's id. Default: that of --project, or of the key.")
@@ -199,7 +197,8 @@ def rotate_key(
     grace_period: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="How long the old key goes on working, such as 5min, or 0s. Default: 1 minute."
+            metavar="TIME",
+            help="How long the old key goes on working, such as 5min, or 0s. Default: 1 minute if there is room.",
         ),
     ] = None,
     save_as: SaveAs = None,
@@ -209,13 +208,15 @@ def rotate_key(
 
     With the admin's key it is the project's default key.
     """
-    # Who loses the answer to this call has a key still.
-    grace = _GRACE if grace_period is None else length(grace_period, "--grace-period")
+    grace = length(grace_period, "--grace-period")
     current = session.client.projects.current()
     # Else its profile would be left with a key that does not work.
     kept = session.connection.profile if session.connection.own_key and current.HasField("project") else None
     profile = offered_profile(session, save_as or kept, force, own=kept)
     with held():
-        show_key(session, session.client.keys.rotate(grace_period=grace), profile)
-    if grace_period is None:
-        session.output.note("the old key works for 1 minute more; --grace-period 0s ends one at once")
+        created, overlaps = replaced_by_default(session) if grace is None else (replaced(session, grace), False)
+        show_key(session, created, profile)
+        if overlaps:
+            session.output.note("the old key works for 1 minute more; --grace-period 0s ends one at once")
+        elif grace is None:
+            session.output.note("the old key has ended: the project has as many keys as it may have")

@@ -12,7 +12,7 @@ from cloutagent.cli.connection import Connection, Options, connect
 from cloutagent.cli.output import Output
 from cloutagent.cli.profiles import Profiles, complete_profile
 from cloutagent.cli.shapes import Command
-from cloutagent.errors import AuthenticationError, PermissionDeniedError, UnavailableError
+from cloutagent.errors import AuthenticationError, NoProjectError, PermissionDeniedError, UnavailableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +46,7 @@ _PROJECT = Annotated[
     typer.Option(
         "--project",
         metavar="ID",
-        help="The project. Default: CLOUTAGENT_PROJECT_ID, else the profile's, else the key's.",
+        help="The project. Default: that of --profile, CLOUTAGENT_PROJECT_ID, else the profile's, else the key's.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -129,7 +129,7 @@ def command(
             session = Session(Options(profile, address, project), output)
             try:
                 body(session, **given)  # type: ignore[call-arg]
-            except (AuthenticationError, PermissionDeniedError, UnavailableError) as error:
+            except (AuthenticationError, NoProjectError, PermissionDeniedError, UnavailableError) as error:
                 if session.withheld:
                     error.message += f"; {session.withheld}"
                 raise

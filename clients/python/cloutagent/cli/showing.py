@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final, Protocol, Self
 
+from cloutagent.cli.cancelling import Cancelling
 from cloutagent.cli.endings import ExitCode
-from cloutagent.cli.following import Following, Signal, interruptible
+from cloutagent.cli.following import Following, Signal
 from cloutagent.cli.interrupts import Answer, OnInterrupt, decide
 from cloutagent.cli.live_view import LiveView
 from cloutagent.cli.output import Output
@@ -75,7 +76,7 @@ def show_run(session: Session, execution: Execution, after_sequence: int, on_int
     output = session.output
     progress = Progress(execution, after_sequence)
     following = Following(session.client, execution.id, after_sequence)
-    cancelling = False
+    cancelling = Cancelling()
     try:
         with following.running(), _view(output, progress) as view:
             while not progress.ended:
@@ -87,8 +88,8 @@ def show_run(session: Session, execution: Execution, after_sequence: int, on_int
                     view.pause()
                     answer = decide(on_interrupt, output, may_ask=item is Signal.INTERRUPT)
                     if answer is Answer.CANCEL:
-                        cancelling, on_interrupt = True, OnInterrupt.DETACH
-                        answer = _cancel(session, execution)
+                        on_interrupt = OnInterrupt.DETACH
+                        answer = Answer.GO_ON if cancelling.ask(session, execution.id) else Answer.DETACH
                     if answer is Answer.DETACH:
                         _tell_what_becomes_of_it(session, progress, cancelling)
                         return ExitCode.INTERRUPTED
@@ -101,18 +102,7 @@ def show_run(session: Session, execution: Execution, after_sequence: int, on_int
         if not progress.ended:
             _tell_what_becomes_of_it(session, progress, cancelling)
         raise
-    return ExitCode.INTERRUPTED if cancelling else progress.exit_code
-
-
-def _cancel(session: Session, execution: Execution) -> Answer:
-    """Cancel a run whose end is then shown; at another Ctrl-C it is left to itself."""
-    session.output.note("cancelling …")
-    with interruptible():
-        try:
-            session.client.executions.cancel(execution.id)
-        except KeyboardInterrupt:
-            return Answer.DETACH
-    return Answer.GO_ON
+    return ExitCode.INTERRUPTED if cancelling.taken else progress.exit_code
 
 
 def _view(output: Output, progress: Progress) -> View:
@@ -121,18 +111,18 @@ def _view(output: Output, progress: Progress) -> View:
     return LiveView(output.out, progress) if output.live else PlainView(output, progress)
 
 
-def _tell_what_becomes_of_it(session: Session, progress: Progress, cancelling: bool) -> None:
+def _tell_what_becomes_of_it(session: Session, progress: Progress, cancelling: Cancelling) -> None:
     """Say how the run stands, as the server has it now, and how to watch it on."""
     id_, last = progress.execution_id, progress.last_sequence
-    becomes = "is being cancelled" if cancelling else "goes on"
     try:
-        execution = session.client.executions.get(id_, timeout=_PATIENCE_SECONDS)
+        execution = cancelling.ended or session.client.executions.get(id_, timeout=_PATIENCE_SECONDS)
     except CloutAgentError:
-        becomes = "may go on"
+        becomes = cancelling.becomes(seen=False)
     else:
         if execution.HasField("finished_at"):
             session.output.note(f"execution {id_} has ended: {status_name(execution)}")
             return
+        becomes = cancelling.becomes(seen=True)
         # The watch may have been asked for from behind the last event.
         last = min(last, execution.last_sequence)
     given = {"--profile": session.options.profile, "--address": session.options.address}
