@@ -28,7 +28,10 @@ export interface ClientOptions {
   fetch?: typeof fetch | undefined;
   /** Where `setAPIKey` keeps the key. Default: `localStorage`, where there is one; null: nowhere. */
   storage?: KeyStorage | null | undefined;
-  /** Whether the key may go to another machine without TLS. Default: it may not. */
+  /**
+   * Whether keys, and the values of secrets, may go to another machine without TLS, and come from there. Default: they
+   * may not, and such a call throws ConfigurationError before anything is sent.
+   */
   allowPlaintextKey?: boolean | undefined;
 }
 

@@ -8,6 +8,9 @@ export interface KeyStorage {
   removeItem(name: string): void;
 }
 
+/** What nobody on the way may read. */
+export type Confidential = 'API key' | 'secret';
+
 const KEY = 'cloutagent_api_key';
 // Whose key it is: it must not go to another server that a page of the same origin talks to.
 const SERVER = 'cloutagent_api_server';
@@ -41,7 +44,7 @@ export class Credentials {
   keep(key: string): void {
     const next = checked(key);
     if (next !== undefined) {
-      this.requireConfidential();
+      this.requireConfidential('API key');
     }
     this.forget();
     this.#key = next;
@@ -67,17 +70,17 @@ export class Credentials {
   /** What goes with a request. Throws ConfigurationError if the key would be read on its way. */
   headers(): Record<string, string> {
     if (this.#key !== undefined) {
-      this.requireConfidential();
+      this.requireConfidential('API key');
     }
     return this.#key === undefined ? {} : { 'x-api-key': this.#key };
   }
 
-  /** Throws ConfigurationError if a key would be read on its way, there or back. */
-  requireConfidential(): void {
+  /** Throws ConfigurationError if it would be read on its way, there or back. */
+  requireConfidential(what: Confidential): void {
     if (!this.#endpoint.confidential && !this.#allowPlaintext) {
       throw new ConfigurationError(
-        `the API key would go to ${this.#endpoint.root} in plain text: use https://, or allowPlaintextKey on a network ` +
-          'that nobody else reads',
+        `the ${what} would be in plain text between here and ${this.#endpoint.root}: use https://, or allowPlaintextKey ` +
+          'on a network that nobody else reads',
       );
     }
   }

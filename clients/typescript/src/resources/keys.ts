@@ -20,7 +20,7 @@ export class Keys {
     options?: ProjectCallOptions,
   ): Promise<CreatedApiKey> {
     const body = { name, expiresAt: timeOf(expiresAt) };
-    return this.#transport.inProject('/keys', CREATED, options, { method: 'POST', body, confidential: true });
+    return this.#transport.inProject('/keys', CREATED, options, { method: 'POST', body, confidential: 'API key' });
   }
 
   /** The keys that work, the default key first. Never a key itself. */
@@ -36,8 +36,8 @@ export class Keys {
     { keyId, gracePeriod }: { keyId?: string | undefined; gracePeriod?: number | undefined } = {},
     options?: ProjectCallOptions,
   ): Promise<CreatedApiKey> {
-    const body = { keyId, gracePeriod };
-    return this.#transport.inProject('/rotate-key', CREATED, options, { method: 'POST', body, confidential: true });
+    const call = { method: 'POST', body: { keyId, gracePeriod }, confidential: 'API key' } as const;
+    return this.#transport.inProject('/rotate-key', CREATED, options, call);
   }
 
   /** End a key at once. */

@@ -56,7 +56,7 @@ export class Projects {
 
   /** Create a project and its API key. The client goes on with the key that it has. */
   create(project: NewProject, options?: CallOptions): Promise<CreatedProject> {
-    const call = { method: 'POST', body: project, confidential: true } as const;
+    const call = { method: 'POST', body: project, confidential: 'API key' } as const;
     return this.#transport.call('/api/v1/projects', CREATED, options, call);
   }
 

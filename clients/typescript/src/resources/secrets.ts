@@ -20,8 +20,8 @@ export class Secrets {
     value: string,
     { expectedVersion, ...options }: ProjectCallOptions & { expectedVersion?: number | undefined } = {},
   ): Promise<StoredSecret> {
-    const body = { value, expectedVersion };
-    return this.#transport.inProject(path`/secrets/${name}`, STORED, options, { method: 'PUT', body });
+    const call = { method: 'PUT', body: { value, expectedVersion }, confidential: 'secret' } as const;
+    return this.#transport.inProject(path`/secrets/${name}`, STORED, options, call);
   }
 
   /** The plain value, of the current version or of an earlier one. */
@@ -29,8 +29,8 @@ export class Secrets {
     name: string,
     { version, ...options }: ProjectCallOptions & { version?: number | undefined } = {},
   ): Promise<string> {
-    const read = field<string>('value', 'string');
-    return this.#transport.inProject(path`/secrets/${name}`, read, options, { query: { version } });
+    const call = { query: { version }, confidential: 'secret' } as const;
+    return this.#transport.inProject(path`/secrets/${name}`, field<string>('value', 'string'), options, call);
   }
 
   /** The names in alphabetical order. */
@@ -63,13 +63,13 @@ export class Secrets {
 
   /** Seal a value for the project without storing it. */
   encrypt(plaintext: string, options?: ProjectCallOptions): Promise<string> {
-    const call = { method: 'POST', body: { plaintext }, repeatable: true } as const;
+    const call = { method: 'POST', body: { plaintext }, repeatable: true, confidential: 'secret' } as const;
     return this.#transport.inProject('/secrets:encrypt', field<string>('ciphertext', 'string'), options, call);
   }
 
   /** Open what `encrypt` sealed for the same project. */
   decrypt(ciphertext: string, options?: ProjectCallOptions): Promise<string> {
-    const call = { method: 'POST', body: { ciphertext }, repeatable: true } as const;
+    const call = { method: 'POST', body: { ciphertext }, repeatable: true, confidential: 'secret' } as const;
     return this.#transport.inProject('/secrets:decrypt', field<string>('plaintext', 'string'), options, call);
   }
 }
