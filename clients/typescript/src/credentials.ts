@@ -3,8 +3,11 @@ import { ConfigurationError } from './errors.js';
 
 /** The part of `Storage` that a key is kept with. */
 export interface KeyStorage {
+  /** What was set under a name; null if nothing was. */
   getItem(name: string): string | null;
+  /** Set it. */
   setItem(name: string, value: string): void;
+  /** Forget it. */
   removeItem(name: string): void;
 }
 

@@ -17,13 +17,13 @@ const CONFIDENTIAL: Readonly<Record<string, Confidential | undefined>> = {
 
 /** How a transport is made. */
 export interface TransportOptions {
-  /** As that of CloutAgentClient. */
+  /** As that of CloutAgentClient. Default: the same. */
   baseURL?: string | undefined;
   /** The API key, or what returns it for each call. Default: as of CloutAgentClient. */
   apiKey?: string | (() => string) | undefined;
   /** Milliseconds that a call may take unless it says otherwise. Default: as long as it takes, which a watch needs. */
   timeout?: number | undefined;
-  /** What is called in place of the global `fetch`. */
+  /** What is called in place of the global `fetch`. Default: that. */
   fetch?: typeof fetch | undefined;
   /** As that of CloutAgentClient. Default: false. */
   allowPlaintextKey?: boolean | undefined;
