@@ -26,7 +26,7 @@ export interface ClientOptions {
   retry?: Partial<RetryPolicy> | undefined;
   /** What is called in place of the global `fetch`. Default: that. */
   fetch?: typeof fetch | undefined;
-  /** Where `setAPIKey` keeps the key. Default: `localStorage`, where there is one; null: nowhere. */
+  /** Where `setAPIKey` keeps the key. Default: a page's `localStorage`; null: nowhere. */
   storage?: KeyStorage | null | undefined;
   /**
    * Whether keys, and the values of secrets, may go to another machine without TLS, and come from there. Default: they
@@ -91,7 +91,7 @@ export class CloutAgentClient {
   }
 
   /**
-   * Use this key from now on, and keep it for the next client of this page, where there is a `localStorage`.
+   * Use this key from now on, and keep it in the page's `localStorage` for its next client, or in the given `storage`.
    *
    * @throws ConfigurationError if no key has such characters, or it would go to another machine in plain text. Then the
    *   key that was used stays.

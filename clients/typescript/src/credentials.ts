@@ -105,7 +105,12 @@ export class Credentials {
   }
 }
 
+/** A page's. Node's own is a file for all programs that name it, and warns whoever looks at it without one. */
 function localStorageIfAny(): KeyStorage | undefined {
+  const isComputed = Object.getOwnPropertyDescriptor(globalThis, 'localStorage')?.get !== undefined;
+  if (isComputed && !('location' in globalThis)) {
+    return undefined;
+  }
   const found = attempt(() => (globalThis as { localStorage?: KeyStorage }).localStorage);
   return typeof found?.setItem === 'function' ? found : undefined;
 }

@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { endpointOf } from '../../src/address.js';
 import { CloutAgentClient, ConfigurationError, type ProjectCallOptions } from '../../src/index.js';
 import { FakeServer, json } from './fake_server.js';
@@ -99,6 +99,31 @@ describe('the API key', () => {
     const server = new FakeServer(json({ status: 'ok', version: '1' }));
     await new CloutAgentClient('https://api.example', { fetch: server.fetch }).healthCheck();
     expect(server.asked[0]?.headers.get('x-api-key')).toBe('cla_env');
+  });
+
+  describe('and the localStorage that Node has by itself', () => {
+    const found = Object.getOwnPropertyDescriptor(globalThis, 'localStorage');
+    const looked = vi.fn(() => ({ getItem: () => null, setItem: () => undefined, removeItem: () => undefined }));
+
+    beforeEach(() => {
+      looked.mockClear();
+      Object.defineProperty(globalThis, 'localStorage', { get: looked, configurable: true });
+    });
+    afterEach(() => {
+      Reflect.deleteProperty(globalThis, 'localStorage');
+      Object.defineProperties(globalThis, found ? { localStorage: found } : {});
+    });
+
+    test('stay apart, for a look at it alone makes Node warn', () => {
+      new CloutAgentClient('https://api.example').setAPIKey('cla_1');
+      expect(looked).not.toHaveBeenCalled();
+    });
+
+    test('is a page’s where there is one', () => {
+      vi.stubGlobal('location', { origin: 'https://page.example' });
+      new CloutAgentClient('https://api.example').setAPIKey('cla_1');
+      expect(looked).toHaveBeenCalled();
+    });
   });
 
   test('is in no text of the client, and what is none is not repeated', () => {
