@@ -41,7 +41,7 @@ lock: setup ## Pin all dependencies again (UPGRADE=1: those of Python at their n
 	done
 
 .PHONY: generate
-generate: setup ## Generate from protos/, the settings class and docstrings, and the blocking client from the one for asyncio
+generate: setup ## Generate from protos/, the settings class and the clients' comments, and the blocking client from the one for asyncio
 	$(PY) -m scripts.generate_protos
 	$(PY) -m scripts.generate_typescript
 	$(PY) -m scripts.generate_configuration

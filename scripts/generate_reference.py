@@ -1,6 +1,6 @@
-"""Generate the API reference, `docs/reference`: a page for each proto file, one for the Python client, and an index.
+"""Generate the API reference, `docs/reference`: a page for each proto file, one for each client, and an index.
 
-The same protos and docstrings give the same text, so a test can prove that what is checked in is fresh.
+The same protos, docstrings and comments give the same text, so a test can prove that what is checked in is fresh.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from scripts.openapi.rules import UnknownRule
 from scripts.proto_image import PROTOS, REPOSITORY, ProtocFailed
 from scripts.reference import protos as proto_pages
 from scripts.reference import python as python_page
+from scripts.reference import typescript as typescript_page
+from scripts.reference.exports import CompilerFailed
 from scripts.reference.markdown import GENERATED, Links, item, paragraph
 
 REFERENCE: Final = REPOSITORY / "docs" / "reference"
@@ -28,14 +30,18 @@ def pages(protos: Path) -> Mapping[str, str]:
     Raises:
         ProtocFailed: A file does not compile.
         UnknownRule: A validation rule has no words.
+        CompilerFailed: What the TypeScript client exports could not be read.
     """
     api, openapi = Api(protos), document(protos)
-    homes = {**python_page.homes(), **proto_pages.homes(api)}
+    proto_homes = proto_pages.homes(api)
+    homes = {**python_page.homes(), **proto_homes}
     found = {}
     for file in api.files:
         links = Links(proto_pages.page_of(file), homes)
         found[links.page] = proto_pages.ProtoPage(api, openapi, file, links).text()
     found[python_page.PAGE] = python_page.page(Links(python_page.PAGE, homes))
+    typescript_links = Links(typescript_page.PAGE, typescript_page.homes(proto_homes))
+    found[typescript_page.PAGE] = typescript_page.TypeScriptPage(api, typescript_links).text()
     found[INDEX] = _index(api, Links(INDEX, homes))
     return found
 
@@ -55,7 +61,7 @@ def main() -> int:
     """Write the reference; returns the exit status."""
     try:
         write_reference(PROTOS, REFERENCE)
-    except (ProtocFailed, UnknownRule) as failure:
+    except (ProtocFailed, UnknownRule, CompilerFailed) as failure:
         print(failure, file=sys.stderr)
         return 1
     return 0
@@ -84,7 +90,7 @@ def _index(api: Api, links: Links) -> str:
         names = [links.to(each.name) for each in types if not each.name.endswith(("Request", "Response"))]
         told = f": {', '.join(names)}" if names else ""
         lines.append(item(f"[{Path(file.name).name}]({proto_pages.page_of(file)}){told}"))
-    lines += ["", "## Clients\n", item(f"[Python]({python_page.PAGE})")]
+    lines += ["", "## Clients\n", item(f"[Python]({python_page.PAGE})"), item(f"[TypeScript]({typescript_page.PAGE})")]
     return "\n".join(lines) + "\n"
 
 

@@ -1,1 +1,1 @@
-"""Makes the API reference in docs/reference from the protos and from the docstrings of the Python client."""
+"""Makes the API reference in docs/reference from the protos and from what the clients' sources say of themselves."""

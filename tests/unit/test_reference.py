@@ -13,7 +13,9 @@ from cloutagent_server.transport.server import FILES
 from scripts.generate_reference import REFERENCE, pages, write_reference
 from scripts.openapi.rules import UnknownRule
 from scripts.proto_image import PROTOS
+from scripts.reference import exports as exports_module
 from scripts.reference import python
+from scripts.reference.exports import CompilerFailed, exports
 from scripts.reference.markdown import Links, anchor, item, paragraphs
 
 
@@ -112,6 +114,49 @@ def test_every_class_call_and_argument_of_the_python_client_is_there(reference: 
     assert "- [ExecutionCancelledError](#executioncancellederror): It was cancelled." in told
     assert "Types: [StartOptions](#startoptions), [Execution](execution.md#execution)." in told
     assert "A kind of [BudgetExceededError](#budgetexceedederror) and of" in section(page, "BudgetUsedUpError")
+
+
+def test_every_export_call_and_option_of_the_typescript_client_is_there(reference: Mapping[str, str]) -> None:
+    page = reference["typescript.md"]
+    sources = (exports_module.PACKAGE / "src" / "index.ts").read_text(encoding="utf-8")
+    named = {name for group in re.findall(r"\{([^}]*)\}", sources) for name in re.findall(r"[A-Z]\w+", group)}
+    resources = {"Projects", "Keys", "Secrets", "Executions", "UsageReports", "System"}
+    assert named - resources <= {*headings(page)}
+    assert {"client.setAPIKey", "client.keys.rotate", "client.usage.watch", "createTransport"} <= {*headings(page)}
+    told = section(page, "client.executions.run")
+    assert "client.executions.run(prompt: string, options?: RunOptions): Promise<Execution>" in told
+    assert "- [ExecutionCancelledError](#executioncancellederror) if it was cancelled." in told
+    assert "Types: [RunOptions](#runoptions), [Execution](execution.md#execution)." in told
+    assert "- **`timeout?`** (`number`): Milliseconds that" in section(page, "CallOptions")
+    assert "A kind of [ResourceExhaustedError](#resourceexhaustederror)." in section(page, "QueueFullError")
+    assert "| `text_delta` | `textDelta` | [TextDeltaEvent](execution.md#textdeltaevent) |" in section(
+        page, "ExecutionEvent"
+    )
+    assert "[GetExecutionCostResponse](execution.md#getexecutioncostresponse)" in section(page, "ExecutionCostReport")
+    assert "[ApiKey](project.md#apikey): An API key of a project" in page
+
+
+def test_the_typescript_client_says_of_all_that_it_exports_what_it_is() -> None:
+    exported = [each for module in exports().values() for each in module]
+    silent = [
+        f"{each['name']}.{member['name']}"
+        for each in exported
+        for member in each.get("members", ())
+        if member["kind"] != "constructor" and not member["comment"]
+    ]
+    silent += [each["name"] for each in exported if not each["comment"]]
+    # Those are told by BudgetExceededError, to which their comments lead.
+    told_elsewhere = ("BudgetUsedUpError.", "LimitExceededError.")
+    assert [name for name in silent if not name.startswith(told_elsewhere)] == []
+    assert len(exported) > 60
+
+
+def test_exports_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "api.js").write_text("throw new Error('no such module')")
+    monkeypatch.setattr(exports_module, "PACKAGE", tmp_path)
+    with pytest.raises(CompilerFailed, match="no such module"):
+        exports.__wrapped__()
 
 
 def test_every_page_has_each_anchor_once(reference: Mapping[str, str]) -> None:

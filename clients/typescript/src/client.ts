@@ -22,13 +22,16 @@ export interface ClientOptions {
   projectId?: string | undefined;
   /** Milliseconds that a call may take, with its retries, unless it says otherwise. Default 30,000. */
   timeout?: number | undefined;
-  /** How patient the client is. */
+  /** How patient the client is. Default: see RetryPolicy. */
   retry?: Partial<RetryPolicy> | undefined;
-  /** What is called in place of the global `fetch`. */
+  /** What is called in place of the global `fetch`. Default: that. */
   fetch?: typeof fetch | undefined;
-  /** Where `setAPIKey` keeps the key. Default: `localStorage`, where there is one; null: nowhere. */
+  /** Where `setAPIKey` keeps the key. Default: a page's `localStorage`; null: nowhere. */
   storage?: KeyStorage | null | undefined;
-  /** Whether the key may go to another machine without TLS. Default: it may not. */
+  /**
+   * Whether keys, and the values of secrets, may go to another machine without TLS, and come from there. Default: they
+   * may not, and such a call throws ConfigurationError before anything is sent.
+   */
   allowPlaintextKey?: boolean | undefined;
 }
 
@@ -37,17 +40,22 @@ export interface ClientOptions {
  *
  * Reads, and starts of executions, are made again when they fail for a moment. Other writes never are, since they may
  * have been done. Every call has a deadline, which holds for its attempts together.
+ *
+ * Every call rejects with an APIError if it fails: with InvalidArgumentError if the request breaks a rule,
+ * AuthenticationError without a valid key, PermissionDeniedError if the key may not do it, NotFoundError if there is no
+ * such project, UnavailableError or DeadlineExceededError if there is no answer in time. What cannot be sent at all is a
+ * ConfigurationError. The calls tell what else they throw.
  */
 export class CloutAgentClient {
-  /** Projects. */
+  /** Projects: an agent's configuration, its limits and its budget. */
   readonly projects: Projects;
   /** API keys of a project. */
   readonly keys: Keys;
-  /** Secrets of a project. */
+  /** Secrets of a project, filled into prompts. */
   readonly secrets: Secrets;
-  /** Executions. */
+  /** Executions: runs of a project's agent. */
   readonly executions: Executions;
-  /** What a project uses. */
+  /** What a project uses, and what it would cost. */
   readonly usage: UsageReports;
   /** The server itself. */
   readonly system: System;
@@ -82,31 +90,36 @@ export class CloutAgentClient {
     this.system = new System(this.#transport);
   }
 
-  /** Use this key from now on, and keep it for the next client of this page, where there is a `localStorage`. */
+  /**
+   * Use this key from now on, and keep it in the page's `localStorage` for its next client, or in the given `storage`.
+   *
+   * @throws ConfigurationError if no key has such characters, or it would go to another machine in plain text. Then the
+   *   key that was used stays.
+   */
   setAPIKey(key: string): void {
     this.#credentials.keep(key);
     this.#transport.keyChanged();
   }
 
-  /** Forget the key, also where it was kept. */
+  /** Forget the key, also where it was kept. The client goes on without one. */
   clearAPIKey(): void {
     this.#credentials.forget();
     this.#transport.keyChanged();
   }
 
-  /** Create a project, and go on with its key, as by `setAPIKey`. */
+  /** Create a project, and go on with its key, as by `setAPIKey`; see `projects.create`. */
   async createProject(project: NewProject, options?: CallOptions): Promise<CreatedProject> {
     const created = await this.projects.create(project, options);
     this.setAPIKey(created.apiKey);
     return created;
   }
 
-  /** One project. */
+  /** One project; see `projects.get`. */
   getProject(projectId: string, options?: CallOptions): Promise<Project> {
     return this.projects.get(projectId, options);
   }
 
-  /** All projects that the key may see, oldest first. */
+  /** All projects that the key may see, oldest first, in one list; see `projects.list`. */
   async listProjects(options?: CallOptions): Promise<ProjectSummary[]> {
     const found: ProjectSummary[] = [];
     for await (const project of this.projects.list(options)) {

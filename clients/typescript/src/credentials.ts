@@ -3,10 +3,16 @@ import { ConfigurationError } from './errors.js';
 
 /** The part of `Storage` that a key is kept with. */
 export interface KeyStorage {
+  /** What was set under a name; null if nothing was. */
   getItem(name: string): string | null;
+  /** Set it. */
   setItem(name: string, value: string): void;
+  /** Forget it. */
   removeItem(name: string): void;
 }
+
+/** What nobody on the way may read. */
+export type Confidential = 'API key' | 'secret';
 
 const KEY = 'cloutagent_api_key';
 // Whose key it is: it must not go to another server that a page of the same origin talks to.
@@ -41,7 +47,7 @@ export class Credentials {
   keep(key: string): void {
     const next = checked(key);
     if (next !== undefined) {
-      this.requireConfidential();
+      this.requireConfidential('API key');
     }
     this.forget();
     this.#key = next;
@@ -67,17 +73,17 @@ export class Credentials {
   /** What goes with a request. Throws ConfigurationError if the key would be read on its way. */
   headers(): Record<string, string> {
     if (this.#key !== undefined) {
-      this.requireConfidential();
+      this.requireConfidential('API key');
     }
     return this.#key === undefined ? {} : { 'x-api-key': this.#key };
   }
 
-  /** Throws ConfigurationError if a key would be read on its way, there or back. */
-  requireConfidential(): void {
+  /** Throws ConfigurationError if it would be read on its way, there or back. */
+  requireConfidential(what: Confidential): void {
     if (!this.#endpoint.confidential && !this.#allowPlaintext) {
       throw new ConfigurationError(
-        `the API key would go to ${this.#endpoint.root} in plain text: use https://, or allowPlaintextKey on a network ` +
-          'that nobody else reads',
+        `the ${what} would be in plain text between here and ${this.#endpoint.root}: use https://, or allowPlaintextKey ` +
+          'on a network that nobody else reads',
       );
     }
   }
@@ -99,7 +105,12 @@ export class Credentials {
   }
 }
 
+/** A page's. Node's own is a file for all programs that name it, and warns whoever looks at it without one. */
 function localStorageIfAny(): KeyStorage | undefined {
+  const isComputed = Object.getOwnPropertyDescriptor(globalThis, 'localStorage')?.get !== undefined;
+  if (isComputed && !('location' in globalThis)) {
+    return undefined;
+  }
   const found = attempt(() => (globalThis as { localStorage?: KeyStorage }).localStorage);
   return typeof found?.setItem === 'function' ? found : undefined;
 }

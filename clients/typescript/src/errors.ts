@@ -22,16 +22,23 @@ export interface Violation {
 
 /** What is known of a failure beside its status and message. All of it may be left out. */
 export interface ErrorDetails {
+  /** Name of the status code. Default `UNKNOWN`. */
   readonly code?: string | undefined;
+  /** Name of the ErrorReason. */
   readonly reason?: string | undefined;
+  /** What the reason names. Default: nothing. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
+  /** The faulty fields. Default: none. */
   readonly violations?: readonly Violation[] | undefined;
+  /** The id of the call. */
   readonly requestId?: string | undefined;
+  /** In how many milliseconds it may be tried again. */
   readonly retryAfter?: number | undefined;
+  /** The error that it came of. */
   readonly cause?: unknown;
 }
 
-/** A call failed. */
+/** A call failed. The classes below it tell why. */
 export class APIError extends CloutAgentError {
   override name = 'APIError';
   /** Name of the status code, such as `NOT_FOUND`. */
@@ -49,8 +56,8 @@ export class APIError extends CloutAgentError {
   /** What the start that failed was sent with: a start that is repeated with it is no second run. */
   idempotencyKey: string | undefined;
 
-  /** `status` is that of HTTP; 0 if there was no answer. */
   constructor(
+    /** Status of HTTP; 0 if there was no answer. */
     readonly status: number,
     message: string,
     details: ErrorDetails = {},
@@ -161,14 +168,14 @@ export class InternalError extends APIError {
   override name = 'InternalError';
 }
 
-/** Nothing is left of a budget of the project, so nothing was started. */
+/** Nothing is left of a budget of the project, so nothing was started. Its fields are those of BudgetExceededError. */
 export class BudgetUsedUpError extends FailedPreconditionError {
   override name = 'BudgetUsedUpError';
-  readonly scope = this.metadata.scope;
-  readonly exceeded = this.metadata.exceeded;
-  readonly limit = numberIn(this.metadata.limit);
-  readonly used = numberIn(this.metadata.used);
-  readonly left = numberIn(this.metadata.left);
+  readonly scope: string | undefined = this.metadata.scope;
+  readonly exceeded: string | undefined = this.metadata.exceeded;
+  readonly limit: number | undefined = numberIn(this.metadata.limit);
+  readonly used: number | undefined = numberIn(this.metadata.used);
+  readonly left: number | undefined = numberIn(this.metadata.left);
 }
 
 /** An execution ended without success. */
@@ -177,9 +184,9 @@ export class ExecutionFailedError extends CloutAgentError {
   /** Why, such as `model_error`. */
   readonly failureReason: string;
 
-  /** `execution` is the execution as it ended, with its usage. */
   constructor(
     message: string,
+    /** The execution as it ended, with its usage. */
     readonly execution: Execution,
   ) {
     super(message);
@@ -188,17 +195,17 @@ export class ExecutionFailedError extends CloutAgentError {
   }
 }
 
-/** A limit on tokens or cost ended the execution. */
+/** A limit on tokens or cost ended the execution. It has the fields of BudgetExceededError, too. */
 export class LimitExceededError extends ExecutionFailedError {
   override name = 'LimitExceededError';
-  readonly scope = this.execution.failure?.budget?.scope;
-  readonly exceeded = this.execution.failure?.exceeded;
-  readonly limit = this.execution.failure?.budget?.limit;
-  readonly used = this.execution.failure?.budget?.used;
-  readonly left = this.execution.failure?.budget?.left;
+  readonly scope: string | undefined = this.execution.failure?.budget?.scope;
+  readonly exceeded: string | undefined = this.execution.failure?.exceeded;
+  readonly limit: number | undefined = this.execution.failure?.budget?.limit;
+  readonly used: number | undefined = this.execution.failure?.budget?.used;
+  readonly left: number | undefined = this.execution.failure?.budget?.left;
 }
 
-/** The execution took longer than it may. */
+/** The execution took longer than its limit on time allows. */
 export class ExecutionTimedOutError extends ExecutionFailedError {
   override name = 'ExecutionTimedOutError';
 }
@@ -207,9 +214,9 @@ export class ExecutionTimedOutError extends ExecutionFailedError {
 export class ExecutionCancelledError extends CloutAgentError {
   override name = 'ExecutionCancelledError';
 
-  /** `execution` is the execution as it ended, with its usage. */
   constructor(
     message: string,
+    /** The execution as it ended, with its usage. */
     readonly execution: Execution,
   ) {
     super(message);

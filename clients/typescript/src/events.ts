@@ -13,15 +13,16 @@ type Kind<Name extends string> = Name extends `${infer Head}${infer Tail}`
 type Field = Payload['case'];
 
 type EventOf<P extends Payload> = P extends { case: infer Name extends Field; value: infer Value }
-  ? EventBase & { kind: Kind<Name> } & { [K in Name]: Printed<Value, NonNullable<ExecutionEventJson[K]>> }
+  ? ExecutionEventBase & { kind: Kind<Name> } & { [K in Name]: Printed<Value, NonNullable<ExecutionEventJson[K]>> }
   : never;
 
-interface EventBase {
+/** What every event has. */
+export interface ExecutionEventBase {
   /** The execution. */
   executionId: string;
   /** Number of the event: 1 for the first, then one more each. */
   sequence: number;
-  /** When it happened. */
+  /** When it happened, a text as in RFC 3339. */
   time: string;
 }
 

@@ -10,13 +10,13 @@ import { tooLate } from './failures.js';
 export interface RetryPolicy {
   /** How often a call is made at most, and a watch tries until its first answer. Default 6; 1: no call is repeated. */
   readonly attempts: number;
-  /** The first pause. Default 100. */
+  /** The first pause, in milliseconds. Default 100. */
   readonly firstDelay: number;
-  /** No pause of the client's own choice is longer. Default 5,000. */
+  /** No pause of the client's own choice takes more milliseconds. Default 5,000. */
   readonly longestDelay: number;
   /**
-   * How long a watch that was connected tries to come back, and waits at most where the server asks for a pause.
-   * Default 300,000.
+   * How many milliseconds a watch that was connected tries to come back, and waits at most where the server asks for a
+   * pause. Default 300,000.
    */
   readonly outage: number;
 }

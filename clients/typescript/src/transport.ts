@@ -1,6 +1,6 @@
 import type { Endpoint } from './address.js';
 import { message, type Reading } from './answer.js';
-import type { Credentials } from './credentials.js';
+import type { Confidential, Credentials } from './credentials.js';
 import { APIError, ConfigurationError } from './errors.js';
 import { failureOf, incomplete, lost, tooLate, unreachable, unreadable } from './failures.js';
 import { jsonOf, newId, path, type Query, queryOf } from './request.js';
@@ -19,8 +19,8 @@ export interface Call {
   readonly repeatable?: boolean;
   /** It is made again until its time is up. */
   readonly patient?: boolean;
-  /** Its answer has an API key, which nobody on the way may read. */
-  readonly confidential?: boolean;
+  /** What is in the request or its answer, beside the key that it is made with, and nobody on the way may read. */
+  readonly confidential?: Confidential;
 }
 
 /** What ends a call: its options, and the end of a watch that it is made for. */
@@ -78,9 +78,7 @@ export class Transport {
       init.body = jsonOf(call.body);
       init.headers = { 'content-type': 'application/json' };
     }
-    if (call.confidential) {
-      this.#credentials.requireConfidential();
-    }
+    this.#requireConfidential(call);
     for (;;) {
       try {
         const scope = new Scope(attempts.left(), ...signals);
@@ -101,6 +99,7 @@ export class Transport {
     { projectId, ...options }: ProjectCallOptions = {},
     call: Call = {},
   ): Promise<Answer> {
+    this.#requireConfidential(call);
     const end = performance.now() + (options.timeout ?? this.timeout);
     const id = await this.project(projectId, options);
     const timeout = Math.max(0, end - performance.now());
@@ -159,6 +158,13 @@ export class Transport {
   keyChanged(): void {
     this.#keys += 1;
     this.#ownProject = undefined;
+  }
+
+  /** Before anything is sent. */
+  #requireConfidential({ confidential }: Call): void {
+    if (confidential !== undefined) {
+      this.#credentials.requireConfidential(confidential);
+    }
   }
 
   async #once<Answer>(

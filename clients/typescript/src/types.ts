@@ -25,11 +25,26 @@ export type McpServer = project.McpServerJson;
 /** An API key of a project, without the key itself. */
 export type ApiKey = Printed<project.ApiKey, project.ApiKeyJson>;
 /** A project that was created, and its first API key, which nobody can read again. */
-export type CreatedProject = { project: Project; apiKey: string };
+export interface CreatedProject {
+  /** What is stored of it. */
+  project: Project;
+  /** Its first API key. */
+  apiKey: string;
+}
 /** An API key that was created: what is stored of it, and the key itself, which nobody can read again. */
-export type CreatedApiKey = { key: ApiKey; apiKey: string };
+export interface CreatedApiKey {
+  /** What is stored of it. */
+  key: ApiKey;
+  /** The key itself. */
+  apiKey: string;
+}
 /** Whose key the caller used. */
-export type CurrentProject = { project?: Project; admin: boolean };
+export interface CurrentProject {
+  /** The project whose key it is. Absent for the admin's. */
+  project?: Project;
+  /** Whether it is the admin's. */
+  admin: boolean;
+}
 
 /** An execution: one run of a project's agent. */
 export type Execution = Printed<execution.Execution, execution.ExecutionJson>;
@@ -67,7 +82,7 @@ export type Health = Printed<system.GetHealthResponse, system.GetHealthResponseJ
 
 /** What a call may be given beside its arguments. */
 export interface CallOptions {
-  /** Milliseconds that the call may take, with its retries. Default: the client's. */
+  /** Milliseconds that the call may take, with its retries and pauses. Default: the client's. */
   timeout?: number | undefined;
   /** Ends the call: it rejects with the signal's reason. What the call asked for may happen all the same. */
   signal?: AbortSignal | undefined;

@@ -12,8 +12,8 @@ import type { CallOptions } from './types.js';
 const STEADY = 5_000;
 
 /**
- * An iterator over a stream of the server, which comes back by itself when the connection is lost. Leaving it early
- * ends nothing but the watch. One watch is for one loop.
+ * An iterator over a stream of the server, for `for await`, which comes back by itself when the connection is lost. What
+ * it brings, `Item`, is an event or a report of usage. Leaving it early ends nothing but the watch. One watch is for one loop.
  */
 export class Watch<Item> implements AsyncIterableIterator<Item, undefined, undefined> {
   readonly #transport: Transport;
@@ -36,7 +36,11 @@ export class Watch<Item> implements AsyncIterableIterator<Item, undefined, undef
     return this;
   }
 
-  /** The next item. Throws APIError if there can be none any more. */
+  /**
+   * The next item; `done` after the last one, or after `return`.
+   *
+   * @throws APIError if there can be none any more.
+   */
   next(): Promise<IteratorResult<Item, undefined>> {
     return this.#items.next();
   }

@@ -23,19 +23,22 @@ const PAGE = message<{ executions: Execution[]; nextPageToken?: string }>({ exec
 
 /** How one execution departs from its project's configuration. */
 export interface StartOptions extends ProjectCallOptions {
-  /** Values for `{{name}}` in the prompts. */
+  /** Values for `{{name}}` in the prompts, taken as they are, at most 256. Default: none. */
   variables?: Readonly<Record<string, string>> | undefined;
-  /** Limit on prompt and completion tokens, at most the project's. */
+  /** Limit on prompt and completion tokens, at most the project's. Default: the project's. */
   maxTokens?: number | undefined;
-  /** Limit on cost in US dollars, at most the project's. */
+  /** Limit on cost in US dollars, at most the project's. Default: the project's. */
   maxCost?: number | undefined;
-  /** Limit on the run's time in milliseconds, at least 1,000 and at most the project's. */
+  /**
+   * Limit on the run's time in milliseconds, from its start and not from its place in the queue; at least 1,000 and at
+   * most the project's. Default: the project's.
+   */
   maxDuration?: number | undefined;
-  /** Labels to find the execution by; no place for secrets. */
+  /** Labels to find the execution by, at most 32; no place for secrets. Default: none. */
   labels?: Readonly<Record<string, string>> | undefined;
   /**
    * Makes a start that the caller repeats safe, also from another process: the same key with the same request is the
-   * same execution. The client makes one for each start by itself, so that its own retries are.
+   * same execution. 1 to 255 characters. The client makes one for each start by itself, so that its own retries are.
    */
   idempotencyKey?: string | undefined;
 }
@@ -51,15 +54,15 @@ export interface RunOptions extends StartOptions {
 
 /** Which executions to list. They pass all of the filters. */
 export interface ListOptions extends ProjectCallOptions {
-  /** In one of these states. */
+  /** In one of these states. Default: in any. */
   statuses?: readonly ExecutionStatus[] | undefined;
-  /** With all of these labels. */
+  /** With all of these labels. Default: with any or none. */
   labels?: Readonly<Record<string, string>> | undefined;
   /** Created then or later. */
   createdAfter?: Date | undefined;
   /** Created before that. */
   createdBefore?: Date | undefined;
-  /** How many each call returns at most. */
+  /** How many each call returns at most, 1 to 1,000. Default 100. */
   pageSize?: number | undefined;
 }
 
@@ -69,7 +72,13 @@ export interface WatchOptions extends CallOptions {
   afterSequence?: number | undefined;
 }
 
-/** Executions: runs of a project's agent. */
+/** What to hold the usage of an execution against. */
+export interface CostOptions extends CallOptions {
+  /** Limits on tokens and US dollars. Default: the execution's own. */
+  limits?: CostLimits | undefined;
+}
+
+/** Executions: runs of a project's agent. A prompt is a template, in which `{{name}}` and `{{secret:NAME}}` are filled. */
 export class Executions {
   readonly #transport: Transport;
 
@@ -110,7 +119,16 @@ export class Executions {
     return completed(execution);
   }
 
-  /** Queue a run and return at once. */
+  /**
+   * Queue a run and return at once.
+   *
+   * @throws InvalidArgumentError for a variable or secret that is unknown, and for limits above the project's.
+   * @throws BudgetUsedUpError if nothing is left of a budget of the project.
+   * @throws AlreadyExistsError if the idempotency key was used for another request.
+   * @throws QueueFullError if the queue stayed full, UnavailableError if the server stayed away, DeadlineExceededError if
+   *   there was no answer in time. The run may have begun all the same: only a start with the error's `idempotencyKey` is
+   *   no second one.
+   */
   async start(prompt: string, options: StartOptions = {}): Promise<Execution> {
     const body = { ...bodyOf(prompt, options), idempotencyKey: options.idempotencyKey ?? newId() };
     try {
@@ -123,7 +141,7 @@ export class Executions {
     }
   }
 
-  /** Check all that `start` checks but the queue, and estimate the cost. Nothing is created or called. */
+  /** Check all that `start` checks but the queue, and estimate the cost. Nothing is created, and no model called. */
   async estimate(prompt: string, options: StartOptions = {}): Promise<ExecutionEstimate> {
     const body = { ...bodyOf(prompt, options), validateOnly: true };
     return this.#start(body, field<ExecutionEstimate>('estimate', 'object'), options);
@@ -135,20 +153,27 @@ export class Executions {
    * Each event comes once and in order: after a lost connection the watch goes on by itself where it was. `timeout` is
    * that of the whole watch, by default as long as the execution takes.
    *
-   * The watch throws OutOfRangeError if the next event was trimmed, or `afterSequence` is behind the last one;
-   * DeadlineExceededError if the execution did not end in time; UnavailableError if the server could not be reached for
-   * too long (see RetryPolicy).
+   * What it throws comes of the iterator, not of this call.
+   *
+   * @throws NotFoundError if there is no such execution.
+   * @throws OutOfRangeError if the next event was trimmed, or `afterSequence` is behind the last one.
+   * @throws DeadlineExceededError if the execution did not end in time.
+   * @throws UnavailableError if the server could not be reached for too long; see RetryPolicy.
    */
   watch(executionId: string, { afterSequence = 0, ...options }: WatchOptions = {}): EventWatch {
     return new EventWatch(this.#transport, executionId, afterSequence, options);
   }
 
-  /** One execution as it stands. */
+  /**
+   * One execution as it stands.
+   *
+   * @throws NotFoundError if there is none with this id.
+   */
   async get(executionId: string, options?: CallOptions): Promise<Execution> {
     return this.#transport.call(pathOf(executionId), EXECUTION, options);
   }
 
-  /** The project's executions, newest first. `timeout` is that of each call. */
+  /** The project's executions, newest first, page after page as they are asked for. `timeout` is that of each page. */
   async *list(filters: ListOptions = {}): AsyncGenerator<Execution, undefined, undefined> {
     const id = await this.#transport.project(filters.projectId, filters);
     let pageToken: string | undefined;
@@ -167,29 +192,45 @@ export class Executions {
     } while (pageToken);
   }
 
-  /** End an execution, and return it with its final usage. One that has ended stays as it is. */
+  /**
+   * End an execution, and return it with its final usage. One that has ended stays as it is. By default it may take
+   * 45,000 milliseconds, or the client's `timeout` if that is longer.
+   *
+   * @throws NotFoundError if there is none with this id.
+   */
   async cancel(executionId: string, options: CallOptions = {}): Promise<Execution> {
     const timeout = options.timeout ?? Math.max(this.#transport.timeout, CANCEL_TIMEOUT);
     const call = { method: 'POST', body: {}, repeatable: true } as const;
     return this.#transport.call(`${pathOf(executionId)}/cancel`, EXECUTION, { ...options, timeout }, call);
   }
 
-  /** Delete an execution that has ended, and its events. */
+  /**
+   * Delete an execution that has ended, and its events.
+   *
+   * @throws NotFoundError if there is none with this id.
+   * @throws FailedPreconditionError while it is queued or running.
+   */
   async delete(executionId: string, options?: CallOptions): Promise<void> {
     return this.#transport.call(pathOf(executionId), nothing, options, { method: 'DELETE' });
   }
 
-  /** What an execution has used, and how that stands against `limits`, by default its own. */
-  async cost(
-    executionId: string,
-    { limits, ...options }: CallOptions & { limits?: CostLimits | undefined } = {},
-  ): Promise<ExecutionCostReport> {
+  /**
+   * What an execution has used, and how that stands against limits.
+   *
+   * @throws NotFoundError if there is none with this id.
+   */
+  async cost(executionId: string, { limits, ...options }: CostOptions = {}): Promise<ExecutionCostReport> {
     const query = { 'limits.maxTokens': limits?.maxTokens, 'limits.maxCost': limits?.maxCost };
     const read = message<ExecutionCostReport>({ currentCost: 'number' });
     return this.#transport.call(`${pathOf(executionId)}/cost`, read, options, { query });
   }
 
-  /** The receipt of an execution that has ended: its model calls, their prices, a digest of its events. */
+  /**
+   * The receipt of an execution that has ended: its model calls, their prices, a digest of its events.
+   *
+   * @throws NotFoundError if there is none with this id.
+   * @throws FailedPreconditionError while it is queued or running.
+   */
   async receipt(executionId: string, options?: CallOptions): Promise<Receipt> {
     return this.#transport.call(`${pathOf(executionId)}/receipt`, field<Receipt>('receipt', 'object'), options);
   }

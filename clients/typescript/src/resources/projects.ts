@@ -17,28 +17,39 @@ import type {
 export interface NewProject {
   /** Name for people, 1 to 100 characters. */
   name: string;
-  /** The agent. */
+  /** The agent; it needs a name, a system prompt and a model. */
   agent: AgentConfig & Required<Pick<AgentConfig, 'name' | 'systemPrompt' | 'model'>>;
-  /** What the project is for. */
+  /** What the project is for, up to 1,000 characters. Default: absent. */
   description?: string | undefined;
-  /** What one execution may use at most. Absent fields take their defaults. */
+  /** What one execution may use at most. Default: 100,000 tokens, 10 US dollars, 300,000 milliseconds. */
   limits?: Limits | undefined;
-  /** What all executions of the project may use together. */
+  /** What all executions of the project may use together. Default: not limited. */
   budget?: Budget | undefined;
 }
 
 /** What is to change of a project. */
 export interface ProjectChanges {
+  /** Name for people, 1 to 100 characters. */
   name?: string | undefined;
+  /** What the project is for, up to 1,000 characters. */
   description?: string | undefined;
+  /** Fields of the agent that change. */
   agent?: AgentConfig | undefined;
+  /** Fields of the limits that change. */
   limits?: Limits | undefined;
+  /** Fields of the budget that change, for running executions too. */
   budget?: Budget | undefined;
   /**
-   * Paths such as `description` or `agent.enabledTools`: they change and nothing else does, and a path whose field is
-   * not given is reset. Default: what is given changes.
+   * Paths such as `description` or `agent.enabledTools`, at most 64: they change and nothing else does, and a path whose
+   * field is not given is reset. Default: what is given changes.
    */
   updateMask?: readonly string[] | undefined;
+}
+
+/** How to list projects. */
+export interface ProjectListOptions extends CallOptions {
+  /** How many each call returns at most, 1 to 1,000. Default 1,000. */
+  pageSize?: number | undefined;
 }
 
 const PROJECT = field<Project>('project', 'object');
@@ -54,22 +65,26 @@ export class Projects {
     this.#transport = transport;
   }
 
-  /** Create a project and its API key. The client goes on with the key that it has. */
+  /** Create a project and its API key, which nobody can read again. The client goes on with the key that it has. */
   create(project: NewProject, options?: CallOptions): Promise<CreatedProject> {
-    const call = { method: 'POST', body: project, confidential: true } as const;
+    const call = { method: 'POST', body: project, confidential: 'API key' } as const;
     return this.#transport.call('/api/v1/projects', CREATED, options, call);
   }
 
-  /** One project, by default the client's own. */
+  /**
+   * One project, by default the client's own.
+   *
+   * @throws NotFoundError if there is none with this id.
+   */
   get(projectId?: string, options?: CallOptions): Promise<Project> {
     return this.#transport.inProject('', PROJECT, { ...options, projectId });
   }
 
-  /** All projects that the key may see, oldest first. `pageSize` and `timeout` are those of each call. */
-  async *list({
-    pageSize,
-    ...options
-  }: CallOptions & { pageSize?: number | undefined } = {}): AsyncGenerator<ProjectSummary, undefined, undefined> {
+  /**
+   * All projects that the key may see, oldest first, page after page as they are asked for. `timeout` is that of each
+   * page.
+   */
+  async *list({ pageSize, ...options }: ProjectListOptions = {}): AsyncGenerator<ProjectSummary, undefined, undefined> {
     let pageToken: string | undefined;
     do {
       const query = { pageSize, pageToken };
@@ -79,13 +94,23 @@ export class Projects {
     } while (pageToken);
   }
 
-  /** Change what is given, down to single fields of `agent`, `limits` and `budget`. */
-  update({ updateMask, ...changes }: ProjectChanges, options?: ProjectCallOptions): Promise<Project> {
+  /**
+   * Change what is given, down to single fields of `agent`, `limits` and `budget`. Running executions keep the
+   * configuration that they started with.
+   *
+   * @throws InvalidArgumentError also for a path in the mask that is none.
+   */
+  update(changes: ProjectChanges, options?: ProjectCallOptions): Promise<Project> {
+    const { updateMask, ...body } = changes;
     const query = { updateMask: updateMask?.join(',') };
-    return this.#transport.inProject('', PROJECT, options, { method: 'PATCH', query, body: changes });
+    return this.#transport.inProject('', PROJECT, options, { method: 'PATCH', query, body });
   }
 
-  /** Delete a project with its secrets and executions, after cancelling those that run. */
+  /**
+   * Delete a project with its secrets and executions, after cancelling those that run. Its keys stop working at once.
+   *
+   * @throws NotFoundError if there is none with this id.
+   */
   async delete(projectId: string, options?: CallOptions): Promise<void> {
     return this.#transport.call(path`/api/v1/projects/${projectId}`, nothing, options, { method: 'DELETE' });
   }

@@ -1,6 +1,6 @@
-import { afterEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { endpointOf } from '../../src/address.js';
-import { CloutAgentClient, ConfigurationError } from '../../src/index.js';
+import { CloutAgentClient, ConfigurationError, type ProjectCallOptions } from '../../src/index.js';
 import { FakeServer, json } from './fake_server.js';
 
 const PROJECT = { name: 'n', agent: { name: 'helper', systemPrompt: 'You help.', model: 'claude-sonnet-4-5' } };
@@ -87,11 +87,43 @@ describe('the API key', () => {
     expect(server.asked.length).toBe(1);
   });
 
+  test('comes from no other machine in plain text, and nothing is asked before: whose key it is neither', async () => {
+    const server = new FakeServer(json({ admin: true }));
+    const client = new CloutAgentClient('http://10.0.0.1:3001', { fetch: server.fetch, storage: null });
+    await expect(client.keys.rotate()).rejects.toThrow(/the API key .* allowPlaintextKey/);
+    expect(server.asked).toEqual([]);
+  });
+
   test('comes from the environment, too', async () => {
     vi.stubEnv('CLOUTAGENT_API_KEY', ' cla_env\n');
     const server = new FakeServer(json({ status: 'ok', version: '1' }));
     await new CloutAgentClient('https://api.example', { fetch: server.fetch }).healthCheck();
     expect(server.asked[0]?.headers.get('x-api-key')).toBe('cla_env');
+  });
+
+  describe('and the localStorage that Node has by itself', () => {
+    const found = Object.getOwnPropertyDescriptor(globalThis, 'localStorage');
+    const looked = vi.fn(() => ({ getItem: () => null, setItem: () => undefined, removeItem: () => undefined }));
+
+    beforeEach(() => {
+      looked.mockClear();
+      Object.defineProperty(globalThis, 'localStorage', { get: looked, configurable: true });
+    });
+    afterEach(() => {
+      Reflect.deleteProperty(globalThis, 'localStorage');
+      Object.defineProperties(globalThis, found ? { localStorage: found } : {});
+    });
+
+    test('stay apart, for a look at it alone makes Node warn', () => {
+      new CloutAgentClient('https://api.example').setAPIKey('cla_1');
+      expect(looked).not.toHaveBeenCalled();
+    });
+
+    test('is a page’s where there is one', () => {
+      vi.stubGlobal('location', { origin: 'https://page.example' });
+      new CloutAgentClient('https://api.example').setAPIKey('cla_1');
+      expect(looked).toHaveBeenCalled();
+    });
   });
 
   test('is in no text of the client, and what is none is not repeated', () => {
@@ -100,5 +132,31 @@ describe('the API key', () => {
     const refused = () => client.setAPIKey('cla_sécret');
     expect(refused).toThrow(ConfigurationError);
     expect(refused).not.toThrow(/sécret/);
+  });
+});
+
+describe('the value of a secret', () => {
+  const plain = 'http://10.0.0.1:3001';
+
+  test.each<[string, (client: CloutAgentClient, options?: ProjectCallOptions) => Promise<unknown>]>([
+    ['set', (client, options) => client.secrets.set('TOKEN', 's3cret', options)],
+    ['encrypt', (client, options) => client.secrets.encrypt('s3cret', options)],
+    ['get', (client, options) => client.secrets.get('TOKEN', options)],
+    ['decrypt', (client, options) => client.secrets.decrypt('x', options)],
+  ])('goes to and comes from no other machine in plain text, with or without a key: %s', async (_, use) => {
+    const server = new FakeServer(json({ version: 1, value: 's3cret', ciphertext: 'x', plaintext: 's3cret' }));
+    const { fetch } = server;
+    const client = new CloutAgentClient(plain, { fetch, storage: null });
+    await expect(use(client, { projectId: 'p1' })).rejects.toThrow(ConfigurationError);
+    await expect(use(client)).rejects.toThrow(/the secret .* allowPlaintextKey/);
+    expect(server.asked).toEqual([]);
+    await use(new CloutAgentClient(plain, { fetch, storage: null, allowPlaintextKey: true }), { projectId: 'p1' });
+    expect(server.asked.length).toBe(1);
+  });
+
+  test('is in no request of the others, which go there as before', async () => {
+    const server = new FakeServer(json({ names: [] }));
+    const client = new CloutAgentClient(plain, { fetch: server.fetch, storage: null });
+    expect(await client.secrets.list({ projectId: 'p1' })).toEqual([]);
   });
 });

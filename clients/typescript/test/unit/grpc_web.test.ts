@@ -1,14 +1,15 @@
-import { createClient } from '@connectrpc/connect';
+import { createClient, type Transport } from '@connectrpc/connect';
 import { describe, expect, test } from 'vitest';
 import { createTransport, type TransportOptions } from '../../src/grpc-web.js';
 import { ConfigurationError } from '../../src/index.js';
-import { SystemService } from '../../src/v1.js';
+import { ProjectService, SecretService, SystemService } from '../../src/v1.js';
 import { FakeServer } from './fake_server.js';
+
+const refused = () =>
+  new Response(null, { headers: { 'content-type': 'application/grpc-web+proto', 'grpc-status': '16' } });
 
 /** What a call is sent with; it ends as one that was refused. */
 async function asked(options: TransportOptions) {
-  const refused = () =>
-    new Response(null, { headers: { 'content-type': 'application/grpc-web+proto', 'grpc-status': '16' } });
   const server = new FakeServer(refused);
   const transport = createTransport({ baseURL: 'https://api.example/api/v1', fetch: server.fetch, ...options });
   await expect(createClient(SystemService, transport).getHealth({})).rejects.toMatchObject({ code: 16 });
@@ -40,5 +41,22 @@ describe('a transport of gRPC-Web', () => {
     const baseURL = 'http://10.0.0.1:3001';
     expect(() => createTransport({ baseURL, apiKey: 'cla_1' })).toThrow(ConfigurationError);
     expect(() => createTransport({ baseURL, apiKey: 'cla_1', allowPlaintextKey: true })).not.toThrow();
+  });
+
+  test.each<[string, (transport: Transport) => Promise<unknown>]>([
+    ['SetSecret', (transport) => createClient(SecretService, transport).setSecret({ value: 's3cret' })],
+    ['Encrypt', (transport) => createClient(SecretService, transport).encrypt({ plaintext: 's3cret' })],
+    ['GetSecret', (transport) => createClient(SecretService, transport).getSecret({})],
+    ['Decrypt', (transport) => createClient(SecretService, transport).decrypt({})],
+    ['CreateProject', (transport) => createClient(ProjectService, transport).createProject({})],
+    ['CreateApiKey', (transport) => createClient(ProjectService, transport).createApiKey({})],
+    ['RotateApiKey', (transport) => createClient(ProjectService, transport).rotateApiKey({})],
+  ])('sends and gets no secret and no key in plain text without a key: %s', async (_, use) => {
+    const server = new FakeServer(refused);
+    const options = { baseURL: 'http://10.0.0.1:3001', fetch: server.fetch };
+    await expect(use(createTransport(options))).rejects.toThrow(ConfigurationError);
+    expect(server.asked).toEqual([]);
+    await expect(use(createTransport({ ...options, allowPlaintextKey: true }))).rejects.toMatchObject({ code: 16 });
+    expect(server.asked.length).toBe(1);
   });
 });
