@@ -46,7 +46,9 @@ class Worker:
         self._process.stdin.write(b"go\n")
 
     async def result(self) -> Any:
-        text = await self.line()
+        """All that it prints until it ends: a line of any length, where `line` takes 64 KiB."""
+        assert self._process.stdout is not None
+        text = await asyncio.wait_for(self._process.stdout.read(), DEADLINE)
         assert await asyncio.wait_for(self._process.wait(), DEADLINE) == 0
         return json.loads(text)
 
