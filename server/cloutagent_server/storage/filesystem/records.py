@@ -298,6 +298,7 @@ def outcome_from_fields(fields: Fields, created: Execution) -> Execution:
         status=Status(fields.text("status")),
         usage=_usage(fields.fields("usage")),
         result=fields.optional(fields.text, "result"),
+        result_truncated=fields.optional(fields.truth, "resultTruncated") or False,
         failure=fields.optional(lambda name: _failure(fields.fields(name)), "failure"),
         started_at=fields.optional(fields.time, "startedAt"),
         finished_at=fields.optional(fields.time, "finishedAt"),
