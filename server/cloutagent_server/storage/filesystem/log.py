@@ -26,16 +26,11 @@ from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.storage.changes import appended, folded
 from cloutagent_server.storage.filesystem import files, layout
 from cloutagent_server.storage.filesystem.batches import Batches
+from cloutagent_server.storage.filesystem.documents import dump, load
 from cloutagent_server.storage.filesystem.lines import LineIndex, in_memory, line_ending_at, lines_after, lines_between
 from cloutagent_server.storage.filesystem.locks import committed_size, holding, uncommitted
 from cloutagent_server.storage.filesystem.log_lines import header_line, read_header
-from cloutagent_server.storage.filesystem.records import (
-    Snapshot,
-    dump,
-    load,
-    snapshot_from_json,
-    snapshot_to_json,
-)
+from cloutagent_server.storage.filesystem.outcome_records import Snapshot, snapshot_from_json, snapshot_to_json
 
 # What watchers that fall behind for a moment find without a look at the file, for each open log.
 _RECENT_EVENTS: Final = 2_048

@@ -18,10 +18,11 @@ from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.storage.base import History
 from cloutagent_server.storage.changes import folded
 from cloutagent_server.storage.filesystem import files, layout
+from cloutagent_server.storage.filesystem.documents import dump
 from cloutagent_server.storage.filesystem.lines import lines_between
 from cloutagent_server.storage.filesystem.locks import holding
 from cloutagent_server.storage.filesystem.log_lines import LogHeader, header_line, is_trimmed, read_header, sealed
-from cloutagent_server.storage.filesystem.records import Snapshot, dump, snapshot_to_json
+from cloutagent_server.storage.filesystem.outcome_records import Snapshot, snapshot_to_json
 
 _log: Final = structlog.get_logger(__name__)
 
