@@ -15,9 +15,9 @@ import pytest
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.ledger import LedgerTotals
 from cloutagent_server.domain.project import Budget, BudgetLimit, Limits, ProjectChanges
-from cloutagent_server.service.budgets import usage_after_crash
 from cloutagent_server.service.key_rotation import rotate_encryption_key
 from cloutagent_server.service.keyring import Keyring
+from cloutagent_server.service.orphaned_calls import usage_after_crash
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.faults.conftest import DEADLINE, REPOSITORY, Count

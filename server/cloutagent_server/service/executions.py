@@ -28,10 +28,11 @@ from cloutagent_server.domain.execution import Execution, ExecutionFilter, Statu
 from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.domain.project import Budget, Project
 from cloutagent_server.engine.base import Engine, PriceList
-from cloutagent_server.service.budgets import Turns, usage_after_crash, used_up
+from cloutagent_server.service.budgets import Turns, used_up
 from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.service.idempotent_starts import IdempotentStarts
 from cloutagent_server.service.live import LiveExecutions
+from cloutagent_server.service.orphaned_calls import usage_after_crash
 from cloutagent_server.service.places import PAUSE_SECONDS, PlaceEvents
 from cloutagent_server.service.prompts import fill
 from cloutagent_server.service.queue import RunQueue
