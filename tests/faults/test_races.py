@@ -15,9 +15,9 @@ import pytest
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.ledger import LedgerTotals
 from cloutagent_server.domain.project import Budget, BudgetLimit, Limits, ProjectChanges
-from cloutagent_server.service.budgets import usage_after_crash
 from cloutagent_server.service.key_rotation import rotate_encryption_key
 from cloutagent_server.service.keyring import Keyring
+from cloutagent_server.service.orphaned_calls import usage_after_crash
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from tests.faults.conftest import DEADLINE, REPOSITORY, Count
@@ -46,7 +46,9 @@ class Worker:
         self._process.stdin.write(b"go\n")
 
     async def result(self) -> Any:
-        text = await self.line()
+        """All that it prints until it ends: a line of any length, where `line` takes 64 KiB."""
+        assert self._process.stdout is not None
+        text = await asyncio.wait_for(self._process.stdout.read(), DEADLINE)
         assert await asyncio.wait_for(self._process.wait(), DEADLINE) == 0
         return json.loads(text)
 

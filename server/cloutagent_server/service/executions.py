@@ -28,16 +28,15 @@ from cloutagent_server.domain.execution import Execution, ExecutionFilter, Statu
 from cloutagent_server.domain.metrics import NO_METRICS, Metrics
 from cloutagent_server.domain.project import Budget, Project
 from cloutagent_server.engine.base import Engine, PriceList
-from cloutagent_server.service.budgets import Turns, usage_after_crash, used_up
-from cloutagent_server.service.cost_tracker import CostTracker
+from cloutagent_server.service.budgets import used_up
 from cloutagent_server.service.idempotent_starts import IdempotentStarts
 from cloutagent_server.service.live import LiveExecutions
+from cloutagent_server.service.orphaned_calls import usage_after_crash
 from cloutagent_server.service.places import PAUSE_SECONDS, PlaceEvents
-from cloutagent_server.service.prompts import fill
 from cloutagent_server.service.queue import RunQueue
 from cloutagent_server.service.requests import Estimate, ExecutionRequest, estimate, prepare
 from cloutagent_server.service.run_span import describe_end, run_span
-from cloutagent_server.service.runner import Run
+from cloutagent_server.service.running import RunningExecutions
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.unstored import UnstoredEnds
 from cloutagent_server.storage.base import ALL_EXECUTIONS, Page, Storage
@@ -76,8 +75,7 @@ class ExecutionService:
         self._prices = prices
         self._metrics = metrics
         self._tracer = NoOpTracer() if tracer is None else tracer
-        self._tracker = CostTracker(prices)
-        self._turns = Turns()
+        self._runs = RunningExecutions(storage, secrets, engine, prices, metrics)
         self._queue = RunQueue(
             self._drive,
             max_running,
@@ -91,12 +89,9 @@ class ExecutionService:
             storage.executions, self._queue.in_order, self._queue.position_of, place_pause_seconds
         )
         self._unstored = UnstoredEnds(storage.executions, self._settled)
-        self._runs: dict[str, Run] = {}
         self._live = LiveExecutions(storage.executions)
-        self._cancelling: set[str] = set()
         self._cancellations: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self._interrupting = False
         self._starts = IdempotentStarts(storage.executions)
 
     @property
@@ -212,7 +207,7 @@ class ExecutionService:
             return await asyncio.shield(self._cancel_waiting(execution))
         if execution_id not in self._live:
             return await asyncio.shield(self._cancel_elsewhere(execution_id))
-        self._cancel_run(execution_id)
+        self._runs.cancel(execution_id)
         return await self._soon_finished(execution_id)
 
     async def cancel_all(self, project_id: str) -> None:
@@ -222,9 +217,7 @@ class ExecutionService:
 
     def abandon(self, project_id: str) -> None:
         """End the runs of a project that is gone. Nothing of them is kept."""
-        for run in list(self._runs.values()):
-            if run.project_id == project_id:
-                run.cancel()
+        self._runs.cancel_of(project_id)
 
     async def delete(self, execution_id: str) -> None:
         """Remove an execution that has ended. Raises ExecutionNotFound, ExecutionNotFinished."""
@@ -271,7 +264,7 @@ class ExecutionService:
                 if self._queue.withdraw(execution_id):
                     await self._cancel_waiting(execution)
                 else:
-                    self._cancel_run(execution_id)
+                    self._runs.cancel(execution_id)
 
     async def stop(self, grace: float) -> None:
         """Start nothing more, let runs end by themselves for `grace` seconds, then end them as interrupted."""
@@ -280,9 +273,7 @@ class ExecutionService:
         await self._places.stop()
         ended = asyncio.ensure_future(self._queue.stop())
         await asyncio.wait([ended], timeout=grace)
-        self._interrupting = True
-        for run in list(self._runs.values()):
-            run.interrupt()
+        self._runs.interrupt()
         await ended
         await self._unstored.stop()
         if self._cancellations:
@@ -351,12 +342,6 @@ class ExecutionService:
         else:
             self._add(execution)
 
-    def _cancel_run(self, execution_id: str) -> None:
-        self._cancelling.add(execution_id)
-        run = self._runs.get(execution_id)
-        if run is not None:
-            run.cancel()
-
     async def _cancel_elsewhere(self, execution_id: str) -> Execution:
         """Cancel an execution that another server answers for, or that none does any more."""
         claimed = await self._live.claim(execution_id)
@@ -418,7 +403,7 @@ class ExecutionService:
         unstored: Sequence[Payload] = ()
         try:
             with run_span(self._tracer, execution) as span:
-                execution, unstored = await self._run(await self._places.take(execution))
+                execution, unstored = await self._runs.run(await self._places.take(execution))
                 describe_end(span, execution, stored=not unstored)
         finally:
             if unstored:
@@ -429,50 +414,7 @@ class ExecutionService:
     def _settled(self, execution_id: str) -> None:
         """The execution has ended, as far as this server is concerned."""
         self._live.discard(execution_id)
-        self._cancelling.discard(execution_id)
-
-    async def _run(self, execution: Execution) -> tuple[Execution, Sequence[Payload]]:
-        """Run an execution; returns it as it then stands, with what the storage has not taken of its end."""
-        try:
-            project = await self._projects.read(execution.project_id)
-            if project is None:
-                return execution, ()
-            prompts = await fill(execution, project, self._secrets)
-            run = Run(
-                execution,
-                prompts,
-                self._storage,
-                self._engine,
-                self._prices,
-                self._tracker,
-                self._turns,
-                self._metrics,
-            )
-        except Exception as fault:
-            log.exception("a run could not start", extra={"execution_id": execution.id})
-            return await self._fail_unstarted(execution, fault)
-        self._runs[execution.id] = run
-        if execution.id in self._cancelling:
-            run.cancel()
-        if self._interrupting:
-            run.interrupt()
-        try:
-            await run.drive()
-        finally:
-            del self._runs[execution.id]
-        return run.execution, run.unstored
-
-    async def _fail_unstarted(self, execution: Execution, fault: Exception) -> tuple[Execution, Sequence[Payload]]:
-        shown = fault.message if isinstance(fault, CloutAgentError) else "a fault of the server; its log names it"
-        failure = Failure(FailureReason.AGENT_ERROR, f"the run could not start: {shown}")
-        end = Failed(failure, execution.usage, 0)
-        try:
-            return await self._append(execution, end), ()
-        except StorageUnavailable:
-            return execution, [end]
-        except Exception:
-            log.exception("the end of a run could not be stored", extra={"execution_id": execution.id})
-        return execution, ()
+        self._runs.forget(execution_id)
 
     async def _known_duration(self, execution: Execution) -> int:
         """Milliseconds from the start to the last event; at most the timeout, also if the clock was set meanwhile."""

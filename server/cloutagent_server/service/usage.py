@@ -12,7 +12,7 @@ from cloutagent_server.domain.errors import ProjectNotFound
 from cloutagent_server.domain.ledger import LedgerTotals
 from cloutagent_server.domain.project import Budget
 from cloutagent_server.domain.usage import UsageReport, days_between
-from cloutagent_server.service.budgets import budget_states
+from cloutagent_server.service.budget_lines import budget_states
 from cloutagent_server.storage.base import Storage
 
 HEARTBEAT_SECONDS: Final = 15.0

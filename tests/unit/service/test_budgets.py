@@ -20,7 +20,7 @@ from cloutagent_server.domain.ledger import Amount, LedgerCall, LedgerTotals, Re
 from cloutagent_server.domain.project import Budget, BudgetLimit, Limits, Project
 from cloutagent_server.engine.base import CallEnd, CallRefused
 from cloutagent_server.service import budgets
-from cloutagent_server.service.budgets import RunBudget, Turns
+from cloutagent_server.service.budgets import RunBudget, Turns, UnboundedInput
 from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.service.requests import ExecutionRequest
 from cloutagent_server.storage.memory import MemoryStorage
@@ -174,6 +174,49 @@ async def test_room_that_is_there_is_taken_without_a_look_at_the_dead() -> None:
     left = await scene.reserve_for(new_id(), 400)
     assert await (await scene.run()).reserve(planned(MODEL, 500, input_tokens=100)) == 500
     assert left.call_id in (await scene.totals()).open
+
+
+async def counted(tokens: int | None) -> int | None:
+    """What the vendor counts."""
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("unbounded", "said"),
+    [
+        ("a document by its address", "a model call with a document by its address can use more than can be told"),
+        (None, "the vendor did not count the input of a model call whose bytes do not bound it"),
+    ],
+)
+async def test_a_call_whose_input_nothing_bounds_is_refused(unbounded: str | None, said: str) -> None:
+    scene = await Scene.made(max_tokens=1000)
+    call = replace(planned(MODEL, 100), input_bound=None, count_input=lambda: counted(None), unbounded=unbounded)
+    with pytest.raises(UnboundedInput, match=said):
+        await (await scene.run()).reserve(call)
+    assert not (await scene.totals()).open
+
+
+@pytest.mark.parametrize(
+    ("bound", "count", "reserved"), [(300, 200, 200), (300, 400, 300), (300, None, 300), (None, 200, 200)]
+)
+async def test_the_smaller_of_bound_and_count_is_reserved(bound: int | None, count: int | None, reserved: int) -> None:
+    scene = await Scene.made(max_tokens=1000)
+    call = replace(planned(MODEL, 900), input_bound=bound, count_input=lambda: counted(count))
+    assert await asyncio.wait_for((await scene.run()).reserve(call), DEADLINE_SECONDS) == 1000 - reserved
+    usage = (await scene.totals()).open[call.id].usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (reserved, 1000 - reserved)
+
+
+async def test_a_turn_that_was_waited_for_is_given_back() -> None:
+    scene = await Scene.made(max_tokens=1000)
+    turn = scene.turns._turns[scene.project.id] = SeenTurn()
+    await turn.acquire()
+    reserving = asyncio.ensure_future((await scene.run()).reserve(planned(MODEL, 100, input_tokens=100)))
+    await asyncio.wait_for(turn.asked.wait(), DEADLINE_SECONDS)
+    assert not (await scene.totals()).open
+    turn.release()
+    assert await asyncio.wait_for(reserving, DEADLINE_SECONDS) == 100
+    assert not turn.locked()
 
 
 @pytest.mark.parametrize("moment", ["its turn", "its reservation", "the count", "room"])

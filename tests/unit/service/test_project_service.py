@@ -158,3 +158,23 @@ async def test_delete_first_cancels_what_runs_and_waits(world: World) -> None:
     assert world.engine.running == []
     assert not await world.projects.exists(project.id)
     assert await world.executions.find(executions[0].id) is None
+
+
+async def test_delete_ends_what_was_started_in_the_moment_before_the_project_was_gone(world: World) -> None:
+    project = await world.project()
+    elsewhere = await world.start(await world.project(), "hang")
+    await world.until(elsewhere.id, lambda stored: stored.usage.total_tokens > 0)
+    delete = world.storage.projects.delete
+
+    async def start_then_delete(project_id: str) -> None:
+        late = await world.start(project, "hang")
+        await world.until(late.id, lambda stored: stored.usage.total_tokens > 0)
+        await delete(project_id)
+
+    world.storage.projects.delete = start_then_delete  # type: ignore[method-assign]
+    await asyncio.wait_for(world.projects.delete(project.id), DEADLINE_SECONDS)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while world.executions.running > 1:  # noqa: ASYNC110 - nothing is stored of it that tells
+            await asyncio.sleep(0)
+    assert world.engine.running == [elsewhere.id]
+    assert (await world.executions.cancel(elsewhere.id)).status is Status.CANCELLED

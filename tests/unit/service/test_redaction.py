@@ -209,6 +209,7 @@ def test_a_value_with_quotes_newlines_and_other_letters_is_found_as_json_writes_
     assert "".join(map(stream.push, tool_input)) + stream.flush() == f'{{"command": "login {REDACTED}"}}'
 
 
+@settings(deadline=None)
 @given(before=st.binary(max_size=7), value=st.text(min_size=12, max_size=40), after=st.binary(max_size=7))
 def test_no_more_than_the_ends_of_a_value_show_in_base64(before: bytes, value: str, after: bytes) -> None:
     redactor = Redactor([value])

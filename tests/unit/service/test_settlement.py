@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 
 import pytest
@@ -12,12 +12,9 @@ from cloutagent_server.domain.cost import TokenUsage, Usage
 from cloutagent_server.domain.execution import Status
 from cloutagent_server.domain.ledger import Reservation, Settlement
 from cloutagent_server.engine.base import CallEnd
-from cloutagent_server.service.budgets import RunBudget, Turns
-from cloutagent_server.service.cost_tracker import CostTracker
-from cloutagent_server.storage.memory import MemoryStorage
+from cloutagent_server.service.settlements import settlement_of
 from cloutagent_server.transport import event_codec, execution_codec
 from cloutagent_server.transport.cost_codec import usage_to_proto
-from tests.support import builders
 from tests.support.fake_engine import FakeEngine, answer, ask, report
 from tests.support.fake_prices import CHEAP_MODEL, MODEL, FakePriceList
 from tests.support.service_world import make_world
@@ -37,9 +34,7 @@ def settled(end: CallEnd, told: TokenUsage | None, model: str = MODEL) -> Settle
     prices = RisingPrices()
     usage = TokenUsage(100, 50, model)
     reservation = Reservation("e", "c", usage, prices.cost(usage, NOON), NOON)
-    execution = builders.execution(created_at=NOON - timedelta(hours=1))
-    budget = RunBudget(execution, MemoryStorage(), prices, CostTracker(prices), Turns())
-    return budget._settlement(reservation, end, told)
+    return settlement_of(reservation, end, told, prices)
 
 
 @pytest.mark.parametrize("end", [CallEnd.TOLD, CallEnd.CUT])

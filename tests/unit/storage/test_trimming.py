@@ -21,9 +21,9 @@ from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.backup.create import back_up
 from cloutagent_server.storage.filesystem.backup.restore import restore
 from cloutagent_server.storage.filesystem.doctor import Folder, examine
+from cloutagent_server.storage.filesystem.documents import dump_line
 from cloutagent_server.storage.filesystem.log import ExecutionLog
 from cloutagent_server.storage.filesystem.log_lines import sealed, unsealed
-from cloutagent_server.storage.filesystem.records import dump_line
 from tests.support import builders
 from tests.support.fake_prices import FakePriceList
 from tests.support.folders import leftovers

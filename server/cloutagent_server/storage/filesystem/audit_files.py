@@ -40,10 +40,10 @@ from cloutagent_server.storage.filesystem.audit_json import (
     snapshot_from_json,
     snapshot_to_json,
 )
+from cloutagent_server.storage.filesystem.documents import dump, load
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.lines import line_ending_at, lines_between
 from cloutagent_server.storage.filesystem.locks import committed_size, holding, uncommitted
-from cloutagent_server.storage.filesystem.records import dump, load
 
 SEGMENT_BYTES: Final = 8 * 1024 * 1024
 SEGMENT: Final = re.compile(r"(\d{6})\.jsonl")

@@ -10,8 +10,8 @@ from cloutagent_server.domain import audit
 from cloutagent_server.domain.audit import AuditEntry, AuditHead, AuditRecord, Mark, Resource, SecretsHeads
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.domain.secret import SecretsHead
-from cloutagent_server.storage.filesystem.records import DIGEST, dump_line
-from cloutagent_server.storage.filesystem.schema import Fields, Schema, parse
+from cloutagent_server.storage.filesystem.documents import dump_line
+from cloutagent_server.storage.filesystem.schema import DIGEST, Fields, Schema, parse
 
 RECORD: Final = Schema(audit.SCHEMA_VERSION)
 SNAPSHOT: Final = Schema(1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cloutagent_server.domain.receipt import LogDigest
-from cloutagent_server.storage.filesystem.records import DIGEST
-from cloutagent_server.storage.filesystem.schema import Fields
+from cloutagent_server.storage.filesystem.schema import DIGEST, Fields
 
 
 def digest_to_json(digest: LogDigest) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.documents import dump, load
 from cloutagent_server.storage.filesystem.order import ProjectOrder
-from cloutagent_server.storage.filesystem.records import DIGEST, dump, load
-from cloutagent_server.storage.filesystem.schema import Schema
+from cloutagent_server.storage.filesystem.schema import DIGEST, Schema
 from cloutagent_server.storage.filesystem.unchanged import Unchanged
 
 _ENTRY: Final = Schema(1)

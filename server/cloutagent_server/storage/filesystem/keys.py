@@ -16,17 +16,11 @@ from cloutagent_server.domain.api_key import ApiKeys
 from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.storage.changes import used
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.documents import dump, load
 from cloutagent_server.storage.filesystem.index import Index
+from cloutagent_server.storage.filesystem.key_records import key_uses_from_json, key_uses_to_json
 from cloutagent_server.storage.filesystem.layout import Layout
-from cloutagent_server.storage.filesystem.records import (
-    ProjectRecord,
-    dump,
-    key_uses_from_json,
-    key_uses_to_json,
-    load,
-    project_from_json,
-    project_to_json,
-)
+from cloutagent_server.storage.filesystem.project_records import ProjectRecord, project_from_json, project_to_json
 
 _log = structlog.get_logger(__name__)
 

@@ -19,6 +19,7 @@ import structlog
 from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.domain.ledger import LedgerCall, Reservation, Settlement, month_of
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.documents import dump, load
 from cloutagent_server.storage.filesystem.ledger_records import (
     read_line,
     reserved_line,
@@ -27,7 +28,6 @@ from cloutagent_server.storage.filesystem.ledger_records import (
     totals_to_json,
 )
 from cloutagent_server.storage.filesystem.lines import lines_between
-from cloutagent_server.storage.filesystem.records import dump, load
 from cloutagent_server.storage.ledger_book import MonthBook
 
 _LOG: Final = ".jsonl"

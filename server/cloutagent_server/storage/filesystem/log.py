@@ -17,34 +17,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from cloutagent_server.domain import event_json
-from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFound, StorageUnavailable, StoredDataDamaged
+from cloutagent_server.domain.errors import CursorOutOfRange, ExecutionNotFound, StoredDataDamaged
 from cloutagent_server.domain.events import Event, StoredEvent, StoredEvents, TextDelta
 from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.storage.changes import appended, folded
 from cloutagent_server.storage.filesystem import files, layout
 from cloutagent_server.storage.filesystem.batches import Batches
-from cloutagent_server.storage.filesystem.lines import LineIndex, in_memory, line_ending_at, lines_after, lines_between
+from cloutagent_server.storage.filesystem.lines import LineIndex, in_memory, lines_after, lines_between
 from cloutagent_server.storage.filesystem.locks import committed_size, holding, uncommitted
 from cloutagent_server.storage.filesystem.log_lines import header_line, read_header
-from cloutagent_server.storage.filesystem.records import (
-    Snapshot,
-    dump,
-    load,
-    snapshot_from_json,
-    snapshot_to_json,
-)
+from cloutagent_server.storage.filesystem.outcome_records import Snapshot
+from cloutagent_server.storage.filesystem.recent_events import MOST_EVENTS, RecentEvents
+from cloutagent_server.storage.filesystem.snapshots import believed_snapshot, save_snapshot
 
-# What watchers that fall behind for a moment find without a look at the file, for each open log.
-_RECENT_EVENTS: Final = 2_048
-_RECENT_BYTES: Final = 1 << 19
 _BATCH_BYTES: Final = 1 << 20
 _AT_HAND: Final = 512
 _AT_HAND_BYTES: Final = 1 << 17
-
-_log = structlog.get_logger(__name__)
 
 
 def write_new(directory: Path, execution: Execution) -> None:
@@ -86,13 +75,11 @@ class ExecutionLog:
         """
         self._directory = directory
         self._path = directory / layout.LOG
-        self._state_path = directory / layout.STATE
         self._appending = threading.Lock()
         self._changing = threading.Lock()
         self._reading = threading.Lock()
         self._noting = threading.Lock()
-        self._recent: tuple[StoredEvent, ...] = ()
-        self._recent_bytes = 0
+        self._recent = RecentEvents()
         self._batches = Batches() if batches is None else batches
         self._writer: int | None = None
         self._unsynced = False
@@ -124,11 +111,7 @@ class ExecutionLog:
 
     def recent(self, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
         """Events after `after_sequence` from memory; none if they are not all there. Does not block."""
-        recent = self._recent
-        if not recent or after_sequence < recent[0].sequence - 1:
-            return ()
-        start = after_sequence - recent[0].sequence + 1
-        return recent[start : start + limit]
+        return self._recent.after(after_sequence, limit)
 
     def at_hand(self, after_sequence: int, limit: int) -> Sequence[StoredEvent]:
         """Up to `limit` known events after `after_sequence`; none if that would have to wait.
@@ -237,7 +220,7 @@ class ExecutionLog:
             finally:
                 self._writing = False
             if after.status is not before.status:
-                self._save_snapshot()
+                save_snapshot(self._directory, Snapshot(self._size, self._execution))
             return after
 
     @property
@@ -304,7 +287,7 @@ class ExecutionLog:
 
     def _resume(self, size: int) -> Status | None:
         """Fold the log from the snapshot on, or from the beginning where none fits. Returns the snapshot's status."""
-        snapshot = self._load_snapshot(size)
+        snapshot = believed_snapshot(self._directory, self._reader, self._header, size)
         if snapshot is not None:
             try:
                 self._size, self._execution = snapshot.log_size, snapshot.execution
@@ -316,30 +299,9 @@ class ExecutionLog:
             return None
         return snapshot.execution.status
 
-    def _load_snapshot(self, size: int) -> Snapshot | None:
-        try:
-            snapshot = load(self._state_path, lambda document: snapshot_from_json(document, self._header.execution))
-        except StoredDataDamaged as fault:
-            _log.warning("snapshot_rebuilt", location=fault.location, fault=fault.fault)
-            return None
-        # The size as it is now: the log may have grown since `size` was taken, and the snapshot with it.
-        if snapshot is not None and snapshot.log_size > os.fstat(self._reader).st_size:
-            raise self._damaged(f"is shorter than {layout.STATE} tells: it was cut")
-        if snapshot is None or not self._header.size <= snapshot.log_size <= size:
-            return None
-        sequence = snapshot.execution.last_sequence
-        if sequence < self._header.first_sequence:
-            return snapshot if snapshot.log_size == self._header.size else None
-        last_line = line_ending_at(self._reader, snapshot.log_size)
-        try:
-            self._header.event_of(sequence, last_line or b"")
-        except ValueError:
-            return None
-        return snapshot
-
     def _catch_up(self, size: int) -> None:
         """Take in the whole lines between what is known and `size`, up to which the file is committed."""
-        recent: deque[StoredEvent] = deque(maxlen=_RECENT_EVENTS)
+        recent: deque[StoredEvent] = deque(maxlen=MOST_EVENTS)
         end = self._size
         sequence = self._execution.last_sequence
 
@@ -361,14 +323,7 @@ class ExecutionLog:
         self._publish(execution, recent)
 
     def _publish(self, execution: Execution, lines: Iterable[StoredEvent]) -> None:
-        added = tuple(lines)
-        recent = self._recent + added
-        self._recent_bytes += sum(len(line.data) for line in added)
-        first = 0
-        while len(recent) - first > _RECENT_EVENTS or self._recent_bytes > _RECENT_BYTES:
-            self._recent_bytes -= len(recent[first].data)
-            first += 1
-        self._recent = recent[first:]
+        self._recent.add(lines)
         self._execution = execution
 
     def _write(self, writer: int, content: bytes, *, torn: bool, durable: bool) -> None:
@@ -392,16 +347,9 @@ class ExecutionLog:
             return
         try:
             if self._path.stat().st_ino == self._inode:
-                self._save_snapshot()
+                save_snapshot(self._directory, Snapshot(self._size, self._execution))
         finally:
             fcntl.flock(self._reader, fcntl.LOCK_UN)
-
-    def _save_snapshot(self) -> None:
-        snapshot = Snapshot(self._size, self._execution)
-        try:
-            files.write(self._state_path, dump(snapshot_to_json(snapshot)))
-        except (OSError, StoredDataDamaged, StorageUnavailable) as fault:
-            _log.warning("snapshot_not_saved", location=str(self._state_path), fault=repr(fault))
 
     def _damaged(self, fault: str) -> StoredDataDamaged:
         return StoredDataDamaged(str(self._path), fault)

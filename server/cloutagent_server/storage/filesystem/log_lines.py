@@ -20,15 +20,14 @@ from cloutagent_server.domain.events import StoredEvents
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.storage.filesystem.digest_records import digest_from_fields, digest_to_json
-from cloutagent_server.storage.filesystem.lines import lines_between
-from cloutagent_server.storage.filesystem.records import (
+from cloutagent_server.storage.filesystem.documents import dump_line
+from cloutagent_server.storage.filesystem.execution_records import (
     EXECUTION,
-    dump_line,
     execution_fields_to_json,
     execution_from_fields,
-    outcome_from_fields,
-    outcome_to_json,
 )
+from cloutagent_server.storage.filesystem.lines import lines_between
+from cloutagent_server.storage.filesystem.outcome_records import outcome_from_fields, outcome_to_json
 from cloutagent_server.storage.filesystem.schema import parse
 
 _HEADER_BLOCK: Final = 1 << 13

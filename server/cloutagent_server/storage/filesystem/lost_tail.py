@@ -10,10 +10,11 @@ import structlog
 
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.storage.filesystem import layout
+from cloutagent_server.storage.filesystem.documents import load
 from cloutagent_server.storage.filesystem.lines import lines_between
 from cloutagent_server.storage.filesystem.locks import holding
 from cloutagent_server.storage.filesystem.log_lines import header_of
-from cloutagent_server.storage.filesystem.records import load, snapshot_from_json
+from cloutagent_server.storage.filesystem.outcome_records import snapshot_from_json
 
 _log = structlog.get_logger(__name__)
 

@@ -19,8 +19,8 @@ import structlog
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id, new_id
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.documents import dump, load
 from cloutagent_server.storage.filesystem.layout import OWNER, Layout
-from cloutagent_server.storage.filesystem.records import dump, load
 from cloutagent_server.storage.filesystem.schema import Schema
 
 _OWNER: Final = Schema(1)

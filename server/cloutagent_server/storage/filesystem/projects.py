@@ -16,20 +16,16 @@ from cloutagent_server.storage import paging
 from cloutagent_server.storage.base import KeyOwner, Page
 from cloutagent_server.storage.changes import changed, created, first_key
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.documents import dump
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.keys import KeyFiles
 from cloutagent_server.storage.filesystem.layout import METADATA, Layout
 from cloutagent_server.storage.filesystem.locks import Locks
 from cloutagent_server.storage.filesystem.offload import off_loop
 from cloutagent_server.storage.filesystem.pages import collect
-from cloutagent_server.storage.filesystem.records import (
-    DIGEST,
-    ProjectRecord,
-    dump,
-    load_project,
-    project_to_json,
-)
+from cloutagent_server.storage.filesystem.project_records import ProjectRecord, load_project, project_to_json
 from cloutagent_server.storage.filesystem.removal import Removal
+from cloutagent_server.storage.filesystem.schema import DIGEST
 from cloutagent_server.storage.filesystem.unchanged import Unchanged
 
 

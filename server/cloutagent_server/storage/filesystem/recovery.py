@@ -18,7 +18,7 @@ from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.log import read_execution
 from cloutagent_server.storage.filesystem.lost_tail import cut_lost_tail
 from cloutagent_server.storage.filesystem.pages import readable
-from cloutagent_server.storage.filesystem.records import ProjectRecord, load_project
+from cloutagent_server.storage.filesystem.project_records import ProjectRecord, load_project
 from cloutagent_server.storage.filesystem.removal import Removal
 from cloutagent_server.storage.filesystem.replacing import complete_replacements
 

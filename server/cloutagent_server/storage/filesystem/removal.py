@@ -13,9 +13,10 @@ import structlog
 from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.documents import load
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.layout import METADATA, Layout
-from cloutagent_server.storage.filesystem.records import ProjectRecord, load, project_from_json
+from cloutagent_server.storage.filesystem.project_records import ProjectRecord, project_from_json
 
 _PROJECT: Final = "project-"
 _EXECUTION: Final = "execution-"

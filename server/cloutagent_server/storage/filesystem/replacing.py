@@ -18,7 +18,7 @@ from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.layout import EXECUTIONS, METADATA, SECRETS, Layout
 from cloutagent_server.storage.filesystem.log import read_execution
-from cloutagent_server.storage.filesystem.records import ProjectRecord, load_project
+from cloutagent_server.storage.filesystem.project_records import ProjectRecord, load_project
 from cloutagent_server.storage.filesystem.removal import Removal
 
 _log = structlog.get_logger(__name__)

@@ -15,6 +15,9 @@ from cloutagent_server.domain.identifiers import is_id
 T = TypeVar("T")
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+"""A SHA-256 in hex."""
+
 _VERSION: Final = "schemaVersion"
 _MOST_WHOLE: Final = 2**63 - 1
 _HEX: Final = re.compile(r"([0-9A-Fa-f]{2})*")

@@ -20,17 +20,18 @@ from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.domain.secret import SealedSecret, SecretManifest, SecretRecord
 from cloutagent_server.storage.changes import check_revision
 from cloutagent_server.storage.filesystem import files
+from cloutagent_server.storage.filesystem.documents import dump, load
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.locks import Locks
-from cloutagent_server.storage.filesystem.offload import off_loop
-from cloutagent_server.storage.filesystem.records import (
+from cloutagent_server.storage.filesystem.manifest_records import (
     ManifestRecord,
-    dump,
-    key_check_from_json,
-    key_check_to_json,
-    load,
     manifest_record_from_json,
     manifest_record_to_json,
+)
+from cloutagent_server.storage.filesystem.offload import off_loop
+from cloutagent_server.storage.filesystem.secret_records import (
+    key_check_from_json,
+    key_check_to_json,
     secrets_from_json,
     secrets_to_json,
 )

@@ -7,12 +7,9 @@ import hashlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
-
-import structlog
 
 from cloutagent_server.domain import event_json
-from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
+from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.receipt import LogDigest
 from cloutagent_server.storage.base import History
@@ -21,9 +18,8 @@ from cloutagent_server.storage.filesystem import files, layout
 from cloutagent_server.storage.filesystem.lines import lines_between
 from cloutagent_server.storage.filesystem.locks import holding
 from cloutagent_server.storage.filesystem.log_lines import LogHeader, header_line, is_trimmed, read_header, sealed
-from cloutagent_server.storage.filesystem.records import Snapshot, dump, snapshot_to_json
-
-_log: Final = structlog.get_logger(__name__)
+from cloutagent_server.storage.filesystem.outcome_records import Snapshot
+from cloutagent_server.storage.filesystem.snapshots import save_snapshot
 
 
 def history_in(directory: Path) -> History | None:
@@ -92,12 +88,7 @@ def trim(directory: Path, staging: Path) -> bool:
             # Beside the new log the old snapshot would tell of a log that was cut.
             files.sync_directory(directory)
             files.write(path, content, staging)
-            try:
-                snapshot = Snapshot(len(content), execution)
-                files.write(directory / layout.STATE, dump(snapshot_to_json(snapshot)), staging)
-            except (OSError, StorageUnavailable, StoredDataDamaged) as fault:
-                # The log is trimmed, and whoever needs the snapshot derives it.
-                _log.warning("snapshot_not_saved", location=str(directory / layout.STATE), fault=repr(fault))
+            save_snapshot(directory, Snapshot(len(content), execution), staging)
             return True
     finally:
         os.close(descriptor)

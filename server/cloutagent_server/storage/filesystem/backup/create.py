@@ -20,10 +20,12 @@ from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage.filesystem import audit_files, files
 from cloutagent_server.storage.filesystem.backup import archive
 from cloutagent_server.storage.filesystem.backup.archive import CHUNK, File, Manifest
+from cloutagent_server.storage.filesystem.documents import load
 from cloutagent_server.storage.filesystem.layout import SEALED, SECRETS, Layout
 from cloutagent_server.storage.filesystem.locks import Locks
 from cloutagent_server.storage.filesystem.log_lines import read_header
-from cloutagent_server.storage.filesystem.records import key_check_from_json, load, load_project, secrets_from_json
+from cloutagent_server.storage.filesystem.project_records import load_project
+from cloutagent_server.storage.filesystem.secret_records import key_check_from_json, secrets_from_json
 
 
 class BackupCancelled(Exception):

@@ -18,6 +18,7 @@ from cloutagent_server.domain.secret import SealedSecret
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.audit_files import AuditFiles, segment_numbers
 from cloutagent_server.storage.filesystem.backup.archive import KEY_CHECK, Archive, BackupDamaged, File, Manifest
+from cloutagent_server.storage.filesystem.documents import dump, load
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.layout import (
     AUDIT,
@@ -31,20 +32,17 @@ from cloutagent_server.storage.filesystem.layout import (
 )
 from cloutagent_server.storage.filesystem.locks import Locks
 from cloutagent_server.storage.filesystem.log_lines import header_of
-from cloutagent_server.storage.filesystem.records import (
+from cloutagent_server.storage.filesystem.manifest_records import manifest_record_from_json
+from cloutagent_server.storage.filesystem.project_records import (
     ProjectRecord,
-    dump,
-    key_check_from_json,
-    load,
     load_project,
-    manifest_record_from_json,
     project_from_json,
     project_to_json,
-    secrets_from_json,
 )
 from cloutagent_server.storage.filesystem.removal import Removal
 from cloutagent_server.storage.filesystem.replacing import complete_replacement, index_execution
 from cloutagent_server.storage.filesystem.schema import parse
+from cloutagent_server.storage.filesystem.secret_records import key_check_from_json, secrets_from_json
 
 _MAX_HEADER: Final = 1 << 26
 

@@ -13,7 +13,7 @@ from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.storage.filesystem import audit_files
 from cloutagent_server.storage.filesystem.audit_json import Snapshot, decode, snapshot_from_json
 from cloutagent_server.storage.filesystem.doctor.findings import BY_REPAIR, Finding, Folder, Severity
-from cloutagent_server.storage.filesystem.records import load
+from cloutagent_server.storage.filesystem.documents import load
 
 # Findings about one segment; more would tell nothing new.
 _MOST: Final = 20

@@ -14,13 +14,14 @@ from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.doctor.findings import BY_REPAIR, FROM_BACKUP, Finding, Folder, Severity
+from cloutagent_server.storage.filesystem.documents import load
 from cloutagent_server.storage.filesystem.index import ExecutionEntry, hash_of
 from cloutagent_server.storage.filesystem.layout import LOG, STATE
 from cloutagent_server.storage.filesystem.lines import lines_between
 from cloutagent_server.storage.filesystem.locks import sharing_file
 from cloutagent_server.storage.filesystem.log import read_execution
 from cloutagent_server.storage.filesystem.log_lines import LogHeader, read_header
-from cloutagent_server.storage.filesystem.records import Snapshot, load, snapshot_from_json
+from cloutagent_server.storage.filesystem.outcome_records import Snapshot, snapshot_from_json
 
 
 @dataclass(frozen=True, slots=True)

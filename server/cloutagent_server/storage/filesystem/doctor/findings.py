@@ -14,7 +14,7 @@ from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.layout import Layout
 from cloutagent_server.storage.filesystem.locks import Locks
-from cloutagent_server.storage.filesystem.records import ProjectRecord, load_project
+from cloutagent_server.storage.filesystem.project_records import ProjectRecord, load_project
 from cloutagent_server.storage.filesystem.removal import Removal
 
 FROM_BACKUP = "restore it from a backup"

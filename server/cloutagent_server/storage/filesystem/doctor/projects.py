@@ -10,7 +10,9 @@ from typing import Final
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.project import AgentConfig, Limits
 from cloutagent_server.storage.filesystem.doctor.findings import FROM_BACKUP, Finding, Folder, Severity
-from cloutagent_server.storage.filesystem.records import ProjectRecord, key_uses_from_json, load, load_project
+from cloutagent_server.storage.filesystem.documents import load
+from cloutagent_server.storage.filesystem.key_records import key_uses_from_json
+from cloutagent_server.storage.filesystem.project_records import ProjectRecord, load_project
 
 _BCRYPT: Final = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.secret import SealedSecret
 from cloutagent_server.storage.filesystem.doctor.findings import FROM_BACKUP, Finding, Folder, Severity
-from cloutagent_server.storage.filesystem.records import key_check_from_json, load, secrets_from_json
+from cloutagent_server.storage.filesystem.documents import load
+from cloutagent_server.storage.filesystem.secret_records import key_check_from_json, secrets_from_json
 
 
 def check_secrets(folder: Folder) -> Iterable[Finding]:
