@@ -49,6 +49,7 @@ CLASSES: dict[str, type[ApiError]] = {
     "RATE_LIMITED": errors.RateLimitedError,
     "SECRET_VERSION_NOT_FOUND": errors.NotFoundError,
     "SECRET_VERSION_CONFLICT": errors.ConflictError,
+    "SECRET_LIMIT_REACHED": errors.FailedPreconditionError,
     "WATCHER_TOO_SLOW": errors.UnavailableError,
     "BUDGET_EXCEEDED": errors.BudgetUsedUpError,
 }

@@ -21,6 +21,7 @@ EXAMPLES: tuple[CloutAgentError, ...] = (
     errors.ApiKeyNotFound("k"),
     errors.LastApiKey("k"),
     errors.ApiKeyLimitReached(20),
+    errors.SecretLimitReached(1000, "names"),
     errors.SecretVersionNotFound("TOKEN", 3),
     errors.SecretVersionConflict("TOKEN", 3),
     errors.RevisionConflict("changed"),

@@ -128,6 +128,13 @@ class ApiKeyLimitReached(CloutAgentError):
         super().__init__(f"a project has at most {limit} API keys: revoke one first", limit=str(limit))
 
 
+class SecretLimitReached(CloutAgentError):
+    """The project has as many secrets as it may have, or they would take more room than they may."""
+
+    def __init__(self, limit: int, what: str) -> None:
+        super().__init__(f"the secrets of a project have at most {limit} {what}: delete one first", limit=str(limit))
+
+
 class SecretVersionNotFound(NotFound):
     """The secret has no such version, or no longer."""
 

@@ -16,6 +16,9 @@ MAX_VALUE_BYTES: Final = 65_536
 NAME_PATTERN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 KEPT_VERSIONS: Final = 10
 KEPT_DELETIONS: Final = 1000
+MAX_SECRETS: Final = 1000
+MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
+"""How long the values of all kept versions of a project's secrets may be together. Each change writes all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,12 @@ class SecretRecord:
     def deleted(self) -> Mapping[str, int]:
         """The last version of names that are no more."""
         return {} if self.manifest is None else self.manifest.deleted
+
+    @property
+    def kept_bytes(self) -> int:
+        """How long the plain values of all kept versions are together."""
+        earlier = (version.sealed for entry in self.entries.values() for version in entry.history)
+        return sum(len(sealed.encrypted) // 2 for sealed in (*self.values.values(), *earlier))
 
     def mismatches(self) -> int:
         """How many names have a value that is not the manifest's, no value, or no entry. Needs no key."""

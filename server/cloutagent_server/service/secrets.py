@@ -11,12 +11,15 @@ from cloutagent_server.domain.errors import (
     FieldViolation,
     InvalidRequest,
     ProjectNotFound,
+    SecretLimitReached,
     SecretNotFound,
     SecretVersionConflict,
     SecretVersionNotFound,
     StoredDataDamaged,
 )
 from cloutagent_server.domain.secret import (
+    MAX_KEPT_BYTES,
+    MAX_SECRETS,
     MAX_VALUE_BYTES,
     NAME_PATTERN,
     SealedSecret,
@@ -93,6 +96,7 @@ class SecretManager:
             InvalidRequest: The name or the size of the value is not allowed.
             ProjectNotFound: There is no such project.
             SecretVersionConflict: `expected_version` is given and is not the current one; 0 stands for no secret.
+            SecretLimitReached: The project has 1,000 secrets, or the versions that are kept would be more than 16 MiB.
             StoredDataDamaged: The manifest is not to be trusted, or the name is one that must be adopted first.
         """
         faults = []
@@ -119,6 +123,7 @@ class SecretManager:
             ProjectNotFound: There is no such project.
             SecretNotFound: It has no secret of this name.
             SecretVersionNotFound: The version is not kept.
+            SecretLimitReached: The versions that are kept would be more than 16 MiB.
             StoredDataDamaged: What is stored is not to be trusted.
         """
 
@@ -248,7 +253,11 @@ class SecretManager:
                     replaced = None
                     log.warning("secret_version_lost", extra={"project_id": project_id, "secret": name})
                 entry = next_entry(entry, replaced, sealed, cipher.key_id, now)
-            return signed(project_id, record, {**record.values, name: sealed}, {**record.entries, name: entry}, cipher)
+            changed = signed(
+                project_id, record, {**record.values, name: sealed}, {**record.entries, name: entry}, cipher
+            )
+            _check_limits(record, changed)
+            return changed
 
         stored = await self._storage.update(project_id, change)
         return _metadata(name, stored.entries[name])
@@ -288,6 +297,14 @@ class SecretManager:
             return open_sealed(sealed, key_id, self._keyring)
         except CannotOpen as fault:
             raise damaged(project_id, name, str(fault)) from None
+
+
+def _check_limits(before: SecretRecord, after: SecretRecord) -> None:
+    """Raise SecretLimitReached if it is too much and has become more: what is there already can be changed."""
+    if len(after.entries) > max(MAX_SECRETS, len(before.entries)):
+        raise SecretLimitReached(MAX_SECRETS, "names")
+    if after.kept_bytes > max(MAX_KEPT_BYTES, before.kept_bytes):
+        raise SecretLimitReached(MAX_KEPT_BYTES, "bytes, with the versions that are kept")
 
 
 def _metadata(name: str, entry: SecretEntry, adopted: bool = True) -> SecretMetadata:

@@ -47,6 +47,7 @@ CATALOGUE: Final[Mapping[type[errors.CloutAgentError], Entry]] = {
     errors.ApiKeyNotFound: Entry(_Code.NOT_FOUND, ErrorReason.API_KEY_NOT_FOUND),
     errors.LastApiKey: Entry(_Code.FAILED_PRECONDITION, ErrorReason.LAST_API_KEY),
     errors.ApiKeyLimitReached: Entry(_Code.FAILED_PRECONDITION, ErrorReason.API_KEY_LIMIT_REACHED),
+    errors.SecretLimitReached: Entry(_Code.FAILED_PRECONDITION, ErrorReason.SECRET_LIMIT_REACHED),
     errors.SecretVersionNotFound: Entry(_Code.NOT_FOUND, ErrorReason.SECRET_VERSION_NOT_FOUND),
     errors.SecretVersionConflict: Entry(_Code.ABORTED, ErrorReason.SECRET_VERSION_CONFLICT),
     errors.RevisionConflict: Entry(_Code.ABORTED, ErrorReason.REVISION_CONFLICT),

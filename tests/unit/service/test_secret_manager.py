@@ -11,10 +11,11 @@ from types import FunctionType, ModuleType
 
 import pytest
 
-from cloutagent_server.domain.errors import InvalidRequest, ProjectNotFound, StoredDataDamaged
+from cloutagent_server.domain.errors import InvalidRequest, ProjectNotFound, SecretLimitReached, StoredDataDamaged
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.secret import MAX_VALUE_BYTES, SealedSecret
 from cloutagent_server.service import manifest
+from cloutagent_server.service import secrets as secrets_module
 from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secret_care import WrongEncryptionKey
 from cloutagent_server.service.secrets import SecretManager
@@ -310,3 +311,34 @@ async def test_what_was_done_to_a_stored_value_is_named(
         await reader.get_secret(project.id, "TOKEN")
     assert fault in caught.value.fault
     assert "plain" not in caught.value.fault
+
+
+async def test_a_project_has_so_many_secrets_at_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that it has can be changed, and one that is deleted makes room."""
+    project_id = (await world.projects.create(draft()))[0].id
+    monkeypatch.setattr(secrets_module, "MAX_SECRETS", 2)
+    for name in ("A", "B"):
+        await world.secrets.set_secret(project_id, name, "value")
+    with pytest.raises(SecretLimitReached, match="at most 2 names: delete one first"):
+        await world.secrets.set_secret(project_id, "C", "value")
+    await world.secrets.set_secret(project_id, "A", "another")
+    assert await world.secrets.delete_secret(project_id, "B")
+    await world.secrets.set_secret(project_id, "C", "value")
+    monkeypatch.setattr(secrets_module, "MAX_SECRETS", 1)
+    await world.secrets.set_secret(project_id, "C", "another")
+    assert await world.secrets.get_secret(project_id, "C") == "another"
+
+
+async def test_the_versions_that_are_kept_are_so_long_at_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    project_id = (await world.projects.create(draft()))[0].id
+    monkeypatch.setattr(secrets_module, "MAX_KEPT_BYTES", 100)
+    await world.secrets.set_secret(project_id, "A", "a" * 60)
+    await world.secrets.set_secret(project_id, "A", "a" * 40)
+    for name in ("A", "B"):
+        with pytest.raises(SecretLimitReached, match="at most 100 bytes"):
+            await world.secrets.set_secret(project_id, name, "b")
+    with pytest.raises(SecretLimitReached):
+        await world.secrets.restore_version(project_id, "A", 1)
+    assert await world.secrets.get_secret(project_id, "A") == "a" * 40
+    assert await world.secrets.delete_secret(project_id, "A")
+    await world.secrets.set_secret(project_id, "B", "b" * 100)

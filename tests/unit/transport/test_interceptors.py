@@ -85,7 +85,7 @@ async def serving(
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield channel
     finally:
-        await server.stop(None)
+        await server.stop(5)
 
 
 def call_unary(channel: grpc.aio.Channel, **options: Any) -> Any:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cloutagent/v1/error_reason.proto\x12\rcloutagent.v1*\xdd\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fINVALID_REQUEST\x10\x01\x12\x13\n\x0f\x41PI_KEY_MISSING\x10\x02\x12\x13\n\x0f\x41PI_KEY_INVALID\x10\x03\x12\x11\n\rACCESS_DENIED\x10\x04\x12\x15\n\x11PROJECT_NOT_FOUND\x10\x05\x12\x17\n\x13\x45XECUTION_NOT_FOUND\x10\x06\x12\x14\n\x10SECRET_NOT_FOUND\x10\x07\x12\x15\n\x11REVISION_CONFLICT\x10\x08\x12\x1a\n\x16IDEMPOTENCY_KEY_REUSED\x10\t\x12\x1a\n\x16\x45XECUTION_NOT_FINISHED\x10\n\x12\x0e\n\nQUEUE_FULL\x10\x0b\x12\x17\n\x13\x43URSOR_OUT_OF_RANGE\x10\x0c\x12\x17\n\x13STORED_DATA_DAMAGED\x10\r\x12\x16\n\x12SERVER_UNAVAILABLE\x10\x0e\x12\x12\n\x0eINTERNAL_ERROR\x10\x0f\x12\x15\n\x11\x41PI_KEY_NOT_FOUND\x10\x14\x12\x10\n\x0cLAST_API_KEY\x10\x15\x12\x19\n\x15\x41PI_KEY_LIMIT_REACHED\x10\x16\x12\x1f\n\x1b\x41UTHENTICATION_RATE_LIMITED\x10\x17\x12\x10\n\x0cRATE_LIMITED\x10\x18\x12\x1c\n\x18SECRET_VERSION_NOT_FOUND\x10\x1e\x12\x1b\n\x17SECRET_VERSION_CONFLICT\x10\x1f\x12\x14\n\x10WATCHER_TOO_SLOW\x10(\x12\x13\n\x0f\x42UDGET_EXCEEDED\x10)b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cloutagent/v1/error_reason.proto\x12\rcloutagent.v1*\xf7\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fINVALID_REQUEST\x10\x01\x12\x13\n\x0f\x41PI_KEY_MISSING\x10\x02\x12\x13\n\x0f\x41PI_KEY_INVALID\x10\x03\x12\x11\n\rACCESS_DENIED\x10\x04\x12\x15\n\x11PROJECT_NOT_FOUND\x10\x05\x12\x17\n\x13\x45XECUTION_NOT_FOUND\x10\x06\x12\x14\n\x10SECRET_NOT_FOUND\x10\x07\x12\x15\n\x11REVISION_CONFLICT\x10\x08\x12\x1a\n\x16IDEMPOTENCY_KEY_REUSED\x10\t\x12\x1a\n\x16\x45XECUTION_NOT_FINISHED\x10\n\x12\x0e\n\nQUEUE_FULL\x10\x0b\x12\x17\n\x13\x43URSOR_OUT_OF_RANGE\x10\x0c\x12\x17\n\x13STORED_DATA_DAMAGED\x10\r\x12\x16\n\x12SERVER_UNAVAILABLE\x10\x0e\x12\x12\n\x0eINTERNAL_ERROR\x10\x0f\x12\x15\n\x11\x41PI_KEY_NOT_FOUND\x10\x14\x12\x10\n\x0cLAST_API_KEY\x10\x15\x12\x19\n\x15\x41PI_KEY_LIMIT_REACHED\x10\x16\x12\x1f\n\x1b\x41UTHENTICATION_RATE_LIMITED\x10\x17\x12\x10\n\x0cRATE_LIMITED\x10\x18\x12\x1c\n\x18SECRET_VERSION_NOT_FOUND\x10\x1e\x12\x1b\n\x17SECRET_VERSION_CONFLICT\x10\x1f\x12\x18\n\x14SECRET_LIMIT_REACHED\x10 \x12\x14\n\x10WATCHER_TOO_SLOW\x10(\x12\x13\n\x0f\x42UDGET_EXCEEDED\x10)b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cloutagent.v1.error_reason_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=52
-  _globals['_ERRORREASON']._serialized_end=657
+  _globals['_ERRORREASON']._serialized_end=683
 # @@protoc_insertion_point(module_scope)

@@ -69,6 +69,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
     SECRET_VERSION_CONFLICT: _ErrorReason.ValueType  # 31
     """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
+    SECRET_LIMIT_REACHED: _ErrorReason.ValueType  # 32
+    """FAILED_PRECONDITION, 400. The project has as many or as large secrets as it may; delete one. Metadata: `limit`."""
     WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 40
     """UNAVAILABLE, 503. The watcher read nothing for 20 seconds; watch on after the event. Metadata: `last_sequence`."""
     BUDGET_EXCEEDED: _ErrorReason.ValueType  # 41
@@ -126,6 +128,8 @@ SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND, 404. The secret has no such version, or no longer. Metadata: `name`, `version`."""
 SECRET_VERSION_CONFLICT: ErrorReason.ValueType  # 31
 """ABORTED, 409. The secret is at another version, 0 if it does not exist. Metadata: `name`, `version`."""
+SECRET_LIMIT_REACHED: ErrorReason.ValueType  # 32
+"""FAILED_PRECONDITION, 400. The project has as many or as large secrets as it may; delete one. Metadata: `limit`."""
 WATCHER_TOO_SLOW: ErrorReason.ValueType  # 40
 """UNAVAILABLE, 503. The watcher read nothing for 20 seconds; watch on after the event. Metadata: `last_sequence`."""
 BUDGET_EXCEEDED: ErrorReason.ValueType  # 41

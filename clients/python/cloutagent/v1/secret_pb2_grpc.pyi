@@ -37,10 +37,12 @@ class SecretServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SecretServiceAsyncStub: ...
     SetSecret: _grpc.UnaryUnaryMultiCallable[_secret_pb2.SetSecretRequest, _secret_pb2.SetSecretResponse]
-    """Stores a secret under a name, as the next version of it. The last 10 versions are kept.
+    """Stores a secret under a name, as the next version of it. The last 10 versions are kept. A project has up to 1,000
+    secrets, and values of up to 16 MiB, all versions that are kept together.
 
     Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large;
-    ABORTED if `expected_version` is given and is not the current version.
+    ABORTED if `expected_version` is given and is not the current version; FAILED_PRECONDITION (SECRET_LIMIT_REACHED) if
+    the project would have more than it may.
     """
     GetSecret: _grpc.UnaryUnaryMultiCallable[_secret_pb2.GetSecretRequest, _secret_pb2.GetSecretResponse]
     """Returns the plain value of a secret: the current one, or that of an earlier version.
@@ -63,7 +65,8 @@ class SecretServiceStub:
     RestoreSecretVersion: _grpc.UnaryUnaryMultiCallable[_secret_pb2.RestoreSecretVersionRequest, _secret_pb2.RestoreSecretVersionResponse]
     """Makes the value of a version the current one again, as a new version.
 
-    Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version.
+    Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version; FAILED_PRECONDITION
+    (SECRET_LIMIT_REACHED) if the project would have more than it may.
     """
     DeleteSecret: _grpc.UnaryUnaryMultiCallable[_secret_pb2.DeleteSecretRequest, _secret_pb2.DeleteSecretResponse]
     """Deletes a secret with all its versions. Over REST the answer is 204 without a body.
@@ -86,10 +89,12 @@ class SecretServiceAsyncStub(SecretServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetSecret: _aio.UnaryUnaryMultiCallable[_secret_pb2.SetSecretRequest, _secret_pb2.SetSecretResponse]  # type: ignore[assignment]
-    """Stores a secret under a name, as the next version of it. The last 10 versions are kept.
+    """Stores a secret under a name, as the next version of it. The last 10 versions are kept. A project has up to 1,000
+    secrets, and values of up to 16 MiB, all versions that are kept together.
 
     Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large;
-    ABORTED if `expected_version` is given and is not the current version.
+    ABORTED if `expected_version` is given and is not the current version; FAILED_PRECONDITION (SECRET_LIMIT_REACHED) if
+    the project would have more than it may.
     """
     GetSecret: _aio.UnaryUnaryMultiCallable[_secret_pb2.GetSecretRequest, _secret_pb2.GetSecretResponse]  # type: ignore[assignment]
     """Returns the plain value of a secret: the current one, or that of an earlier version.
@@ -112,7 +117,8 @@ class SecretServiceAsyncStub(SecretServiceStub):
     RestoreSecretVersion: _aio.UnaryUnaryMultiCallable[_secret_pb2.RestoreSecretVersionRequest, _secret_pb2.RestoreSecretVersionResponse]  # type: ignore[assignment]
     """Makes the value of a version the current one again, as a new version.
 
-    Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version.
+    Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version; FAILED_PRECONDITION
+    (SECRET_LIMIT_REACHED) if the project would have more than it may.
     """
     DeleteSecret: _aio.UnaryUnaryMultiCallable[_secret_pb2.DeleteSecretRequest, _secret_pb2.DeleteSecretResponse]  # type: ignore[assignment]
     """Deletes a secret with all its versions. Over REST the answer is 204 without a body.
@@ -138,10 +144,12 @@ class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _secret_pb2.SetSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_secret_pb2.SetSecretResponse, _abc.Awaitable[_secret_pb2.SetSecretResponse]]:
-        """Stores a secret under a name, as the next version of it. The last 10 versions are kept.
+        """Stores a secret under a name, as the next version of it. The last 10 versions are kept. A project has up to 1,000
+        secrets, and values of up to 16 MiB, all versions that are kept together.
 
         Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large;
-        ABORTED if `expected_version` is given and is not the current version.
+        ABORTED if `expected_version` is given and is not the current version; FAILED_PRECONDITION (SECRET_LIMIT_REACHED) if
+        the project would have more than it may.
         """
 
     @_abc_1.abstractmethod
@@ -194,7 +202,8 @@ class SecretServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_secret_pb2.RestoreSecretVersionResponse, _abc.Awaitable[_secret_pb2.RestoreSecretVersionResponse]]:
         """Makes the value of a version the current one again, as a new version.
 
-        Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version.
+        Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version; FAILED_PRECONDITION
+        (SECRET_LIMIT_REACHED) if the project would have more than it may.
         """
 
     @_abc_1.abstractmethod

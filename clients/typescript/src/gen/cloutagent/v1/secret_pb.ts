@@ -987,10 +987,12 @@ export const DecryptResponseSchema: GenMessage<DecryptResponse, {jsonType: Decry
  */
 export const SecretService: GenService<{
   /**
-   * Stores a secret under a name, as the next version of it. The last 10 versions are kept.
+   * Stores a secret under a name, as the next version of it. The last 10 versions are kept. A project has up to 1,000
+   * secrets, and values of up to 16 MiB, all versions that are kept together.
    *
    * Errors: NOT_FOUND if the project does not exist; INVALID_ARGUMENT for a faulty name or a value that is too large;
-   * ABORTED if `expected_version` is given and is not the current version.
+   * ABORTED if `expected_version` is given and is not the current version; FAILED_PRECONDITION (SECRET_LIMIT_REACHED) if
+   * the project would have more than it may.
    *
    * @generated from rpc cloutagent.v1.SecretService.SetSecret
    */
@@ -1049,7 +1051,8 @@ export const SecretService: GenService<{
   /**
    * Makes the value of a version the current one again, as a new version.
    *
-   * Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version.
+   * Errors: NOT_FOUND if the project has no secret of this name, or the secret no such version; FAILED_PRECONDITION
+   * (SECRET_LIMIT_REACHED) if the project would have more than it may.
    *
    * @generated from rpc cloutagent.v1.SecretService.RestoreSecretVersion
    */
