@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,16 @@ from cloutagent_server.domain.project import Project
 from cloutagent_server.service.cipher import CannotOpen, Cipher
 from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secrets import SecretManager
-from cloutagent_server.storage.filesystem import FileSystemStorage
+from cloutagent_server.storage.filesystem import FileSystemStorage, log
 from cloutagent_server.storage.filesystem.doctor import CHECKS, Finding, Folder, Severity, examine, repair
+from cloutagent_server.storage.filesystem.index import Index
+from cloutagent_server.storage.filesystem.locks import sharing_file
 from cloutagent_server.storage.filesystem.log_lines import sealed, unsealed
 from tests.support import builders
 from tests.support.folders import tree
 
 CIPHER = Cipher("ab" * 32)
+DEADLINE = 30
 
 
 def fault_with(cipher: Cipher) -> Callable[[Any], str | None]:
@@ -100,6 +105,37 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_an_empty_folder_is_fine(root: Path) -> None:
     root.mkdir(0o700, parents=True)
     assert look(root) == []
+
+
+@pytest.mark.parametrize("stops_at", ["save_snapshot", "set_finished"])
+async def test_a_writer_is_waited_for_that_is_about_to_write_what_belongs_to_an_end(
+    storage: FileSystemStorage, root: Path, execution: Execution, monkeypatch: pytest.MonkeyPatch, stops_at: str
+) -> None:
+    arrived, goes_on = threading.Event(), threading.Event()
+    place = {"save_snapshot": log, "set_finished": Index}[stops_at]
+    real = getattr(place, stops_at)
+
+    def stopping(*given: object) -> None:
+        arrived.set()
+        assert goes_on.wait(DEADLINE)
+        real(*given)
+
+    def asked_for(path: Path) -> AbstractContextManager[int]:
+        goes_on.set()
+        return sharing_file(path)
+
+    monkeypatch.setattr(place, stops_at, stopping)
+    monkeypatch.setattr("cloutagent_server.storage.filesystem.doctor.executions.sharing_file", asked_for)
+    writing = asyncio.create_task(
+        storage.executions.append(builders.events(execution.id, builders.payloads_of_a_run()))
+    )
+    try:
+        assert await asyncio.to_thread(arrived.wait, DEADLINE)
+        assert await asyncio.to_thread(look, root) == []
+        assert goes_on.is_set(), "it was found at first"
+    finally:
+        goes_on.set()
+        await writing
 
 
 async def test_beside_writers_at_work_nothing_is_found(storage: FileSystemStorage, root: Path) -> None:

@@ -306,16 +306,16 @@ class FileSystemExecutions:
 
     def _append(self, log: ExecutionLog, events: Sequence[Event]) -> Execution:
         try:
-            execution = log.append(events)
+            return log.append(events, partial(self._set_finished, log.execution.id))
         except LogReplaced:
             raise RevisionConflict("the log was trimmed, or put back from a backup, meanwhile") from None
-        if execution.status.terminal:
-            try:
-                self._index.set_finished(execution.id)
-            except OSError as fault:
-                # The events are stored: that must not be reported as refused. The next start takes the mark away.
-                _log.warning("mark_not_removed", execution_id=execution.id, fault=files.describe(fault))
-        return execution
+
+    def _set_finished(self, execution_id: str) -> None:
+        try:
+            self._index.set_finished(execution_id)
+        except OSError as fault:
+            # The events are stored: that must not be reported as refused. The next start takes the mark away.
+            _log.warning("mark_not_removed", execution_id=execution_id, fault=files.describe(fault))
 
     def _list_unfinished(self) -> Sequence[Execution]:
         found = (execution for _, execution in readable(self._index.unfinished(), self._read_closed))

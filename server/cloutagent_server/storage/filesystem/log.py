@@ -178,8 +178,10 @@ class ExecutionLog:
                     os.fsync(self._reader)
             return True
 
-    def append(self, events: Sequence[Event]) -> Execution:
-        """Add events, all or none, and return the execution after them.
+    def append(self, events: Sequence[Event], at_end: Callable[[], object]) -> Execution:
+        """Add events, all or none, and return the execution after them. After its last event `at_end` is called.
+
+        Whoever has the lock of the file finds the state beside it, and what `at_end` does, as they are to stay.
 
         Made durable together with everything before, unless all the events are text deltas: these come often, and the
         message that follows them holds their text.
@@ -221,6 +223,8 @@ class ExecutionLog:
                 self._writing = False
             if after.status is not before.status:
                 save_snapshot(self._directory, Snapshot(self._size, self._execution))
+            if after.status.terminal:
+                at_end()
             return after
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,7 +134,16 @@ def _has_no_log(directory: Path) -> bool:
 
 
 def _has_no_state(directory: Path) -> bool:
-    return (directory / LOG).exists() and not (directory / STATE).exists()
+    return _at_rest(directory, lambda: not (directory / STATE).exists())
+
+
+def _at_rest(directory: Path, wrong: Callable[[], bool]) -> bool:
+    """Whether that is wrong with an execution while nobody appends to it; False if it was removed."""
+    try:
+        with sharing_file(directory / LOG):
+            return wrong()
+    except OSError:
+        return (directory / LOG).exists() and wrong()
 
 
 def _torn(folder: Folder, directory: Path, log: _Log) -> Iterator[Finding]:
@@ -186,7 +195,7 @@ def _entries(folder: Folder, directory: Path, execution: Execution) -> Iterator[
             folder.relative(directory),
             fault,
             BY_REPAIR,
-            still=lambda: directory.exists() and _entry_fault(folder, _now(directory, execution)) is not None,
+            still=lambda: _at_rest(directory, lambda: _entry_fault(folder, _now(directory, execution)) is not None),
             repair=partial(_put_entries, folder, directory),
         )
 
