@@ -177,9 +177,20 @@ class Settings(BaseSettings):
         description="Bytes that the event logs of ended executions may have together; beyond, the oldest are trimmed.",
     )
     max_concurrent_per_project: int | None = Field(
-        None, ge=1, le=1000, description="Executions of one project that run at a time. Unset: no bound of its own."
+        None,
+        ge=1,
+        le=1000,
+        description="Executions of one project that run at a time. Unset: no bound of its own, so that one project can "
+        "take all places for as long as its runs last. Where projects do not trust each other set it below "
+        "MAX_CONCURRENT_EXECUTIONS.",
     )
     max_queued_per_project: int = Field(500, ge=0, le=1_000_000, description="Executions of one project that may wait.")
+    max_execution_timeout_seconds: int = Field(
+        86_400,
+        ge=300,
+        le=2_147_483,
+        description="The longest timeout of an execution, in seconds: projects may set none that is longer.",
+    )
     stop_grace_seconds: float = Field(
         10.0, ge=0, le=3600, description="Seconds that runs get to end by themselves at a stop."
     )
