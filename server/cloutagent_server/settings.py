@@ -106,8 +106,9 @@ class Settings(BaseSettings):
     admin_api_key: SecretStr | None = Field(
         None,
         validate_default=True,
-        description="Key of the operator: 16 characters or more. Required in production; once it is set, "
-        "only it creates projects.",
+        description="Key of the operator: 16 characters or more, better 32 or more at random: a shorter one is refused "
+        "while too many wrong keys come from its address. Required in production; once it is set, only it creates "
+        "projects.",
     )
     max_failed_authentications: int = Field(
         20, ge=1, le=1_000_000, description="Calls a minute with keys that are not valid, from one address, until 429."
