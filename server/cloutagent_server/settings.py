@@ -58,6 +58,12 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class StorageKind(StrEnum):
+    """What the server keeps its data in."""
+
+    FILESYSTEM = "filesystem"
+
+
 class InvalidSettings(Exception):
     """The settings are faulty. `faults` has one line for each: the variable and what to do."""
 
@@ -158,6 +164,9 @@ class Settings(BaseSettings):
     )
     local_model_port: Port = Field(
         0, description="Port of the scripted local model (`cloutagent-server up --local-model`). 0: any free one."
+    )
+    storage: Annotated[StorageKind, BeforeValidator(_lower)] = Field(
+        StorageKind.FILESYSTEM, description="What the data is kept in. Files in PROJECT_ROOT are all there is."
     )
     project_root: Path = Field(Path("data/projects"), validate_default=True, description="Folder of the projects.")
     run_root: Path = Field(
