@@ -32,7 +32,7 @@ SECTIONS: Final = {
     "encryption_key": "Keys",
     "log_level": "Logs",
     "host": "Addresses",
-    "project_root": "Folders",
+    "storage": "Storage",
     "backup_enabled": "Backups",
     "max_concurrent_executions": "Executions",
     "mcp_private_addresses": "Agents",
@@ -151,7 +151,7 @@ def _values(field: FieldInfo) -> str:
         return "list, separated by commas" if get_origin(kind) in (list, tuple) else "text"
     if issubclass(kind, Enum):
         *first, last = (str(each.value) for each in kind)
-        return " or ".join([", ".join(first), last])
+        return " or ".join(filter(None, [", ".join(first), last]))
     words = {
         bool: "true or false",
         ByteSize: "size",

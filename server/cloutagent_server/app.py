@@ -80,6 +80,7 @@ class App:
         self._secrets = SecretManager(
             HeldAgainstAudit(storage.secrets, storage.audit), keyring_of(settings), adopted_only(settings)
         )
+        longest_timeout = settings.max_execution_timeout_seconds * 1000
         self._executions = ExecutionService(
             storage,
             self._secrets,
@@ -89,6 +90,7 @@ class App:
             max_waiting=settings.max_queued_executions,
             max_running_of_project=settings.max_concurrent_per_project,
             max_waiting_of_project=settings.max_queued_per_project,
+            longest_timeout=longest_timeout,
             metrics=metrics,
             tracer=self._tracing.tracer,
         )
@@ -99,7 +101,9 @@ class App:
             keep=timedelta(days=settings.execution_retention_days),
             max_bytes=settings.execution_log_max_bytes,
         )
-        projects = ProjectService(storage.projects, self._authenticator, self._executions, prices, engine)
+        projects = ProjectService(
+            storage.projects, self._authenticator, self._executions, prices, engine, longest_timeout
+        )
         self.services = Services(
             self._authenticator,
             projects,

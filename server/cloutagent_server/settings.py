@@ -58,6 +58,12 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class StorageKind(StrEnum):
+    """What the server keeps its data in."""
+
+    FILESYSTEM = "filesystem"
+
+
 class InvalidSettings(Exception):
     """The settings are faulty. `faults` has one line for each: the variable and what to do."""
 
@@ -106,8 +112,9 @@ class Settings(BaseSettings):
     admin_api_key: SecretStr | None = Field(
         None,
         validate_default=True,
-        description="Key of the operator: 16 characters or more. Required in production; once it is set, "
-        "only it creates projects.",
+        description="Key of the operator: 16 characters or more, better 32 or more at random: a shorter one is refused "
+        "while too many wrong keys come from its address. Required in production; once it is set, only it creates "
+        "projects.",
     )
     max_failed_authentications: int = Field(
         20, ge=1, le=1_000_000, description="Calls a minute with keys that are not valid, from one address, until 429."
@@ -158,6 +165,9 @@ class Settings(BaseSettings):
     local_model_port: Port = Field(
         0, description="Port of the scripted local model (`cloutagent-server up --local-model`). 0: any free one."
     )
+    storage: Annotated[StorageKind, BeforeValidator(_lower)] = Field(
+        StorageKind.FILESYSTEM, description="What the data is kept in. Files in PROJECT_ROOT are all there is."
+    )
     project_root: Path = Field(Path("data/projects"), validate_default=True, description="Folder of the projects.")
     run_root: Path = Field(
         Path("data/runs"), validate_default=True, description="Folder of the working directories of runs."
@@ -177,9 +187,20 @@ class Settings(BaseSettings):
         description="Bytes that the event logs of ended executions may have together; beyond, the oldest are trimmed.",
     )
     max_concurrent_per_project: int | None = Field(
-        None, ge=1, le=1000, description="Executions of one project that run at a time. Unset: no bound of its own."
+        None,
+        ge=1,
+        le=1000,
+        description="Executions of one project that run at a time. Unset: no bound of its own, so that one project can "
+        "take all places for as long as its runs last. Where projects do not trust each other set it below "
+        "MAX_CONCURRENT_EXECUTIONS.",
     )
     max_queued_per_project: int = Field(500, ge=0, le=1_000_000, description="Executions of one project that may wait.")
+    max_execution_timeout_seconds: int = Field(
+        86_400,
+        ge=300,
+        le=2_147_483,
+        description="The longest timeout of an execution, in seconds: projects may set none that is longer.",
+    )
     stop_grace_seconds: float = Field(
         10.0, ge=0, le=3600, description="Seconds that runs get to end by themselves at a stop."
     )

@@ -38,6 +38,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("limits.maxCost", -0.01, "limits.maxCost"),
     ("limits.timeout", 999, "limits.timeout"),
     ("limits.timeout", 0, "limits.timeout"),
+    # MAX_EXECUTION_TIMEOUT_SECONDS is a day by default.
+    ("limits.timeout", 86_400_001, "limits.timeout"),
 ]
 
 TAKEN: list[tuple[str, Any]] = [
@@ -58,6 +60,7 @@ TAKEN: list[tuple[str, Any]] = [
     ("limits.maxTokens", 1_000_000_000),
     ("limits.maxCost", 0.000001),
     ("limits.timeout", 1000),
+    ("limits.timeout", 86_400_000),
 ]
 
 MISSING: list[tuple[dict[str, Any], str]] = [

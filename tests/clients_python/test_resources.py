@@ -114,6 +114,22 @@ async def test_a_time_without_a_zone_is_refused(client: AsyncClient) -> None:
         await client.keys.create(name="ci", expires_at=datetime(2100, 1, 1))  # noqa: DTZ001 - that is the point
 
 
+async def test_a_value_that_a_field_does_not_take_is_refused_by_the_fields_name(client: AsyncClient) -> None:
+    with pytest.raises(TypeError, match=r"^max_tokens: .*'str'"):
+        await client.executions.start("hello", max_tokens="abc")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^max_tokens: .*out of range"):
+        await client.executions.start("hello", max_tokens=2**70)
+    with pytest.raises(TypeError, match=r"^variables: "):
+        await client.executions.run("hello", variables={"customer": 5})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"^value: ") as refused:
+        await client.secrets.set("TOKEN", b"\xffs3cret")  # type: ignore[arg-type]
+    assert "s3cret" not in str(refused.value)
+    with pytest.raises(TypeError, match=r"^description: "):
+        await client.projects.update(description=5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^prompt_tokens: "):
+        await client.usage.estimate(prompt_tokens="many")  # type: ignore[arg-type]
+
+
 async def test_no_key_is_shown(client: AsyncClient, project: NewProject, address: str) -> None:
     assert project.api_key not in f"{client!r} {project!r} {vars(client)}"
     assert address in repr(client)

@@ -170,6 +170,18 @@ def test_a_secret_comes_from_the_standard_input_or_a_file(command: Commands, tmp
         assert endless.code == 2 and "bytes" in endless.err
 
 
+def test_an_empty_value_comes_from_a_file_alone(command: Commands, tmp_path: Path, client: Client) -> None:
+    for nothing in ("", "\n", "\r\n"):
+        for more in ((), ("--file", "-")):
+            refused = command("secret", "set", "TOKEN", *more, stdin=nothing)
+            assert (refused.code, "the standard input is empty" in refused.err) == (2, True)
+    assert list(client.secrets.list()) == []
+    file = tmp_path / "value"
+    file.touch()
+    command.ok("secret", "set", "TOKEN", "--file", str(file))
+    assert client.secrets.get("TOKEN") == ""
+
+
 def test_secrets_have_versions(command: Commands) -> None:
     for value in ("one", "two"):
         command.ok("secret", "set", "TOKEN", stdin=value)

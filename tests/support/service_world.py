@@ -12,7 +12,7 @@ from opentelemetry.trace import Tracer
 from cloutagent_server.domain import event_json
 from cloutagent_server.domain.events import Event, Payload
 from cloutagent_server.domain.execution import Execution, ExecutionOptions, Status
-from cloutagent_server.domain.project import AgentConfig, Limits, Project, ProjectDraft
+from cloutagent_server.domain.project import LONGEST_TIMEOUT, AgentConfig, Limits, Project, ProjectDraft
 from cloutagent_server.engine.base import PriceList
 from cloutagent_server.service.attempts import FailedAttempts
 from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit
@@ -143,6 +143,7 @@ def make_world(
     admin_key: str | None = None,
     max_running: int = 3,
     max_waiting: int = 100,
+    longest_timeout: int = LONGEST_TIMEOUT,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
     place_pause_seconds: float = PAUSE_SECONDS,
     tracer: Tracer | None = None,
@@ -160,10 +161,11 @@ def make_world(
         prices,
         max_running,
         max_waiting,
+        longest_timeout=longest_timeout,
         place_pause_seconds=place_pause_seconds,
         tracer=tracer,
     )
-    projects = ProjectService(storage.projects, authenticator, executions, prices, engine)
+    projects = ProjectService(storage.projects, authenticator, executions, prices, engine, longest_timeout)
     watches = WatchService(storage.executions, heartbeat_seconds)
     return World(storage, engine, authenticator, secrets, executions, projects, watches, prices)
 

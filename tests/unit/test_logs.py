@@ -66,3 +66,32 @@ def test_configuring_again_does_not_write_twice(capsys: pytest.CaptureFixture[st
     logs.configure(LogLevel.INFO)
     logging.getLogger("library").info("once")
     assert len(lines(capsys)) == 1
+
+
+def test_a_fault_in_answering_http_is_told_once_a_minute_and_by_its_place_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, text = 1000.0, " ".join(("what", "the", "caller", "wrote"))
+    monkeypatch.setattr("cloutagent_server.logs.time.monotonic", lambda: now)
+    logs.configure(LogLevel.INFO)
+
+    def fail(kind: type[Exception]) -> None:
+        try:
+            raise kind(text)
+        except kind as fault:
+            # As aiohttp does it.
+            logging.getLogger("aiohttp.server").exception("Error handling request from %s", "::1", exc_info=fault)
+
+    for _ in range(3):
+        fail(ValueError)
+        fail(KeyError)
+    now += 60
+    fail(ValueError)
+    told = lines(capsys)
+    assert [(line["event"], line["level"], line["times"]) for line in told] == [
+        ("HTTP requests failed: ValueError", "error", 1),
+        ("HTTP requests failed: KeyError", "error", 1),
+        ("HTTP requests failed: ValueError", "error", 3),
+    ]
+    assert all("test_logs.py" in line["traceback"] for line in told)
+    assert text not in str(told)

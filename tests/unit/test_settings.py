@@ -15,6 +15,7 @@ from cloutagent_server.settings import (
     InvalidSettings,
     LogLevel,
     Settings,
+    StorageKind,
     is_loopback,
     load,
     reached_at,
@@ -60,6 +61,7 @@ def test_development_needs_a_vendor_key_alone(env: pytest.MonkeyPatch, tmp_path:
     assert (settings.grpc_host, settings.grpc_port) == ("127.0.0.1", 50051)
     assert settings.max_concurrent_executions == 3
     assert settings.log_level is LogLevel.INFO
+    assert settings.storage is StorageKind.FILESYSTEM
     assert settings.project_root == tmp_path / "data" / "projects"
     assert settings.backup_enabled and settings.backup_root == tmp_path / "data" / "backups"
     assert (settings.backup_hour, settings.backup_keep) == (3, 7)
@@ -281,6 +283,13 @@ def test_a_faulty_url_is_refused(env: pytest.MonkeyPatch, url: str) -> None:
     [fault] = faults()
     assert fault.startswith("ANTHROPIC_BASE_URL: ")
     assert "hunter2" not in fault
+
+
+def test_a_storage_that_is_none_of_the_servers_is_refused(env: pytest.MonkeyPatch) -> None:
+    env.setenv("STORAGE", "nats")
+    assert faults() == ["STORAGE: must be 'filesystem'"]
+    env.setenv("STORAGE", "Filesystem")
+    assert load().storage is StorageKind.FILESYSTEM
 
 
 @pytest.mark.parametrize("key", ["a" * 63, "a" * 65, "g" * 64, "a" * 63 + "\n"])

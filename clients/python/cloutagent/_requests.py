@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
-from typing import TypedDict
+from typing import ParamSpec, TypedDict, TypeVar
 from uuid import uuid4
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloutagent.v1.execution_pb2 import ExecutionOptions, StartExecutionRequest
+
+Fields = ParamSpec("Fields")
+Message = TypeVar("Message")
 
 
 class StartOptions(TypedDict, total=False):
@@ -36,16 +39,33 @@ class StartOptions(TypedDict, total=False):
     project_id: str
 
 
+def message(kind: Callable[Fields, Message], /, *none: Fields.args, **fields: Fields.kwargs) -> Message:
+    """A message with these fields. Raises TypeError or ValueError, which name the field that takes no such value."""
+    try:
+        return kind(*none, **fields)
+    except (TypeError, ValueError):
+        for name, value in fields.items():
+            try:
+                kind(**{name: value})  # type: ignore[call-arg, arg-type]
+            except TypeError as fault:
+                raise TypeError(f"{name}: {fault}") from None
+            except ValueError as fault:
+                raise ValueError(f"{name}: {fault}") from None
+        raise
+
+
 def start_request(project_id: str, prompt: str, options: StartOptions, *, dry: bool = False) -> StartExecutionRequest:
     """Asks for a run, or with `dry` what it would be."""
     duration = options.get("max_duration")
-    departures = ExecutionOptions(
+    departures = message(
+        ExecutionOptions,
         variables=options.get("variables"),
         max_tokens=options.get("max_tokens"),
         max_cost=options.get("max_cost"),
         timeout=None if duration is None else milliseconds(duration),
     )
-    return StartExecutionRequest(
+    return message(
+        StartExecutionRequest,
         project_id=project_id,
         prompt=prompt,
         options=departures if departures.ByteSize() else None,

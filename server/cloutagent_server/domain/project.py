@@ -16,6 +16,7 @@ DEFAULT_RESPONSE_TOKENS: Final = 4096
 DEFAULT_MAX_TOKENS: Final = 100_000
 DEFAULT_MAX_COST: Final = Decimal("10")
 DEFAULT_TIMEOUT: Final = 300_000
+LONGEST_TIMEOUT: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,8 @@ class ModelGateway:
         session = self._session_of(messages_api.credential(request.headers))
         if session is None:
             return error_answer(401, "authentication_error", "the credential is not valid")
+        if not messages_api.is_text(request.headers):
+            return error_answer(400, "invalid_request_error", "the headers are not UTF-8")
         if session.busy or (counts and session.counting):
             return error_answer(429, "rate_limit_error", "the run has too many calls under way")
         try:
@@ -198,7 +200,8 @@ class ModelGateway:
         return await self.mcp.forward(request, server, data)
 
     def _session_of(self, token: str) -> GatewaySession | None:
-        given = token.encode()
+        # Bytes that are not UTF-8 come as halves of surrogate pairs.
+        given = token.encode(errors="surrogateescape")
         for session in self._sessions:
             if hmac.compare_digest(given, session.token.encode()):
                 return session

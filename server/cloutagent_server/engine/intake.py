@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from cloutagent_server.engine.request_body import RequestBody, read_body
+from cloutagent_server.engine.request_body import BadBody, RequestBody, read_body
 
 MOST_BYTES: Final = 32 * 1024 * 1024
 """The largest request that the Messages API takes."""
@@ -90,17 +90,21 @@ async def received(request: web.Request, held: Holding, most: int = MOST_BYTES) 
     Raises:
         TooLarge: It has more than `most` bytes.
         NoRoom: There is no room for it now.
+        BadBody: It is not what its headers say it is.
     """
     data = bytearray()
     said = request.content_length or 0
     if said > most:
         raise TooLarge
     held.grow(said)
-    while chunk := await request.content.readany():
-        if len(data) + len(chunk) > most:
-            raise TooLarge
-        held.grow(len(data) + len(chunk))
-        data += chunk
+    try:
+        while chunk := await request.content.readany():
+            if len(data) + len(chunk) > most:
+                raise TooLarge
+            held.grow(len(data) + len(chunk))
+            data += chunk
+    except web.RequestPayloadError:
+        raise BadBody("the request is malformed") from None
     return data
 
 

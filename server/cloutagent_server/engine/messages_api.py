@@ -69,6 +69,7 @@ _API_VERSION: Final = "2023-06-01"
 _VERSION: Final = re.compile(r"claude-[a-z]+-(?P<major>\d+)(?:-(?P<minor>\d{1,2}))?(?!\d)")
 _FIRST_WITHOUT_SAMPLING: Final = (4, 7)
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _TO_VENDOR: Final = re.compile(r"accept|user-agent|x-app|x-stainless-[a-z-]+|x-claude-code-[a-z-]+")
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -143,6 +144,11 @@ def request_headers(headers: Mapping[str, str], api_key: str | None) -> dict[str
 def response_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The vendor's headers as they go to the agent; the body goes unencoded and its length is for the server to say."""
     return _end_to_end(headers, _ONLY_FROM_VENDOR)
+
+
+def is_text(headers: Mapping[str, str]) -> bool:
+    """Whether all headers are UTF-8, so that they can go on; the bytes of others stand in them as surrogates."""
+    return not any(_SURROGATE.search(value) for value in headers.values())
 
 
 def credential(headers: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from cloutagent_server.host_check import middlewares_at
 from cloutagent_server.monitoring.envoy import Statistics, answer_with
 from cloutagent_server.monitoring.readiness import Readiness
 
@@ -16,7 +17,10 @@ OK: Final = "ok"
 
 
 class MonitoringServer:
-    """Answers scrapes and probes. Whoever reaches the port may ask: it tells no ids, keys or texts of anybody."""
+    """Answers scrapes and probes. Whoever reaches the port may ask: it tells no ids, keys or texts of anybody.
+
+    On loopback it answers to no foreign names, so that no web page reads it.
+    """
 
     def __init__(self, registry: CollectorRegistry, readiness: Readiness) -> None:
         self._registry = registry
@@ -30,7 +34,7 @@ class MonitoringServer:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port, which the system chooses if `port` is 0. Raises OSError if it is taken."""
-        app = web.Application()
+        app = web.Application(middlewares=middlewares_at(host))
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/metrics/envoy", self._envoy)
         app.router.add_get("/healthz", self._healthz)

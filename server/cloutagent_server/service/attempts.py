@@ -19,10 +19,12 @@ _ROUNDING: Final = 1e-6
 class FailedAttempts:
     """A token bucket for each source: `per_minute` failures at once, and as many again spread over a minute.
 
-    A valid key is never counted. A project's passes from a source whose bucket is empty too: many callers may share an
-    address, a look-up costs next to nothing, and no key is found by trying, for it has 122 random bits. The admin key
-    is what its operator made it, so it passes only while `refusal` gives none: a guess beyond the limit tells nothing,
-    right or wrong. Memory is bounded: of more than 10,000 sources the one that failed longest ago is forgotten.
+    A valid key is never counted, and passes from a source whose bucket is empty too: many callers may share an address,
+    so that whoever has no key could lock out all others, and nothing is protected by it, for a look-up costs next to
+    nothing and a key of 122 random bits is not found by trying. An admin key that is short may be, so it passes only
+    while `refusal` gives none: a guess beyond the limit tells nothing, right or wrong.
+
+    Memory is bounded: of more than 10,000 sources the one that failed longest ago is forgotten.
     """
 
     def __init__(

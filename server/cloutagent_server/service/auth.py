@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 KEY_PATTERN: Final = re.compile(r"cla_[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 BCRYPT_COST: Final = 10
+UNGUESSABLE_LENGTH: Final = 32
+"""Characters from which on an admin key is taken for one that nobody finds by trying: 128 bits in hex."""
 CACHE_SECONDS: Final = 60.0
 CACHE_ENTRIES: Final = 10_000
 
@@ -81,6 +83,7 @@ class Authenticator:
         self._clock = clock
         self._metrics = metrics
         self._admin_digest = digest_of(admin_key) if admin_key else None
+        self._admin_guessable = admin_key is not None and len(admin_key) < UNGUESSABLE_LENGTH
         self._confirmed: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._checks: dict[KeyCredential, asyncio.Task[bool]] = {}
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="bcrypt")
@@ -89,6 +92,11 @@ class Authenticator:
     def has_admin(self) -> bool:
         """Whether the operator has set an admin key."""
         return self._admin_digest is not None
+
+    @property
+    def admin_guessable(self) -> bool:
+        """Whether the admin key is so short that it could be found by trying."""
+        return self._admin_guessable
 
     def generate_api_key(self) -> str:
         """A new key: `cla_` and a random UUID (122 random bits)."""

@@ -26,7 +26,7 @@ from cloutagent_server.domain.errors import (
 from cloutagent_server.domain.events import Cancelled, Event, Failed, Failure, FailureReason, Payload, Queued
 from cloutagent_server.domain.execution import Execution, ExecutionFilter, Status
 from cloutagent_server.domain.metrics import NO_METRICS, Metrics
-from cloutagent_server.domain.project import Budget, Project
+from cloutagent_server.domain.project import LONGEST_TIMEOUT, Budget, Project
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.service.budgets import used_up
 from cloutagent_server.service.idempotent_starts import IdempotentStarts
@@ -62,11 +62,15 @@ class ExecutionService:
         max_waiting: int,
         max_running_of_project: int | None = None,
         max_waiting_of_project: int | None = None,
+        longest_timeout: int = LONGEST_TIMEOUT,
         place_pause_seconds: float = PAUSE_SECONDS,
         metrics: Metrics = NO_METRICS,
         tracer: Tracer | None = None,
     ) -> None:
-        """The bounds are those of `RunQueue`, the pause that of `PlaceEvents`."""
+        """The bounds are those of `RunQueue`, the pause that of `PlaceEvents`.
+
+        What is started gets at most `longest_timeout` milliseconds, whatever its project says.
+        """
         self._storage = storage
         self._projects = storage.projects
         self._executions = storage.executions
@@ -76,6 +80,7 @@ class ExecutionService:
         self._metrics = metrics
         self._tracer = NoOpTracer() if tracer is None else tracer
         self._runs = RunningExecutions(storage, secrets, engine, prices, metrics)
+        self._longest_timeout = longest_timeout
         self._queue = RunQueue(
             self._drive,
             max_running,
@@ -357,6 +362,8 @@ class ExecutionService:
         project = await self._projects.read(project_id)
         if project is None:
             raise ProjectNotFound(project_id)
+        if project.limits.timeout > self._longest_timeout:
+            return replace(project, limits=replace(project.limits, timeout=self._longest_timeout))
         return project
 
     async def _left(self, starting: asyncio.Future[tuple[Execution, bool]], cancels: bool) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from cloutagent_server.domain.errors import FieldViolation, InvalidRequest, ProjectNotFound, RevisionConflict
 from cloutagent_server.domain.identifiers import new_id
-from cloutagent_server.domain.project import AgentConfig, Project, ProjectChanges, ProjectDraft
+from cloutagent_server.domain.project import (
+    LONGEST_TIMEOUT,
+    AgentConfig,
+    Limits,
+    Project,
+    ProjectChanges,
+    ProjectDraft,
+)
 from cloutagent_server.engine.base import Engine, PriceList
 from cloutagent_server.service import mcp
 from cloutagent_server.service.auth import Authenticator, Principal
@@ -33,22 +40,25 @@ class ProjectService:
         executions: ExecutionService,
         prices: PriceList,
         engine: Engine,
+        longest_timeout: int = LONGEST_TIMEOUT,
     ) -> None:
+        """No project may set a timeout above `longest_timeout` milliseconds; one that has it already may keep it."""
         self._storage = storage
         self._authenticator = authenticator
         self._executions = executions
         self._prices = prices
         self._engine = engine
+        self._longest_timeout = longest_timeout
         self._update_locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def create(self, draft: ProjectDraft) -> tuple[Project, str]:
         """Store a new project; returns it with its API key, which nobody can read again.
 
         Raises:
-            InvalidRequest: The price list does not know the model, a tool is not available, or the system prompt is
-                no valid template.
+            InvalidRequest: The price list does not know the model, a tool is not available, the system prompt is no
+                valid template, or the timeout is longer than this server allows.
         """
-        self._check(draft.agent, "agent")
+        _refuse([*self._faults(draft.agent, "agent"), *self._too_long(draft.limits, "limits")])
         draft = replace(draft, agent=replace(draft.agent, id=new_id()))
         api_key = self._authenticator.generate_api_key()
         project = await self._storage.create(draft, await self._authenticator.credential_for(api_key))
@@ -104,14 +114,21 @@ class ProjectService:
     async def _update_once(self, project_id: str, change: Callable[[Project], ProjectChanges]) -> Project:
         project = await self.get(project_id)
         changes = change(project)
-        if isinstance(changes.agent, AgentConfig):
-            self._check(changes.agent, "project.agent")
+        faults = [*self._faults(changes.agent, "project.agent")] if isinstance(changes.agent, AgentConfig) else []
+        if isinstance(changes.limits, Limits) and changes.limits.timeout != project.limits.timeout:
+            faults.extend(self._too_long(changes.limits, "project.limits"))
+        _refuse(faults)
         updated = await self._storage.update(project_id, changes, project.revision)
         if updated.agent != project.agent:
             self._engine.forget(project.agent.id)
         return updated
 
-    def _check(self, agent: AgentConfig, field: str) -> None:
+    def _too_long(self, limits: Limits, field: str) -> Sequence[FieldViolation]:
+        if limits.timeout <= self._longest_timeout:
+            return ()
+        return [FieldViolation(f"{field}.timeout", f"must be at most {self._longest_timeout} on this server")]
+
+    def _faults(self, agent: AgentConfig, field: str) -> Sequence[FieldViolation]:
         """`field` is where the request has the agent."""
         faults = []
         if not self._prices.knows(agent.model):
@@ -125,5 +142,9 @@ class ProjectService:
             parse(agent.system_prompt, f"{field}.systemPrompt")
         except InvalidRequest as fault:
             faults.extend(fault.violations)
-        if faults:
-            raise InvalidRequest(faults)
+        return faults
+
+
+def _refuse(faults: Sequence[FieldViolation]) -> None:
+    if faults:
+        raise InvalidRequest(faults)

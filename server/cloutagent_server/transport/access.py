@@ -90,15 +90,17 @@ class AccessControl:
             ApiKeyMissing: There is none.
             ApiKeyInvalid: It is not valid.
             AuthenticationRateLimited: Too many keys from this source were not valid, and this one is not either or is
-                the admin key, which nobody shall find by trying.
+                a short admin key, which nobody shall find by trying.
         """
         if not api_key:
             raise ApiKeyMissing
         principal = await self.authenticator.authenticate(api_key)
         if principal is None:
             raise self.failed_attempts.failure(source)
-        if principal.admin and (refusal := self.failed_attempts.refusal(source)) is not None:
-            raise refusal
+        if principal.admin and self.authenticator.admin_guessable:
+            refusal = self.failed_attempts.refusal(source)
+            if refusal is not None:
+                raise refusal
         return principal
 
     async def check(self, rule: access_pb2.Access, principal: Principal, request: Message) -> str | None:

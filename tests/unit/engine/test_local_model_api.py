@@ -103,6 +103,15 @@ async def test_a_stream_has_the_events_of_the_api_in_order(client: httpx.AsyncCl
     assert parsed[5]["usage"]["output_tokens"] == 2
 
 
+async def test_no_foreign_name_is_answered(client: httpx.AsyncClient) -> None:
+    for path in ("/", "/ledger"):
+        assert (await client.get(path, headers={"host": "localhost"})).status_code == 200
+        assert (await client.get(path, headers={"host": "page.example:80"})).status_code == 404
+    refused = await client.post("/v1/messages", json=request("hello"), headers={"host": "page.example"})
+    assert refused.status_code == 404
+    assert (await client.get("/ledger")).json()["calls"] == []
+
+
 async def test_without_directives_the_prompt_is_quoted(client: httpx.AsyncClient) -> None:
     answer = text_of(await stream(client, "What is [[this]]?  " + "x" * 300))
 

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from cloutagent_server.app import App
+from cloutagent_server.host_check import middlewares_at
 from cloutagent_server.monitoring.readiness import Readiness
 from cloutagent_server.storage.memory import MemoryStorage
 from tests.support.api.ports import reserved_port
@@ -26,6 +27,23 @@ async def test_a_server_at_work_is_alive_and_ready(tmp_path: Path) -> None:
         assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
         assert await server.ready() == (200, {"ready": True, "checks": READY})
         assert not list((tmp_path / "projects" / ".staging").iterdir())
+
+
+async def test_on_loopback_no_foreign_name_is_answered(tmp_path: Path) -> None:
+    async with watched_server(tmp_path) as server:
+        for name in (f"localhost:{server.port}", "LOCALHOST", "127.0.0.1", f"[::1]:{server.port}", "10.0.0.1:1"):
+            assert (await server.get("/healthz", host=name)).status_code == 200, name
+        foreign = f"page.example:{server.port}"
+        for path in ("/healthz", "/readyz", "/metrics", "/metrics/envoy"):
+            refused = await server.get(path, host=foreign)
+            assert (refused.status_code, refused.text.split()[0]) == (404, "only"), path
+        for name in ("localhost.page.example", "127.0.0.1.page.example", "[::1", "x", ""):
+            assert (await server.get("/healthz", host=name)).status_code == 404, name
+
+
+def test_elsewhere_any_name_is_answered() -> None:
+    assert [host for host in ("0.0.0.0", "::", "10.0.0.1", "server", "not-localhost") if middlewares_at(host)] == []
+    assert all(middlewares_at(host) for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"))
 
 
 async def test_a_storage_that_takes_no_writes_is_named_until_it_does(tmp_path: Path) -> None:

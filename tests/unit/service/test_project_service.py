@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from cloutagent_server.domain.errors import InvalidRequest, ProjectNotFound, RevisionConflict
-from cloutagent_server.domain.execution import Status
+from cloutagent_server.domain.execution import ExecutionOptions, Status
 from cloutagent_server.domain.identifiers import is_id, new_id
-from cloutagent_server.domain.project import Project, ProjectChanges
+from cloutagent_server.domain.project import Limits, Project, ProjectChanges
 from cloutagent_server.service.auth import KEY_PATTERN, Principal
+from cloutagent_server.service.requests import ExecutionRequest
 from tests.support.service_world import DEADLINE_SECONDS, World, agent, draft, make_world
 
 ADMIN_KEY = "an-admin-key-of-some-length"
@@ -178,3 +179,25 @@ async def test_delete_ends_what_was_started_in_the_moment_before_the_project_was
             await asyncio.sleep(0)
     assert world.engine.running == [elsewhere.id]
     assert (await world.executions.cancel(elsewhere.id)).status is Status.CANCELLED
+
+
+async def test_a_timeout_above_the_operators_is_refused_and_lowered_where_it_is_stored(world: World) -> None:
+    project, _ = await world.projects.create(draft(limits=Limits(timeout=700_000)))
+    bounded = make_world(storage=world.storage, longest_timeout=600_000)
+    with pytest.raises(InvalidRequest) as caught:
+        await bounded.projects.create(draft(limits=Limits(timeout=600_001)))
+    assert fields_of(caught) == ["limits.timeout"]
+    assert "must be at most 600000" in str(caught.value)
+    # What it has already does not keep the project from other changes.
+    changed = Limits(max_tokens=5, timeout=700_000)
+    await bounded.projects.update(project.id, lambda _: ProjectChanges(limits=changed))
+    with pytest.raises(InvalidRequest) as caught:
+        await bounded.projects.update(project.id, lambda _: ProjectChanges(limits=Limits(timeout=700_001)))
+    assert fields_of(caught) == ["project.limits.timeout"]
+    started, _ = await bounded.executions.start(ExecutionRequest(project.id, "hello"))
+    assert started.limits == Limits(max_tokens=5, timeout=600_000)
+    with pytest.raises(InvalidRequest) as caught:
+        await bounded.executions.start(ExecutionRequest(project.id, "hello", ExecutionOptions(timeout=600_001)))
+    assert fields_of(caught) == ["options.timeout"]
+    await bounded.executions.finished(started.id)
+    bounded.authenticator.close()

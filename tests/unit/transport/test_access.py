@@ -224,8 +224,24 @@ async def test_rules_without_a_resource(world: World, access: AccessControl) -> 
         await access.check(admins_own, principal, get(new_id()))
 
 
+async def test_wrong_keys_do_not_lock_out_an_admin_key_that_nobody_guesses() -> None:
+    key = "0123456789abcdef" * 2
+    world = make_world(admin_key=key)
+    access = control(world)
+    for _ in range(3):
+        with pytest.raises(ApiKeyInvalid):
+            await access.identify("wrong", SOURCE)
+    for wrong in ("wrong", key[:-1], key[:-1] + "e"):
+        with pytest.raises(AuthenticationRateLimited):
+            await access.identify(wrong, SOURCE)
+        assert await access.identify(key, SOURCE) == ADMIN
+    world.authenticator.close()
+
+
 @pytest.mark.parametrize("guess", ["the-wrong-admin-key-1", "cla_0a000000-0000-4000-8000-00000000000f"])
-async def test_guesses_of_the_admin_key_are_limited_and_a_right_one_beyond_the_limit_tells_nothing(guess: str) -> None:
+async def test_guesses_of_a_short_admin_key_are_limited_and_a_right_one_beyond_the_limit_tells_nothing(
+    guess: str,
+) -> None:
     world = make_world(admin_key=ADMIN_KEY)
     access = control(world)
     project, key = await world.projects.create(draft())

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Unpack
 
 from cloutagent._outcome import completed, has_ended
-from cloutagent._requests import StartOptions, start_request, timestamp
+from cloutagent._requests import StartOptions, message, start_request, timestamp
 from cloutagent.errors import ApiError, CloutAgentError
 from cloutagent.types import CostLimits, Execution, ExecutionEstimate, GetExecutionCostResponse, Receipt
 from cloutagent.v1 import execution_pb2
@@ -148,7 +148,8 @@ class AsyncExecutions:
             project_id: The project; see `Client`.
             timeout: How many seconds each call may take.
         """
-        request = execution_pb2.ListExecutionsRequest(
+        request = message(
+            execution_pb2.ListExecutionsRequest,
             project_id=await self._transport.project(project_id, timeout),
             statuses=statuses,
             labels=[f"{name}={value}" for name, value in (labels or {}).items()],

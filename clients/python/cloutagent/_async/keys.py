@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from cloutagent._requests import milliseconds, timestamp
+from cloutagent._requests import message, milliseconds, timestamp
 from cloutagent.types import ApiKey, NewApiKey
 from cloutagent.v1 import project_pb2
 
@@ -30,8 +30,11 @@ class AsyncKeys:
     ) -> NewApiKey:
         """Create a further key. `expires_at` has a time zone; without it the key does not expire."""
         self._transport.configuration.require_confidential("a new API key")
-        request = project_pb2.CreateApiKeyRequest(
-            project_id=await self._transport.project(project_id, timeout), name=name, expires_at=timestamp(expires_at)
+        request = message(
+            project_pb2.CreateApiKeyRequest,
+            project_id=await self._transport.project(project_id, timeout),
+            name=name,
+            expires_at=timestamp(expires_at),
         )
         answer = await self._transport.call(self._transport.connection.projects.CreateApiKey, request, timeout)
         return NewApiKey(answer.key, answer.api_key)

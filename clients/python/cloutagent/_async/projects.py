@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from cloutagent._requests import message
 from cloutagent.types import (
     AgentConfig,
     Budget,
@@ -43,8 +44,13 @@ class AsyncProjects:
     ) -> NewProject:
         """Create a project and its API key. `agent` needs a name, a system prompt and a model."""
         self._transport.configuration.require_confidential("a new API key")
-        request = project_pb2.CreateProjectRequest(
-            name=name, description=description, agent=agent, limits=limits, budget=budget
+        request = message(
+            project_pb2.CreateProjectRequest,
+            name=name,
+            description=description,
+            agent=agent,
+            limits=limits,
+            budget=budget,
         )
         answer = await self._transport.call(self._transport.connection.projects.CreateProject, request, timeout)
         return NewProject(answer.project, answer.api_key)
@@ -87,7 +93,8 @@ class AsyncProjects:
         With `update_mask`, its paths change and nothing else does: a path whose field is not given is reset, such as
         `description`, or `agent.enabled_tools` to have none.
         """
-        project = project_pb2.Project(
+        project = message(
+            project_pb2.Project,
             id=await self._transport.project(project_id, timeout),
             name=name,
             description=description,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
-from cloutagent._requests import day
+from cloutagent._requests import day, message
 from cloutagent.types import UsageReport
 from cloutagent.v1 import execution_pb2
 
@@ -64,7 +64,8 @@ class AsyncUsage:
         timeout: float | None = None,
     ) -> float:
         """US dollars that so many tokens cost with the project's model at list price."""
-        request = execution_pb2.EstimateCostRequest(
+        request = message(
+            execution_pb2.EstimateCostRequest,
             project_id=await self._transport.project(project_id, timeout),
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,

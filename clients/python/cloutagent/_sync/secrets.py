@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cloutagent._requests import message
 from cloutagent.types import (
     GetSecretMetadataResponse,
     RestoreSecretVersionResponse,
@@ -38,7 +39,8 @@ class Secrets:
     ) -> SetSecretResponse:
         """Store a secret as its next version. `expected_version` is what it must be at now; 0: it must not exist."""
         self._transport.configuration.require_confidential("a secret")
-        request = secret_pb2.SetSecretRequest(
+        request = message(
+            secret_pb2.SetSecretRequest,
             project_id=self._transport.project(project_id, timeout),
             name=name,
             value=value,

@@ -28,7 +28,8 @@ def typed() -> bool:
 def secret_input(name: str, file: Path | None = None, *, twice: bool = False) -> str:
     """The text of a file as it is; without one, what is typed unseen, or, where no terminal is, the standard input.
 
-    Of the latter one line end is taken off. `twice` has it typed twice.
+    Of the latter one line end is taken off, and it may not be empty: that is a command before it that failed, or a
+    variable that is not set. `twice` has it typed twice.
     """
     if file is not None and str(file) != "-":
         return file_text(file, SECRET_BYTES)
@@ -38,7 +39,10 @@ def secret_input(name: str, file: Path | None = None, *, twice: bool = False) ->
             if given and (not twice or _unseen("Repeat for confirmation: ") == given):
                 return given
             typer.echo("nothing was typed" if not given else "the two are not the same", err=True)
-    return without_line_end(stdin_text(SECRET_BYTES + len("\r\n")))
+    given = without_line_end(stdin_text(SECRET_BYTES + len("\r\n")))
+    if not given:
+        raise CommandError("the standard input is empty")
+    return given
 
 
 def typed_line() -> str:

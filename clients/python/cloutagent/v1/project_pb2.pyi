@@ -326,7 +326,7 @@ class Limits(_message.Message):
     """Cost of all model calls together, in US dollars. Default 10.0."""
     timeout: _builtins.int
     """Time from the start of the run (not from its place in the queue) to its end, in milliseconds, at least 1,000.
-    Default 300,000.
+    Default 300,000. The server's operator bounds it, by default at 86,400,000.
     """
     def __init__(
         self,

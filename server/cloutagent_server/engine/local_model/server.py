@@ -18,6 +18,7 @@ from cloutagent_server.engine.local_model.library import ScriptLibrary
 from cloutagent_server.engine.local_model.reply import ConnectionCut, Event, GarbageDue, Reply, whole_message
 from cloutagent_server.engine.local_model.request import ApiError, MessagesRequest, read_request
 from cloutagent_server.engine.local_model.tokens import compact_json, count_input
+from cloutagent_server.host_check import middlewares_at
 
 LOG = logging.getLogger(__name__)
 SCRIPT_HEADER: Final = "x-local-model-script"
@@ -65,7 +66,7 @@ class LocalModel:
         Raises:
             OSError: The port is taken.
         """
-        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        app = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=middlewares_at(host))
         app.router.add_get("/", self._describe)
         app.router.add_get("/ledger", self._show_ledger)
         app.router.add_post("/v1/messages", self._messages)

@@ -431,7 +431,7 @@ export type Limits = Message<"cloutagent.v1.Limits"> & {
 
   /**
    * Time from the start of the run (not from its place in the queue) to its end, in milliseconds, at least 1,000.
-   * Default 300,000.
+   * Default 300,000. The server's operator bounds it, by default at 86,400,000.
    *
    * @generated from field: optional int32 timeout = 3;
    */
@@ -462,7 +462,7 @@ export type LimitsJson = {
 
   /**
    * Time from the start of the run (not from its place in the queue) to its end, in milliseconds, at least 1,000.
-   * Default 300,000.
+   * Default 300,000. The server's operator bounds it, by default at 86,400,000.
    *
    * @generated from field: optional int32 timeout = 3;
    */
