@@ -52,16 +52,26 @@ def settled_line(settlement: Settlement) -> bytes:
 
 def read_line(line: bytes) -> Reservation | Settlement:
     """What a line, without its end, records. Raises ValueError for one that is no such line, whole and unchanged."""
-    body, mark, rest = line.rpartition(_MARK)
-    if not mark or rest != b'%08x"}' % zlib.crc32(body):
-        raise ValueError("its checksum does not fit")
-    fields = LINE.open(parse(body + b"}"))
+    fields = LINE.open(parse(check_line(line) + b"}"))
     kind = fields.text("kind")
     record = _settlement(fields) if kind == "settled" else _reservation(fields) if kind == "reserved" else None
     if record is None:
         raise ValueError(f"kind {kind} is not known")
     fields.end()
     return record
+
+
+def check_line(line: bytes) -> bytes:
+    """What the checksum of a line, without its end, stands for. Raises ValueError if it does not fit."""
+    body, mark, rest = line.rpartition(_MARK)
+    if not mark or rest != b'%08x"}' % zlib.crc32(body):
+        raise ValueError("its checksum does not fit")
+    return body
+
+
+def quoted(text: str) -> bytes:
+    """A text as it stands in a line that holds it."""
+    return json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def totals_to_json(book: MonthBook, log_size: int) -> dict[str, Any]:
