@@ -141,6 +141,7 @@ async def test_the_calls_of_an_execution(storage: Storage, project: Project) -> 
     [
         Model(MODEL, 'Sonnet "4.5" é', Decimal("0.000003"), Decimal("1.5E-9"), Decimal("3E-7"), Decimal(0), 200_000),
         Model("claude-free-1", "", Decimal(0), Decimal(0)),
+        Model(MODEL, ',"prices":{"id":"x"}', Decimal(1), Decimal(2)),
     ],
 )
 async def test_a_settlement_keeps_the_prices(storage: Storage, project: Project, prices: Model) -> None:

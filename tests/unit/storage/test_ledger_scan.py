@@ -25,7 +25,7 @@ from tests.support import builders
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
 LATER = NOW + timedelta(days=3)
 MODEL = "claude-sonnet-4-5"
-OWN, OTHER = new_id(), new_id()
+OWN, OTHER = "1b4e28ba-2fa1-4e3d-a883-0016d3cca427", "6fa459ea-ee8a-4ca4-894e-db77e160355e"
 DEADLINE_SECONDS = 20
 
 
