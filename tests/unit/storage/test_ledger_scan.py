@@ -10,6 +10,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.errors import StoredDataDamaged
@@ -83,6 +85,40 @@ def test_only_lines_of_its_own_are_parsed(path: Path, block_size: int, parsed: l
         assert list(scan.calls(OWN, size)) == own
         assert len(parsed) == 5
     assert scan.calls(new_id(), size) == ()
+
+
+@given(
+    steps=st.lists(
+        st.one_of(st.tuples(st.just("reserve"), st.integers(0, 2)), st.tuples(st.just("settle"), st.integers(0)))
+    ),
+    block_size=st.integers(1, 2_000),
+    cut=st.integers(0),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_it_finds_what_reading_every_line_finds(
+    path: Path, steps: list[tuple[str, int]], block_size: int, cut: int
+) -> None:
+    executions, lines = [new_id() for _ in range(3)], []
+    calls: dict[str, LedgerCall] = {}
+    sizes, expected = [0], [list[LedgerCall]()]
+    for kind, number in steps:
+        open_calls = [call.reservation for call in calls.values() if call.settlement is None]
+        if kind == "reserve":
+            call = LedgerCall(reservation(executions[number]))
+            lines.append(reserved_line(call.reservation))
+        elif open_calls:
+            call = settled(open_calls[number % len(open_calls)])
+            assert call.settlement is not None
+            lines.append(settled_line(call.settlement))
+        else:
+            continue
+        calls[call.reservation.call_id] = call
+        sizes.append(sizes[-1] + len(lines[-1]))
+        expected.append([call for call in calls.values() if call.reservation.execution_id == executions[0]])
+    scan = MonthScan(path, block_size)
+    write(path, b"".join(lines))
+    for moment in (cut % len(sizes), len(sizes) - 1):
+        assert list(scan.calls(executions[0], sizes[moment])) == expected[moment]
 
 
 def test_what_is_added_is_found_and_what_follows_is_not_looked_at(path: Path) -> None:
