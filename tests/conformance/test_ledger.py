@@ -131,6 +131,8 @@ async def test_the_calls_of_an_execution(storage: Storage, project: Project) -> 
     calls = await storage.ledger.calls(project.id, "e", NOW - timedelta(days=1))
     assert list(calls) == [LedgerCall(first, end), LedgerCall(last)]
     assert usage_of(calls) == Usage(39 + 99, 2, 2, 4, Decimal("0.6"), 2, estimated=True)
+    assert list(await storage.ledger.calls(project.id, "e", NOW, NOW)) == [LedgerCall(first, end)]
+    assert list(await storage.ledger.calls(project.id, "e", NEXT_DAY, NEXT_DAY)) == [LedgerCall(last)]
     assert await storage.ledger.calls(project.id, "nobody", NOW) in ((), [])
 
 
@@ -139,6 +141,7 @@ async def test_the_calls_of_an_execution(storage: Storage, project: Project) -> 
     [
         Model(MODEL, 'Sonnet "4.5" é', Decimal("0.000003"), Decimal("1.5E-9"), Decimal("3E-7"), Decimal(0), 200_000),
         Model("claude-free-1", "", Decimal(0), Decimal(0)),
+        Model(MODEL, ',"prices":{"id":"x"}', Decimal(1), Decimal(2)),
     ],
 )
 async def test_a_settlement_keeps_the_prices(storage: Storage, project: Project, prices: Model) -> None:

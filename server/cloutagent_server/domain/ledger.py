@@ -182,9 +182,9 @@ def usage_of(calls: Iterable[LedgerCall]) -> Usage:
 
 def day_of(time: datetime) -> str:
     """The day that a time in UTC falls on, `YYYY-MM-DD`."""
-    return f"{time:%Y-%m-%d}"
+    return time.date().isoformat()
 
 
 def month_of(time: datetime) -> str:
     """The month that a time in UTC falls in, `YYYY-MM`."""
-    return f"{time:%Y-%m}"
+    return time.date().isoformat()[:7]

@@ -37,7 +37,9 @@ class ReceiptService:
         if not execution.status.terminal:
             raise ExecutionNotFinished(execution_id)
         log, first_kept, last = await self._log(execution_id)
-        reserved = await self._storage.ledger.calls(execution.project_id, execution_id, execution.created_at)
+        reserved = await self._storage.ledger.calls(
+            execution.project_id, execution_id, execution.created_at, execution.finished_at
+        )
         calls = [call for call in reserved if call.settlement is None or call.settlement.amount.tokens]
         return Receipt(execution, calls, self._used_prices(calls), _sdk_cost(last), log, first_kept)
 

@@ -388,10 +388,16 @@ class Ledger(Protocol):
         """Return once a call was settled after the totals with this version, or sooner, or the project is gone."""
         ...
 
-    async def calls(self, project_id: str, execution_id: str, since: datetime) -> Sequence[LedgerCall]:
+    async def calls(
+        self, project_id: str, execution_id: str, since: datetime, until: datetime | None = None
+    ) -> Sequence[LedgerCall]:
         """The calls of an execution in the order of their reservations; none without the project.
 
-        `since` is a time before its first call, such as its creation: older months need not be looked at.
+        `since` is a time before its first call, such as its creation, and `until` one after its last, such as its end:
+        older and newer months need not be looked at.
+
+        Raises:
+            StoredDataDamaged: Something in these months cannot be read, whosever it is.
         """
         ...
 

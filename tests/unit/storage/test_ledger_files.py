@@ -18,6 +18,7 @@ from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.ledger import Amount, Reservation, Settlement, Window
 from cloutagent_server.domain.project import Project
 from cloutagent_server.storage.filesystem import FileSystemStorage
+from cloutagent_server.storage.filesystem.ledger_records import read_line, settled_line
 from tests.support import builders
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
@@ -112,6 +113,28 @@ async def test_a_line_of_the_first_version_is_read_and_followed_by_newer_ones(
         replace(SETTLED, call_id=new.call_id, prices=PRICES),
     ]
     assert await total(storage, project) == Window(Amount(80, Decimal("0.2")))
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "told"),
+    [
+        (b'"displayName":"Sonnet 4.5"', b'"displayName":"Sonnet 4.5","surcharge":"1"', "prices.surcharge"),
+        (b'"promptTokenPrice":"0.000003"', b'"promptTokenPrice":"-0.000003"', "promptTokenPrice"),
+        (b'"contextWindow":200000', b'"contextWindow":true', "prices.contextWindow"),
+        (b'"prices":{', b'"prices":0,"more":{', "Extra data"),
+        (b'"estimated":false', b'"estimated":0', "estimated"),
+        (b'"promptTokens":30', b'"promptTokens":-1', "promptTokens"),
+        (b'"promptTokens":30', b'"promptTokens":9223372036854775808', "promptTokens"),
+        (b'"priceVersion":"prices 1"', b'"priceVersion":1', "priceVersion"),
+    ],
+)
+def test_a_line_of_another_form_is_refused_though_its_checksum_fits(written: bytes, instead: bytes, told: str) -> None:
+    """Such is one that a later version wrote and that means something else."""
+    line = settled_line(replace(SETTLED, call_id="c", prices=PRICES)).rstrip(b"\n")
+    assert read_line(line) == replace(SETTLED, call_id="c", prices=PRICES)
+    body = line.rpartition(b',"checksum"')[0].replace(written, instead)
+    with pytest.raises(ValueError, match=told):
+        read_line(b'%b,"checksum":"%08x"}' % (body, crc32(body)))
 
 
 @pytest.mark.parametrize("left", [b'{"schemaVersion":1,"kind":"reser', b"\0" * 40, b"\0" * 40 + b"\n", b"{}\n"])

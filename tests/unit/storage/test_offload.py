@@ -17,10 +17,10 @@ DEADLINE_SECONDS = 20
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 
 
-@pytest.mark.parametrize("waits", [False, True])
-async def test_the_work_is_done_in_a_thread_with_the_callers_context(waits: bool) -> None:
+@pytest.mark.parametrize("apart", [{}, {"waits": True}, {"scans": True}])
+async def test_the_work_is_done_in_a_thread_with_the_callers_context(apart: dict[str, bool]) -> None:
     variable.set("the caller's")
-    thread, value = await off_loop(lambda: (threading.current_thread(), variable.get()), waits=waits)
+    thread, value = await off_loop(lambda: (threading.current_thread(), variable.get()), **apart)
     assert thread is not threading.current_thread()
     assert value == "the caller's"
 

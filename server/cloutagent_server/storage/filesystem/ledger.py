@@ -37,6 +37,12 @@ class _Open:
     def __init__(self, directory: Path) -> None:
         self.files = LedgerFiles(directory)
         self.turn = asyncio.Lock()
+        self.scan_turn = asyncio.Lock()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody works on it."""
+        return not self.turn.locked() and not self.scan_turn.locked()
 
 
 class FileSystemLedger:
@@ -95,13 +101,20 @@ class FileSystemLedger:
                     return
                 await asyncio.wait([news], timeout=_LOOK_SECONDS)
 
-    async def calls(self, project_id: str, execution_id: str, since: datetime) -> Sequence[LedgerCall]:
+    async def calls(
+        self, project_id: str, execution_id: str, since: datetime, until: datetime | None = None
+    ) -> Sequence[LedgerCall]:
         """See `Ledger.calls`."""
-        extent = await self._with_ledger(project_id, lambda ledger: ledger.extent(since))
-        if not extent:
+        if not is_id(project_id):
             return ()
-        # Months of other runs' calls are read here: nobody's next call shall wait for that.
-        return await off_loop(partial(self._open(project_id).files.calls, execution_id, extent))
+        ledger = self._open(project_id)
+        # One at a time, so that no project's callers have both threads for this, and those who went away take none.
+        async with ledger.scan_turn:
+            extent = await self._with_ledger(project_id, lambda files: files.extent(since, until))
+            if not extent:
+                return ()
+            # Months of other runs' calls are read here: nobody's next call shall wait for that.
+            return await off_loop(partial(ledger.files.calls, execution_id, extent), scans=True)
 
     async def usage(self, project_id: str, first_day: str, last_day: str) -> Sequence[DayUsage]:
         """See `Ledger.usage`."""
@@ -135,7 +148,7 @@ class FileSystemLedger:
         """The ledger as this process knows it. Those longest out of use are forgotten."""
         ledger = self._ledgers.setdefault(project_id, _Open(self._layout.ledger(project_id)))
         self._ledgers.move_to_end(project_id)
-        for idle in [known for known, each in self._ledgers.items() if not each.turn.locked() and known != project_id]:
+        for idle in [known for known, each in self._ledgers.items() if each.idle and known != project_id]:
             if len(self._ledgers) <= _REMEMBERED:
                 break
             del self._ledgers[idle]

@@ -27,6 +27,7 @@ from cloutagent_server.storage.filesystem.ledger_records import (
     totals_from_json,
     totals_to_json,
 )
+from cloutagent_server.storage.filesystem.ledger_scan import MonthScan
 from cloutagent_server.storage.filesystem.lines import lines_between
 from cloutagent_server.storage.ledger_book import MonthBook
 
@@ -47,6 +48,7 @@ class LedgerFiles:
         self._directory = directory
         self._sizes: dict[str, int] = {}
         self._inodes: dict[str, int] = {}
+        self._scans: dict[str, MonthScan] = {}
         self.months: dict[str, MonthBook] = {}
 
     def refresh(self, now: datetime) -> None:
@@ -93,23 +95,26 @@ class LedgerFiles:
                 return True
         return False
 
-    def extent(self, since: datetime) -> Mapping[str, int]:
-        """How many bytes of which months, from that of `since` on, hold records. What they hold never changes."""
-        return {month: self._sizes[month] for month in sorted(self.months) if month >= month_of(since)}
+    def extent(self, since: datetime, until: datetime | None) -> Mapping[str, int]:
+        """How many bytes of the months from `since` to `until` hold records. What they hold never changes."""
+        first, last = month_of(since), max(self.months, default="") if until is None else month_of(until)
+        return {month: self._sizes[month] for month in sorted(self.months) if first <= month <= last}
 
     def calls(self, execution_id: str, extent: Mapping[str, int]) -> Sequence[LedgerCall]:
-        """The calls of an execution within `extent`, in the order of their reservations. Needs no lock."""
-        calls: dict[str, LedgerCall] = {}
+        """The calls of an execution within `extent`, in the order of their reservations.
+
+        Needs no lock, and is for one thread at a time.
+
+        Raises:
+            StoredDataDamaged: A file within it holds something else than records.
+        """
+        calls: list[LedgerCall] = []
         # The project may be deleted meanwhile.
         with suppress(FileNotFoundError):
             for month, size in extent.items():
-                for record in self._records(month, 0, size):
-                    if isinstance(record, Settlement):
-                        if record.call_id in calls:
-                            calls[record.call_id] = LedgerCall(calls[record.call_id].reservation, record)
-                    elif record.execution_id == execution_id:
-                        calls[record.call_id] = LedgerCall(record)
-        return tuple(calls.values())
+                scan = self._scans.setdefault(month, MonthScan(self._path(month)))
+                calls += scan.calls(execution_id, size)
+        return calls
 
     def _forget(self, month: str) -> None:
         for known in (self.months, self._sizes, self._inodes):
@@ -137,9 +142,6 @@ class LedgerFiles:
         self.months[month], self._sizes[month] = book, end
         if over and not book.open and end == size:
             self._save_totals(month)
-
-    def _records(self, month: str, start: int, size: int) -> Iterator[Reservation | Settlement]:
-        return (record for record, _ in self._numbered(month, start, size))
 
     def _numbered(self, month: str, start: int, size: int) -> Iterator[tuple[Reservation | Settlement, int]]:
         """The records between two offsets, each with the offset behind it, up to what a crash left at the end."""

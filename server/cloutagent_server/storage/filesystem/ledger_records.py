@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, Final
 
 from cloutagent_server.domain import timestamps
@@ -19,6 +20,7 @@ LINE: Final = Schema(2, {1: dict})
 TOTALS: Final = Schema(1)
 
 _MARK: Final = b',"checksum":"'
+_PRICES: Final = b',"prices":'
 
 
 def reserved_line(reservation: Reservation) -> bytes:
@@ -52,16 +54,31 @@ def settled_line(settlement: Settlement) -> bytes:
 
 def read_line(line: bytes) -> Reservation | Settlement:
     """What a line, without its end, records. Raises ValueError for one that is no such line, whole and unchanged."""
-    body, mark, rest = line.rpartition(_MARK)
-    if not mark or rest != b'%08x"}' % zlib.crc32(body):
-        raise ValueError("its checksum does not fit")
+    # Thousands of lines name the same prices. They are the last field, and no text holds a bare quotation mark.
+    body, mark, prices = check_line(line).partition(_PRICES)
     fields = LINE.open(parse(body + b"}"))
     kind = fields.text("kind")
-    record = _settlement(fields) if kind == "settled" else _reservation(fields) if kind == "reserved" else None
+    if kind == "settled":
+        record: Reservation | Settlement | None = _settlement(fields, _prices(prices) if mark else None)
+    else:
+        record = _reservation(fields) if kind == "reserved" and not mark else None
     if record is None:
         raise ValueError(f"kind {kind} is not known")
     fields.end()
     return record
+
+
+def check_line(line: bytes) -> bytes:
+    """What the checksum of a line, without its end, stands for. Raises ValueError if it does not fit."""
+    body, mark, rest = line.rpartition(_MARK)
+    if not mark or rest != b'%08x"}' % zlib.crc32(body):
+        raise ValueError("its checksum does not fit")
+    return body
+
+
+def quoted(text: str) -> bytes:
+    """A text as it stands in a line that holds it."""
+    return json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def totals_to_json(book: MonthBook, log_size: int) -> dict[str, Any]:
@@ -144,14 +161,14 @@ def _reservation(fields: Fields) -> Reservation:
     )
 
 
-def _settlement(fields: Fields) -> Settlement:
+def _settlement(fields: Fields, prices: Model | None) -> Settlement:
     return Settlement(
         call_id=fields.text("callId"),
         usage=_usage(fields),
         cost=_money(fields, "cost"),
         price_version=fields.text("priceVersion"),
         estimated=fields.truth("estimated"),
-        prices=fields.optional(lambda name: _prices(fields.fields(name)), "prices"),
+        prices=prices,
     )
 
 
@@ -170,7 +187,13 @@ def _prices_to_json(model: Model) -> dict[str, Any]:
     }
 
 
-def _prices(fields: Fields) -> Model:
+@lru_cache(maxsize=64)
+def _prices(content: bytes) -> Model:
+    document = parse(content)
+    if not isinstance(document, dict):
+        raise ValueError("prices is not an object")
+    fields = Fields(document, "prices.")
+
     def price(name: str) -> Decimal:
         return _money(fields, name)
 

@@ -13,14 +13,23 @@ _STRIDE: Final = 64
 
 def lines_between(descriptor: int, start: int, end: int, block_size: int = _BLOCK) -> Iterator[bytes]:
     """The whole lines in `start` <= offset < `end`, without their line ends. What follows the last is left out."""
+    for lines in whole_lines(descriptor, start, end, block_size):
+        yield from lines[:-1].split(b"\n")
+
+
+def whole_lines(descriptor: int, start: int, end: int, block_size: int = _BLOCK) -> Iterator[bytes]:
+    """The bytes of the whole lines in `start` <= offset < `end`, with their line ends, some lines at a time."""
     rest = b""
     while start < end:
         block = os.pread(descriptor, min(block_size, end - start), start)
         if not block:
             return
         start += len(block)
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
+        block = rest + block
+        cut = block.rfind(b"\n") + 1
+        rest = block[cut:]
+        if cut:
+            yield block[:cut]
 
 
 def in_memory(descriptor: int, size: int, start: int) -> bytes:

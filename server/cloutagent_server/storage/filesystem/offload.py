@@ -18,6 +18,8 @@ T = TypeVar("T")
 _WORK: Final = ThreadPoolExecutor(8, thread_name_prefix="storage")
 # Work that waits for another process must not take the threads of work that need not wait.
 _WAITING: Final = ThreadPoolExecutor(32, thread_name_prefix="storage-write")
+# Nor must work that reads much for one caller take them all.
+_SCANNING: Final = ThreadPoolExecutor(2, thread_name_prefix="storage-scan")
 
 
 class _Outcome(asyncio.Future[Any]):
@@ -28,8 +30,8 @@ class _Outcome(asyncio.Future[Any]):
         return False
 
 
-async def off_loop(work: Callable[[], T], *, waits: bool = False) -> T:
-    """Do blocking work in a thread; in one of those set apart for it, if the work `waits` for locks of others.
+async def off_loop(work: Callable[[], T], *, waits: bool = False, scans: bool = False) -> T:
+    """Do blocking work in a thread; in one of those set apart for it, if it `waits` for locks or `scans` large files.
 
     A caller that is cancelled leaves only when the work has ended: so nothing runs on behind a lock that was given
     back, and what the work changed can be announced.
@@ -38,7 +40,8 @@ async def off_loop(work: Callable[[], T], *, waits: bool = False) -> T:
         StorageUnavailable: The work met an OSError.
     """
     outcome = _Outcome(loop=asyncio.get_running_loop())
-    (_WAITING if waits else _WORK).submit(_run, partial(contextvars.copy_context().run, work), outcome)
+    threads = _WAITING if waits else _SCANNING if scans else _WORK
+    threads.submit(_run, partial(contextvars.copy_context().run, work), outcome)
     try:
         result: T = await outcome
     except asyncio.CancelledError:

@@ -26,13 +26,16 @@ _HEX: Final = re.compile(r"([0-9A-Fa-f]{2})*")
 def parse(content: bytes) -> Any:
     """The value of a JSON text. Raises ValueError if it is none, NaN and infinities included."""
     try:
-        return json.loads(content.decode(), parse_constant=_refuse_constant)
+        return _JSON.decode(content.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_JSON: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,18 @@ class Fields:
 
     def text(self, name: str) -> str:
         """A text."""
+        value = self._rest.get(name)
+        if type(value) is str:
+            del self._rest[name]
+            return value
         return self._typed(name, str, "text")
 
     def whole(self, name: str, least: int = 0) -> int:
         """A whole number, at least `least`, that fits into 64 bits: a larger one was never written."""
+        value = self._rest.get(name)
+        if type(value) is int and least <= value <= _MOST_WHOLE:
+            del self._rest[name]
+            return value
         value = self._typed(name, int, "a whole number")
         if value < least:
             self._fail(name, f"is less than {least}")

@@ -66,14 +66,18 @@ class MemoryLedger:
             if record is not None and sum(book.settlements for book in record.ledger.values()) == version:
                 await news
 
-    async def calls(self, project_id: str, execution_id: str, since: datetime) -> Sequence[LedgerCall]:
+    async def calls(
+        self, project_id: str, execution_id: str, since: datetime, until: datetime | None = None
+    ) -> Sequence[LedgerCall]:
         """See `Ledger.calls`."""
         record = self._records.projects.get(project_id)
         calls = [] if record is None else list(record.calls.values())
         return [
             call
             for call in calls
-            if call.reservation.execution_id == execution_id and month_of(call.reservation.time) >= month_of(since)
+            if call.reservation.execution_id == execution_id
+            and month_of(since) <= month_of(call.reservation.time)
+            and (until is None or month_of(call.reservation.time) <= month_of(until))
         ]
 
     async def usage(self, project_id: str, first_day: str, last_day: str) -> Sequence[DayUsage]:
