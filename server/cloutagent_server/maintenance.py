@@ -27,6 +27,7 @@ from cloutagent_server.storage.filesystem import FileSystemStorage, doctor
 from cloutagent_server.storage.filesystem.backup import keeping, restore
 from cloutagent_server.storage.filesystem.backup.create import Backup, back_up
 from cloutagent_server.storage.filesystem.backup.restore import Restored
+from cloutagent_server.storage.filesystem.backup.verify import verify
 from cloutagent_server.storage.filesystem.doctor import Finding, Folder
 from cloutagent_server.storage.filesystem.doctor.findings import FROM_BACKUP, Check, Severity
 
@@ -153,16 +154,16 @@ def make_backup(
 ) -> Backup:
     """Back the folder up: to `output`, or to the folder of backups, where old ones are removed. Blocks.
 
-    While records are damaged no backup is removed: an old one may be the last that has them whole.
+    While something is left out no backup is removed: an old one may be the last that has it whole.
 
     Raises:
-        OSError, StorageUnavailable: There is no new backup.
+        OSError, StorageUnavailable, BackupDamaged: There is no new backup, and no old one is removed.
         BackupCancelled: `cancelled` said so.
     """
     target = keeping.path_at(settings.backup_root, datetime.now(UTC)) if output is None else output.absolute()
     backup = back_up(settings.project_root, target, __version__, executions=executions, cancelled=cancelled)
     for fault in backup.left_out:
-        log.error("damaged_record_not_backed_up", extra={"location": fault.location, "fault": fault.fault})
+        log.error("record_not_backed_up", extra={"location": fault.location, "fault": fault.fault})
     if output is None and not backup.left_out:
         keeping.prune(settings.backup_root, settings.backup_keep)
     return backup
@@ -196,7 +197,7 @@ def restore_backup(settings: Settings, path: Path, replace_existing: bool, dry_r
         fault_of=fault_of(settings),
     )
     if not dry_run:
-        restore.verify(path, fault_of(settings))
+        verify(path, fault_of(settings))
         asyncio.run(_make_ready(settings.project_root))
     return put_back()
 

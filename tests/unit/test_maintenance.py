@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from pydantic import SecretStr
@@ -17,9 +19,10 @@ from cloutagent_server.service import cipher
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.settings import Settings, keyring_of
 from cloutagent_server.storage.filesystem import FileSystemStorage
-from cloutagent_server.storage.filesystem.backup import keeping
+from cloutagent_server.storage.filesystem.backup import archive, keeping
+from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged, Manifest
 from cloutagent_server.storage.filesystem.backup.create import BackupCancelled
-from cloutagent_server.storage.filesystem.backup.restore import verify
+from cloutagent_server.storage.filesystem.backup.verify import verify
 from tests.support import builders
 from tests.support.secret_changes import put_secret
 
@@ -57,6 +60,27 @@ async def test_a_backup_that_was_missed_is_made_at_the_start(settings: Settings)
     newest = max(settings.backup_root.glob("cloutagent-*"))
     assert {file.project_id for file in verify(newest).files} == {project.id}
     assert len(list(settings.backup_root.iterdir())) == 2
+
+
+async def test_a_backup_that_cannot_be_restored_takes_the_place_of_none(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = FileSystemStorage(settings.project_root)
+    await storage.start()
+    await storage.projects.create(builders.project_draft(), builders.credential())
+    for _ in range(2):
+        maintenance.make_backup(settings)
+    before = set(settings.backup_root.iterdir())
+    write = archive.write
+
+    def spoil(target: BinaryIO, manifest: Manifest, contents: BinaryIO) -> None:
+        listed = tuple(replace(file, sha256="0" * 64) for file in manifest.files)
+        write(target, replace(manifest, files=listed), contents)
+
+    monkeypatch.setattr(archive, "write", spoil)
+    with pytest.raises(BackupDamaged):
+        maintenance.make_backup(settings)
+    assert set(settings.backup_root.iterdir()) == before
 
 
 async def test_a_stop_ends_a_backup_under_way(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

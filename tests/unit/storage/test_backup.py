@@ -25,16 +25,19 @@ from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage, files
 from cloutagent_server.storage.filesystem.backup import archive, keeping
-from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged
+from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged, File, Manifest
 from cloutagent_server.storage.filesystem.backup.create import BackupCancelled, back_up
-from cloutagent_server.storage.filesystem.backup.restore import Restored, RestoreRefused, restore, verify
+from cloutagent_server.storage.filesystem.backup.restore import Restored, restore
+from cloutagent_server.storage.filesystem.backup.verify import RestoreRefused, verify
 from cloutagent_server.storage.filesystem.doctor import Folder, examine
+from cloutagent_server.storage.filesystem.log_lines import sealed, unsealed
 from tests.support import builders
 from tests.support.folders import tree
 from tests.support.secret_changes import put_secret, secrets_of
 from tests.unit.storage.conftest import OpenStorage
 
 KEY = "ab" * 32
+EMPTY = hashlib.sha256().hexdigest()
 VALUE = "a value that nobody else may read"
 
 
@@ -179,6 +182,100 @@ async def test_what_cannot_be_finished_leaves_nothing(root: Path, target: Path, 
     assert target.read_bytes() == b"mine"
     with pytest.raises(FileNotFoundError):
         back_up(root / "nowhere", target.with_name("two"), "1")
+
+
+# --- Size
+
+
+async def test_what_is_read_by_line_may_have_any_size(
+    storage: FileSystemStorage,
+    root: Path,
+    target: Path,
+    other_root: Path,
+    ended: Execution,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A busy project has hundreds of megabytes of ledger in a month; logs and the audit log grow too."""
+    log = root / ended.project_id / "executions" / ended.id / "events.jsonl"
+    ledger = root / ended.project_id / "ledger" / "2026-01.jsonl"
+    audit = root / ".audit" / "000001.jsonl"
+    for path in (ledger, audit):
+        path.parent.mkdir(0o700)
+        path.write_bytes(b"{}\n" * log.stat().st_size)
+        path.chmod(0o600)
+    monkeypatch.setattr(archive, "MOST_WHOLE", log.stat().st_size - 1)
+    assert back_up(root, target, "1", executions=True).left_out == ()
+    assert bring_back(target, other_root).created == (ended.project_id,)
+    for path in (log, ledger):
+        assert (other_root / path.relative_to(root)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["secrets.enc", "manifest.json"])
+async def test_secrets_that_are_too_many_to_be_restored_are_left_out_and_told(
+    storage: FileSystemStorage, root: Path, target: Path, project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    crowded = await storage.projects.create(builders.project_draft(), builders.credential())
+    large = root / crowded.id / ".secrets" / name
+    for number in range(100):
+        await put_secret(storage, crowded.id, f"SECRET_{number}", builders.sealed_secret())
+    monkeypatch.setattr(archive, "MOST_WHOLE", large.stat().st_size - 1)
+    made = back_up(root, target, "1")
+    assert str(large) in [fault.location for fault in made.left_out]
+    assert {file.project_id for file in verify(target).files} == {None, project.id}
+
+
+async def test_a_first_line_that_is_too_long_to_be_restored_is_left_out_and_told(
+    root: Path, target: Path, ended: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = root / ended.project_id / "executions" / ended.id / "events.jsonl"
+    header, _, events = log.read_bytes().partition(b"\n")
+    document = json.loads(unsealed(header))
+    document["execution"]["prompt"] = "x" * 10_000
+    log.write_bytes(sealed(json.dumps(document).encode()) + events)
+    monkeypatch.setattr(archive, "MOST_WHOLE", 10_000)
+    assert [fault.location for fault in back_up(root, target, "1", executions=True).left_out] == [str(log)]
+    verify(target)
+
+
+async def test_more_files_than_a_backup_can_list_are_refused(
+    root: Path, target: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MOST_WHOLE", 100)
+    with pytest.raises(BackupDamaged, match="its list of 1 files is too large"):
+        back_up(root, target, "1")
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_file_may_be_larger_than_the_headers_of_tar_had_room_for() -> None:
+    packed = io.BytesIO()
+    ledger = File(f"{ID}/ledger/2026-01.jsonl", 9 << 30, "0" * 64)
+    manifest = Manifest("1", datetime(2026, 1, 31, tzinfo=UTC), False, (File(RECORD, 0, EMPTY), ledger))
+    with pytest.raises(OSError, match="unexpected end"):
+        archive.write(packed, manifest, io.BytesIO())
+    packed.seek(0)
+    read = archive.Archive(packed).files()
+    assert [next(read)[0], next(read)[0]] == list(manifest.files)
+
+
+async def test_a_log_of_another_project_is_left_out_and_told(
+    storage: FileSystemStorage, root: Path, target: Path, ended: Execution
+) -> None:
+    other = await storage.projects.create(builders.project_draft(), builders.credential())
+    copied = root / other.id / "executions" / ended.id
+    shutil.copytree(root / ended.project_id / "executions" / ended.id, copied)
+    made = back_up(root, target, "1", executions=True)
+    assert [fault.location for fault in made.left_out] == [str(copied / "events.jsonl")]
+    verify(target)
+
+
+async def test_files_of_other_programs_beside_the_secrets_are_taken_as_they_are(
+    root: Path, target: Path, other_root: Path, project: Project
+) -> None:
+    for name in ("metadata.json", "events.jsonl"):
+        (root / project.id / ".secrets" / name).write_bytes(b"mine")
+    back_up(root, target, "1")
+    bring_back(target, other_root)
+    assert (other_root / project.id / ".secrets" / "events.jsonl").read_bytes() == b"mine"
 
 
 # --- Restoring into a folder that is in use

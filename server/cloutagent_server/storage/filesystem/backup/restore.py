@@ -1,36 +1,33 @@
-"""Checking a backup, and putting its projects into a data folder."""
+"""Putting the projects of a backup into a data folder."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from cloutagent_server.domain.audit import OK, OPERATOR, RESTORE_BACKUP, STARTED, AuditEntry, AuditRecord, Resource
 from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
-from cloutagent_server.domain.secret import SealedSecret
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.audit_files import AuditFiles, segment_numbers
 from cloutagent_server.storage.filesystem.backup.archive import KEY_CHECK, Archive, BackupDamaged, File, Manifest
+from cloutagent_server.storage.filesystem.backup.verify import FaultOf, Parts, RestoreRefused, checked
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.layout import (
     AUDIT,
     EXECUTIONS,
-    LOG,
     MANIFEST,
     METADATA,
-    SEALED,
     SECRETS,
     Layout,
 )
 from cloutagent_server.storage.filesystem.locks import Locks
-from cloutagent_server.storage.filesystem.log_lines import header_of
 from cloutagent_server.storage.filesystem.records import (
     ProjectRecord,
     dump,
@@ -38,22 +35,11 @@ from cloutagent_server.storage.filesystem.records import (
     load,
     load_project,
     manifest_record_from_json,
-    project_from_json,
     project_to_json,
-    secrets_from_json,
 )
 from cloutagent_server.storage.filesystem.removal import Removal
 from cloutagent_server.storage.filesystem.replacing import complete_replacement, index_execution
 from cloutagent_server.storage.filesystem.schema import parse
-
-_MAX_HEADER: Final = 1 << 26
-
-FaultOf = Callable[[SealedSecret], str | None]
-Parts = Iterator[bytes]
-
-
-class RestoreRefused(Exception):
-    """The backup cannot be restored into this folder. Nothing was changed. The message tells why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +49,6 @@ class Restored:
     created: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-
-
-def verify(path: Path, fault_of: FaultOf | None = None) -> Manifest:
-    """Read a backup to its end: checksums, schemas, and whether its key is the one that `fault_of` opens with.
-
-    Raises:
-        BackupDamaged: It is not whole, or holds something that this server does not read.
-        RestoreRefused: Its secrets were sealed with another key.
-        OSError: It cannot be read.
-    """
-    with path.open("rb") as stream:
-        return _verify(stream, fault_of)
 
 
 def restore(
@@ -93,7 +67,10 @@ def restore(
     """
     layout = Layout(root.absolute())
     with path.open("rb") as stream:
-        manifest = _verify(stream, fault_of)
+        backup = Archive(stream)
+        for _ in checked(backup, fault_of):
+            pass
+        manifest = backup.manifest
         plan = _plan(layout, manifest, replace_existing)
         _check_key(layout, stream, fault_of)
         if dry_run:
@@ -101,45 +78,6 @@ def restore(
         _check_space(layout, manifest, plan)
         stream.seek(0)
         return _Restore(layout, plan).run(Archive(stream))
-
-
-def _verify(stream: BinaryIO, fault_of: FaultOf | None) -> Manifest:
-    backup = Archive(stream)
-    for file, parts in backup.files():
-        try:
-            _check(file, parts, fault_of)
-        except ValueError as fault:
-            raise BackupDamaged(f"{file.path}: {fault}") from fault
-    return backup.manifest
-
-
-def _check(file: File, parts: Parts, fault_of: FaultOf | None) -> None:
-    name = file.path.rpartition("/")[2]
-    if name == LOG:
-        created = header_of(_first_line(parts)).execution
-        if file.path != f"{created.project_id}/{EXECUTIONS}/{created.id}/{LOG}":
-            raise ValueError("is another execution's")
-    elif name == METADATA:
-        if project_from_json(parse(b"".join(parts))).project.id != file.project_id:
-            raise ValueError("id is another project's")
-    elif name == SEALED:
-        secrets_from_json(parse(b"".join(parts)))
-    elif file.path == KEY_CHECK:
-        sealed = key_check_from_json(parse(b"".join(parts)))
-        if fault_of is not None and fault_of(sealed) is not None:
-            raise RestoreRefused("ENCRYPTION_KEY is not the key that sealed the secrets of this backup")
-
-
-def _first_line(parts: Parts) -> bytes:
-    line = b""
-    for part in parts:
-        head, end, _ = part.partition(b"\n")
-        line += head
-        if end:
-            return line
-        if len(line) > _MAX_HEADER:
-            break
-    raise ValueError("has no whole first line")
 
 
 def _plan(layout: Layout, manifest: Manifest, replace_existing: bool) -> Restored:
