@@ -30,6 +30,7 @@ from cloutagent_server.storage.filesystem.backup.create import BackupCancelled, 
 from cloutagent_server.storage.filesystem.backup.restore import Restored, restore
 from cloutagent_server.storage.filesystem.backup.verify import RestoreRefused, verify
 from cloutagent_server.storage.filesystem.doctor import Folder, examine
+from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.log_lines import sealed, unsealed
 from tests.support import builders
 from tests.support.folders import tree
@@ -415,6 +416,111 @@ async def test_a_folder_of_another_key_is_refused(root: Path, target: Path, proj
     with pytest.raises(RestoreRefused, match="set ENCRYPTION_KEY"):
         restore(target, other_root, replace_existing=False, dry_run=False)
     assert restore(target, root, replace_existing=False, dry_run=False).kept == (project.id,)
+
+
+# --- What leads to a project leads to no other
+
+
+def take_over(root: Path, victim: str, thief: str, what: str, execution_id: str) -> str:
+    """Give a project the API keys, or an execution, of another one. Tells which."""
+    if what == "key":
+        theirs, mine = (json.loads((root / one / "metadata.json").read_bytes()) for one in (victim, thief))
+        kept = {name: theirs[name] for name in ("apiKeys", "apiKeyHash")}
+        (root / thief / "metadata.json").write_text(json.dumps({**mine, **kept}))
+        return f"API key {theirs['apiKeys'][0]['id']}"
+    log = (root / victim / "executions" / execution_id / "events.jsonl").read_bytes()
+    header = unsealed(log.partition(b"\n")[0]).replace(victim.encode(), thief.encode())
+    forged = root / thief / "executions" / execution_id / "events.jsonl"
+    forged.parent.mkdir(0o700)
+    forged.write_bytes(sealed(header))
+    forged.chmod(0o600)
+    return f"execution {execution_id}"
+
+
+@pytest.mark.parametrize("what", ["key", "execution"])
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_project_takes_over_neither_key_nor_execution_of_another(
+    storage: FileSystemStorage, root: Path, target: Path, ended: Execution, tmp_path: Path, what: str, there: bool
+) -> None:
+    thief = await storage.projects.create(builders.project_draft(), builders.credential())
+    forgery = tmp_path / "forgery"
+    shutil.copytree(root, forgery)
+    named = take_over(forgery, ended.project_id, thief.id, what, ended.id)
+    shutil.rmtree(forgery / ended.project_id)
+    assert back_up(forgery, target, "1", executions=True).left_out == ()
+    if not there:
+        await storage.projects.delete(thief.id)
+    before = tree(root)
+    for dry_run in (True, False):
+        with pytest.raises(RestoreRefused) as refused:
+            bring_back(target, root, replace=there, dry_run=dry_run)
+        assert str(refused.value) == f"{named} of project {thief.id} is one of project {ended.project_id} here"
+    assert tree(root) == before
+    if there:
+        assert thief.id in bring_back(target, root).kept
+
+
+@pytest.mark.parametrize("what", ["key", "execution"])
+async def test_two_projects_of_a_backup_share_neither_key_nor_execution(
+    storage: FileSystemStorage,
+    root: Path,
+    target: Path,
+    ended: Execution,
+    other_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    thief = await storage.projects.create(builders.project_draft(), builders.credential())
+    named = take_over(root, ended.project_id, thief.id, what, ended.id)
+    first, second = sorted([thief.id, ended.project_id])
+    [left_out] = back_up(root, target, "1", executions=True).left_out
+    assert left_out.location.startswith(f"{root / second}/")
+    assert left_out.fault == f"{named} is one of project {first} too"
+    verify(target)
+    target.unlink()
+
+    home = {path: (root / path).read_bytes() for path in paths_of(root, first) + paths_of(root, second)}
+    forge(target, manifest_of(*home.items()), [(tarfile.TarInfo(path), content) for path, content in home.items()])
+    before = tree(other_root)
+    with pytest.raises(BackupDamaged, match=f"{second}/.*: {named} is one of project {first} too"):
+        bring_back(target, other_root)
+    assert tree(other_root) == before
+
+
+def paths_of(root: Path, project_id: str) -> list[str]:
+    home = root / project_id
+    return [
+        f"{project_id}/metadata.json",
+        *(str(path.relative_to(root)) for path in sorted(home.glob("executions/*/events.jsonl"))),
+    ]
+
+
+async def test_what_the_index_tells_of_projects_that_are_gone_hinders_nothing(
+    root: Path, target: Path, ended: Execution, other_root: Path
+) -> None:
+    back_up(root, target, "1", executions=True)
+    index = Index(other_root / ".index")
+    [key] = json.loads((root / ended.project_id / "metadata.json").read_bytes())["apiKeys"]
+    index.put_key(key["digest"], new_id())
+    index.put_execution(new_id(), ended.id, ended.created_at, None)
+    assert bring_back(target, other_root).created == (ended.project_id,)
+    assert Index(other_root / ".index").find_key(key["digest"]) == ended.project_id
+
+
+async def test_a_backup_that_is_altered_after_it_was_checked_is_refused(
+    root: Path, target: Path, project: Project, other_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(root, target, "1")
+    usage = shutil.disk_usage
+
+    def alter(path: Path) -> object:
+        forge(target, manifest_of(), [])
+        return usage(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", alter)
+    with pytest.raises(BackupDamaged, match="altered while it was read"):
+        bring_back(target, other_root)
+    assert not (other_root / project.id).exists()
 
 
 # --- Distrust

@@ -39,7 +39,7 @@ _MAX_END: Final = 1 << 20
 _ID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PATH: Final = re.compile(
     rf"(?P<project>{_ID})/(?:{re.escape(METADATA)}|{re.escape(SECRETS)}/[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}"
-    rf"|{EXECUTIONS}/{_ID}/{re.escape(LOG)}|{LEDGER}/\d{{4}}-\d{{2}}\.jsonl)"
+    rf"|{EXECUTIONS}/(?P<execution>{_ID})/{re.escape(LOG)}|{LEDGER}/\d{{4}}-\d{{2}}\.jsonl)"
 )
 _READ_BY_LINE: Final = re.compile(rf"{re.escape(AUDIT)}/.*|{_ID}/(?:{EXECUTIONS}|{LEDGER})/.*")
 _AUDIT: Final = re.compile(rf"{re.escape(AUDIT)}/\d{{6}}\.jsonl")
@@ -62,6 +62,12 @@ class File:
     def project_id(self) -> str | None:
         """The project whose file it is; None if it is the folder's own."""
         return None if self.path == KEY_CHECK or self.of_audit_log else self.path.partition("/")[0]
+
+    @property
+    def execution_id(self) -> str | None:
+        """The execution whose event log it is; None if it is none."""
+        found = _PATH.fullmatch(self.path)
+        return None if found is None else found["execution"]
 
     @property
     def of_audit_log(self) -> bool:

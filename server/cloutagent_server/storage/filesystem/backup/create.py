@@ -20,6 +20,7 @@ from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage.filesystem import audit_files, files
 from cloutagent_server.storage.filesystem.backup import archive
 from cloutagent_server.storage.filesystem.backup.archive import CHUNK, Archive, File, Manifest
+from cloutagent_server.storage.filesystem.backup.owners import Owners
 from cloutagent_server.storage.filesystem.backup.verify import checked
 from cloutagent_server.storage.filesystem.layout import SEALED, SECRETS, Layout
 from cloutagent_server.storage.filesystem.locks import Locks
@@ -110,6 +111,7 @@ class _Copy:
     spool: BinaryIO
     files: list[File] = field(default_factory=list)
     left_out: list[StoredDataDamaged] = field(default_factory=list)
+    owners: Owners = field(default_factory=Owners)
 
     def key_check(self) -> None:
         """Copy what tells which key sealed the secrets."""
@@ -150,7 +152,8 @@ class _Copy:
 
     def _record_and_secrets(self, project_id: str) -> list[tuple[Path, bytes]]:
         path = self.layout.metadata(project_id)
-        if load_project(path, project_id) is None:
+        record = load_project(path, project_id)
+        if record is None:
             return []
         directory = self.layout.project(project_id) / SECRETS
         # The sealed values before what may be derived from them.
@@ -160,7 +163,12 @@ class _Copy:
             if (fault := archive.size_fault(self._relative(each), each.stat().st_size)) is not None:
                 raise StoredDataDamaged(str(each), fault)
         load(self.layout.secrets(project_id), secrets_from_json)
-        return [(each, files.read(each) or b"") for each in paths]
+        contents = [(each, files.read(each) or b"") for each in paths]
+        try:
+            self.owners.add_keys(record)
+        except ValueError as fault:
+            raise StoredDataDamaged(str(path), str(fault)) from fault
+        return contents
 
     def _is_wanted(self, path: Path) -> bool:
         return archive.is_backed_up(self._relative(path)) and stat.S_ISREG(path.lstat().st_mode)
@@ -193,6 +201,10 @@ class _Copy:
                 raise StoredDataDamaged(str(path), "first line: is of another project")
             if header.size > archive.MOST_WHOLE:
                 raise StoredDataDamaged(str(path), f"first line: has more than {archive.MOST_WHOLE} bytes")
+            try:
+                self.owners.add_execution(execution_id, project_id)
+            except ValueError as fault:
+                raise StoredDataDamaged(str(path), str(fault)) from fault
             self._add(path, _parts(descriptor, _end_of_lines(descriptor)))
         finally:
             os.close(descriptor)

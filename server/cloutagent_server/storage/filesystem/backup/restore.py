@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -17,6 +17,7 @@ from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamage
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.audit_files import AuditFiles, segment_numbers
 from cloutagent_server.storage.filesystem.backup.archive import KEY_CHECK, Archive, BackupDamaged, File, Manifest
+from cloutagent_server.storage.filesystem.backup.owners import PresentOwners
 from cloutagent_server.storage.filesystem.backup.verify import FaultOf, Parts, RestoreRefused, checked
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.layout import (
@@ -57,8 +58,9 @@ def restore(
     """Put the projects of a backup into the data folder `root`, each in one step. Blocks.
 
     Projects that are there already stay as they are, unless `replace_existing`: then record, key and secrets are the
-    backup's, and executions are added. Without `dry_run` a storage must have been started on the folder, so that
-    locks and index are there; servers may be at work.
+    backup's, and executions are added. A backup with an API key or an execution that is another project's in the
+    folder, as far as its index tells, is refused. Without `dry_run` a storage must have been started on the folder, so
+    that locks and index are there; servers may be at work.
 
     Raises:
         BackupDamaged, RestoreRefused: Nothing was changed.
@@ -68,16 +70,19 @@ def restore(
     layout = Layout(root.absolute())
     with path.open("rb") as stream:
         backup = Archive(stream)
-        for _ in checked(backup, fault_of):
-            pass
+        records = [record for _, record in checked(backup, fault_of) if record is not None]
         manifest = backup.manifest
         plan = _plan(layout, manifest, replace_existing)
         _check_key(layout, stream, fault_of)
+        _check_owners(layout, manifest, records, plan)
         if dry_run:
             return plan
         _check_space(layout, manifest, plan)
         stream.seek(0)
-        return _Restore(layout, plan).run(Archive(stream))
+        backup = Archive(stream)
+        if backup.manifest != manifest:
+            raise BackupDamaged("it was altered while it was read")
+        return _Restore(layout, plan).run(backup)
 
 
 def _plan(layout: Layout, manifest: Manifest, replace_existing: bool) -> Restored:
@@ -103,6 +108,20 @@ def _check_key(layout: Layout, stream: BinaryIO, fault_of: FaultOf | None) -> No
         if file.path == KEY_CHECK and present not in (None, key_check_from_json(parse(b"".join(parts)))):
             raise RestoreRefused("the folder may have another key than the backup; set ENCRYPTION_KEY to tell")
         return
+
+
+def _check_owners(layout: Layout, manifest: Manifest, records: Iterable[ProjectRecord], plan: Restored) -> None:
+    """Refuse a key or an execution of another project in the folder: the index would no longer lead to that one."""
+    present, wanted = PresentOwners(layout), {*plan.created, *plan.replaced}
+    try:
+        for record in records:
+            if record.project.id in wanted:
+                present.check_keys(record)
+        for file in manifest.files:
+            if file.execution_id is not None and file.project_id in wanted:
+                present.check_execution(file.execution_id, file.project_id)
+    except ValueError as fault:
+        raise RestoreRefused(str(fault)) from fault
 
 
 def _check_space(layout: Layout, manifest: Manifest, plan: Restored) -> None:
