@@ -393,6 +393,24 @@ async def test_a_replacement_that_a_crash_interrupts_is_completed_at_the_next_st
     assert number > 5
 
 
+@pytest.mark.parametrize("replace", [False, True])
+async def test_a_damaged_event_log_hinders_the_restore_of_nothing(
+    storage: FileSystemStorage, root: Path, target: Path, ended: Execution, other_root: Path, replace: bool
+) -> None:
+    log = root / ended.project_id / "executions" / ended.id / "events.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"sequence":2,', b'"sequence":7,'))
+    later = await storage.projects.create(builders.project_draft(), builders.credential())
+    assert back_up(root, target, "1", executions=True).left_out == ()
+    if replace:
+        await storage.executions.delete(ended.id)
+        assert set(bring_back(target, root, replace=True).replaced) == {ended.project_id, later.id}
+    else:
+        assert set(bring_back(target, other_root).created) == {ended.project_id, later.id}
+    [damaged] = examine(Folder(root if replace else other_root, faults_with(KEY)))
+    assert damaged.path == str(log.relative_to(root))
+    assert "event 2" in damaged.fault
+
+
 # --- Keys
 
 

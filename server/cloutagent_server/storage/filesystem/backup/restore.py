@@ -227,7 +227,7 @@ class _Restore:
                 self._index.put_key(digest, record.project.id)
             self._index.put_project(record.project.created_at, record.project.id)
             for execution_id in execution_ids:
-                index_execution(self._index, ready, execution_id)
+                index_execution(self._index, ready, record.project.id, execution_id)
             ready.rename(home)
             files.sync_directory(self._layout.root)
         except BaseException:
