@@ -15,6 +15,7 @@ from typing import Final
 from cloutagent_server import __version__
 from cloutagent_server.domain import audit
 from cloutagent_server.domain.audit import AuditHead, AuditRecord, Resource
+from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.domain.secret import SealedSecret, SecretsHead
 from cloutagent_server.service import secret_care
 from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit, by_operator
@@ -170,9 +171,16 @@ def make_backup(
 
 
 def daily_backup(settings: Settings) -> Daily:
-    """What makes a backup each day, beside the event loop."""
+    """What makes a backup each day, beside the event loop.
+
+    It makes none of a folder without projects: nothing is lost with that, and if it is empty by mistake, as when a
+    volume is missing, backups of it would take the places of those that hold the projects.
+    """
 
     async def work() -> None:
+        if not await asyncio.to_thread(_has_projects, settings.project_root):
+            log.info("nothing_to_back_up")
+            return
         cancelled = threading.Event()
         making = asyncio.ensure_future(asyncio.to_thread(partial(make_backup, settings, cancelled=cancelled.is_set)))
         try:
@@ -184,6 +192,10 @@ def daily_backup(settings: Settings) -> Daily:
         log.info("backup_made", extra={"path": str(backup.path), "files": len(backup.manifest.files)})
 
     return Daily("backup", settings.backup_hour, work, partial(keeping.newest, settings.backup_root))
+
+
+def _has_projects(root: Path) -> bool:
+    return any(is_id(entry.name) for entry in root.iterdir())
 
 
 def restore_backup(settings: Settings, path: Path, replace_existing: bool, dry_run: bool) -> Restored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 
 from cloutagent_server import maintenance
 from cloutagent_server.domain.audit import EMPTY
+from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.service import cipher
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.settings import Settings, keyring_of
@@ -83,7 +85,24 @@ async def test_a_backup_that_cannot_be_restored_takes_the_place_of_none(
     assert set(settings.backup_root.iterdir()) == before
 
 
+async def test_a_folder_without_projects_pushes_no_backup_out(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    await FileSystemStorage(settings.project_root).start()
+    settings.backup_root.mkdir()
+    for day in (1, 2):
+        keeping.path_at(settings.backup_root, datetime(2001, 1, day, tzinfo=UTC)).touch()
+    before = set(settings.backup_root.iterdir())
+    caplog.set_level(logging.INFO)
+    daily = maintenance.daily_backup(settings)
+    daily.start()
+    await eventually(lambda: "nothing_to_back_up" in caplog.messages)
+    await daily.stop()
+    assert set(settings.backup_root.iterdir()) == before
+
+
 async def test_a_stop_ends_a_backup_under_way(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    (settings.project_root / new_id()).mkdir(parents=True)
     settings.backup_root.mkdir()
     keeping.path_at(settings.backup_root, datetime(2001, 1, 1, tzinfo=UTC)).touch()
     loop, started, ended = asyncio.get_running_loop(), asyncio.Event(), False
