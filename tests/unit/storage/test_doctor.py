@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,23 @@ def paths(root: Path, project: Project, ended: Execution) -> dict[str, Path]:
         "state": home / "state.json",
         "index": root / ".index" / "version.json",
     }
+
+
+async def test_one_repair_brings_a_folder_of_project_folders_alone_to_health(
+    storage: FileSystemStorage, root: Path, ended: Execution, execution: Execution, other: Project, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir(0o700)
+    for project_id in (ended.project_id, other.id):
+        shutil.copytree(root / project_id, copy / project_id)
+    (copy / other.id / ".tmp-left").touch()
+    assert mend(copy) == []
+    again = FileSystemStorage(copy)
+    await again.start()
+    assert (await again.projects.list(10)).items == (await storage.projects.list(10)).items
+    assert await again.executions.read(ended.id) == ended
+    assert [one.id for one in await again.executions.list_unfinished()] == [execution.id]
+    await again.stop()
 
 
 async def test_a_healthy_folder(root: Path, ended: Execution, execution: Execution) -> None:

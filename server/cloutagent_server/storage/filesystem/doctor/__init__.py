@@ -61,7 +61,9 @@ def repair(folder: Folder, findings: Iterable[Finding]) -> None:
         StorageUnavailable: Writers did not leave the folder alone for 30 seconds.
     """
     for batch in _batches([finding for finding in findings if finding.repair is not None]):
-        files.make_directory(folder.layout.locks)
+        # Repairs prepare here what they write, and move here what they remove: no server need have used the folder.
+        for directory in (folder.layout.locks, folder.layout.staging, folder.layout.trash):
+            files.make_directory(directory)
         with folder.locks.alone():
             for finding in batch:
                 _repair(finding)
@@ -71,7 +73,9 @@ def _repair(finding: Finding) -> None:
     try:
         if finding.repair is not None and (finding.still is None or finding.still()):
             finding.repair()
-    except (CloutAgentError, OSError) as fault:
+    except OSError as fault:
+        _log.warning("not_repaired", path=finding.path, fault=files.describe(fault))
+    except CloutAgentError as fault:
         _log.warning("not_repaired", path=finding.path, fault=repr(fault))
 
 
