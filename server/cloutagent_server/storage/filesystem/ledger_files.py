@@ -153,8 +153,9 @@ class LedgerFiles:
                 try:
                     record = read_line(line)
                 except ValueError as found:
-                    if fault is not None:
-                        # One record is written at a time: a crash leaves no more than one that is not whole.
+                    if fault is not None or b"\0" not in line:
+                        # One record is written at a time: a crash leaves no more than one that is not whole. It has no
+                        # end, or zeros where power was lost. Any other was written whole, and has been altered since.
                         raise
                     fault = found
                     continue
