@@ -16,6 +16,7 @@ from cloutagent_server.storage.filesystem.doctor.audit import check_audit
 from cloutagent_server.storage.filesystem.doctor.executions import check_executions
 from cloutagent_server.storage.filesystem.doctor.findings import Check, Finding, Folder, Severity
 from cloutagent_server.storage.filesystem.doctor.index import check_index
+from cloutagent_server.storage.filesystem.doctor.ledgers import check_ledgers
 from cloutagent_server.storage.filesystem.doctor.projects import check_projects
 from cloutagent_server.storage.filesystem.doctor.secrets import check_secrets
 from cloutagent_server.storage.filesystem.doctor.tree import check_tree
@@ -25,6 +26,7 @@ CHECKS: Final[Sequence[Check]] = (
     check_projects,
     check_secrets,
     check_executions,
+    check_ledgers,
     check_audit,
     check_index,
     check_tree,
