@@ -23,7 +23,7 @@ from cloutagent_server.service.key_rotation import Progress
 from cloutagent_server.service.secret_care import WrongEncryptionKey
 from cloutagent_server.settings import ENV_FILE, InvalidSettings, Settings, load, with_encryption_key
 from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged, Manifest
-from cloutagent_server.storage.filesystem.backup.restore import RestoreRefused, verify
+from cloutagent_server.storage.filesystem.backup.verify import RestoreRefused, verify
 from cloutagent_server.storage.filesystem.layout import Layout
 
 if TYPE_CHECKING:
@@ -189,11 +189,12 @@ def backup(
     settings = _settings_of_folder()
     try:
         made = maintenance.make_backup(settings, output, executions)
-    except (OSError, CloutAgentError) as fault:
+    except (OSError, CloutAgentError, BackupDamaged) as fault:
         _fail(_told(fault))
     typer.echo(f"{made.path}: {_count(made.manifest)}")
+    for left_out in made.left_out:
+        typer.echo(f"left out: {_told(left_out)}", err=True)
     if made.left_out:
-        typer.echo("damaged records were left out: cloutagent-server doctor names them", err=True)
         raise typer.Exit(1)
 
 

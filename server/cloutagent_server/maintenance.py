@@ -15,6 +15,7 @@ from typing import Final
 from cloutagent_server import __version__
 from cloutagent_server.domain import audit
 from cloutagent_server.domain.audit import AuditHead, AuditRecord, Resource
+from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.domain.secret import SealedSecret, SecretsHead
 from cloutagent_server.service import secret_care
 from cloutagent_server.service.audit import AuditTrail, HeldAgainstAudit, by_operator
@@ -27,6 +28,7 @@ from cloutagent_server.storage.filesystem import FileSystemStorage, doctor
 from cloutagent_server.storage.filesystem.backup import keeping, restore
 from cloutagent_server.storage.filesystem.backup.create import Backup, back_up
 from cloutagent_server.storage.filesystem.backup.restore import Restored
+from cloutagent_server.storage.filesystem.backup.verify import verify
 from cloutagent_server.storage.filesystem.doctor import Finding, Folder
 from cloutagent_server.storage.filesystem.doctor.findings import FROM_BACKUP, Check, Severity
 
@@ -153,25 +155,32 @@ def make_backup(
 ) -> Backup:
     """Back the folder up: to `output`, or to the folder of backups, where old ones are removed. Blocks.
 
-    While records are damaged no backup is removed: an old one may be the last that has them whole.
+    While something is left out no backup is removed: an old one may be the last that has it whole.
 
     Raises:
-        OSError, StorageUnavailable: There is no new backup.
+        OSError, StorageUnavailable, BackupDamaged: There is no new backup, and no old one is removed.
         BackupCancelled: `cancelled` said so.
     """
     target = keeping.path_at(settings.backup_root, datetime.now(UTC)) if output is None else output.absolute()
     backup = back_up(settings.project_root, target, __version__, executions=executions, cancelled=cancelled)
     for fault in backup.left_out:
-        log.error("damaged_record_not_backed_up", extra={"location": fault.location, "fault": fault.fault})
+        log.error("record_not_backed_up", extra={"location": fault.location, "fault": fault.fault})
     if output is None and not backup.left_out:
         keeping.prune(settings.backup_root, settings.backup_keep)
     return backup
 
 
 def daily_backup(settings: Settings) -> Daily:
-    """What makes a backup each day, beside the event loop."""
+    """What makes a backup each day, beside the event loop.
+
+    It makes none of a folder without projects: nothing is lost with that, and if it is empty by mistake, as when a
+    volume is missing, backups of it would take the places of those that hold the projects.
+    """
 
     async def work() -> None:
+        if not await asyncio.to_thread(_has_projects, settings.project_root):
+            log.info("nothing_to_back_up")
+            return
         cancelled = threading.Event()
         making = asyncio.ensure_future(asyncio.to_thread(partial(make_backup, settings, cancelled=cancelled.is_set)))
         try:
@@ -185,6 +194,10 @@ def daily_backup(settings: Settings) -> Daily:
     return Daily("backup", settings.backup_hour, work, partial(keeping.newest, settings.backup_root))
 
 
+def _has_projects(root: Path) -> bool:
+    return any(is_id(entry.name) for entry in root.iterdir())
+
+
 def restore_backup(settings: Settings, path: Path, replace_existing: bool, dry_run: bool) -> Restored:
     """Put the projects of a backup into the folder, which is made if there is none. See `restore.restore`. Blocks."""
     put_back = partial(
@@ -196,7 +209,7 @@ def restore_backup(settings: Settings, path: Path, replace_existing: bool, dry_r
         fault_of=fault_of(settings),
     )
     if not dry_run:
-        restore.verify(path, fault_of(settings))
+        verify(path, fault_of(settings))
         asyncio.run(_make_ready(settings.project_root))
     return put_back()
 

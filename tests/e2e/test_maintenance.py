@@ -121,7 +121,8 @@ def test_backups_are_kept_and_brought_back(
     before = metadata.read_bytes()
     metadata.write_bytes(before[:100])
     assert f"error: {project_id}/metadata.json: " in operator.run("doctor", code=1)
-    assert "damaged records were left out" in operator.run("backup", code=1)
+    assert f"left out: {metadata}: " in operator.run("backup", code=1)
+    assert backup.exists()
     assert f"replace {project_id}" in operator.run("restore", str(backup), "--replace")
     assert metadata.read_bytes() == before
     operator.finds_nothing()

@@ -13,7 +13,8 @@ import pytest
 from cloutagent_server.storage.filesystem import FileSystemStorage
 from cloutagent_server.storage.filesystem.backup import keeping
 from cloutagent_server.storage.filesystem.backup.create import back_up
-from cloutagent_server.storage.filesystem.backup.restore import restore, verify
+from cloutagent_server.storage.filesystem.backup.restore import restore
+from cloutagent_server.storage.filesystem.backup.verify import verify
 from tests.faults.conftest import Count, Order
 from tests.support import builders
 from tests.support.faults.check import examined, losses

@@ -21,7 +21,7 @@ from cloutagent_server.service.audit import HeldAgainstAudit
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.settings import Settings, keyring_of
 from cloutagent_server.storage.filesystem import FileSystemStorage
-from cloutagent_server.storage.filesystem.backup.restore import verify
+from cloutagent_server.storage.filesystem.backup.verify import verify
 from tests.support import builders
 from tests.support.api.witness import files_with
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from pydantic import SecretStr
 
 from cloutagent_server import maintenance
 from cloutagent_server.domain.audit import EMPTY
+from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.service import cipher
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.settings import Settings, keyring_of
 from cloutagent_server.storage.filesystem import FileSystemStorage
-from cloutagent_server.storage.filesystem.backup import keeping
+from cloutagent_server.storage.filesystem.backup import archive, keeping
+from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged, Manifest
 from cloutagent_server.storage.filesystem.backup.create import BackupCancelled
-from cloutagent_server.storage.filesystem.backup.restore import verify
+from cloutagent_server.storage.filesystem.backup.verify import verify
 from tests.support import builders
 from tests.support.secret_changes import put_secret
 
@@ -59,7 +64,45 @@ async def test_a_backup_that_was_missed_is_made_at_the_start(settings: Settings)
     assert len(list(settings.backup_root.iterdir())) == 2
 
 
+async def test_a_backup_that_cannot_be_restored_takes_the_place_of_none(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = FileSystemStorage(settings.project_root)
+    await storage.start()
+    await storage.projects.create(builders.project_draft(), builders.credential())
+    for _ in range(2):
+        maintenance.make_backup(settings)
+    before = set(settings.backup_root.iterdir())
+    write = archive.write
+
+    def spoil(target: BinaryIO, manifest: Manifest, contents: BinaryIO) -> None:
+        listed = tuple(replace(file, sha256="0" * 64) for file in manifest.files)
+        write(target, replace(manifest, files=listed), contents)
+
+    monkeypatch.setattr(archive, "write", spoil)
+    with pytest.raises(BackupDamaged):
+        maintenance.make_backup(settings)
+    assert set(settings.backup_root.iterdir()) == before
+
+
+async def test_a_folder_without_projects_pushes_no_backup_out(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    await FileSystemStorage(settings.project_root).start()
+    settings.backup_root.mkdir()
+    for day in (1, 2):
+        keeping.path_at(settings.backup_root, datetime(2001, 1, day, tzinfo=UTC)).touch()
+    before = set(settings.backup_root.iterdir())
+    caplog.set_level(logging.INFO)
+    daily = maintenance.daily_backup(settings)
+    daily.start()
+    await eventually(lambda: "nothing_to_back_up" in caplog.messages)
+    await daily.stop()
+    assert set(settings.backup_root.iterdir()) == before
+
+
 async def test_a_stop_ends_a_backup_under_way(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    (settings.project_root / new_id()).mkdir(parents=True)
     settings.backup_root.mkdir()
     keeping.path_at(settings.backup_root, datetime(2001, 1, 1, tzinfo=UTC)).touch()
     loop, started, ended = asyncio.get_running_loop(), asyncio.Event(), False

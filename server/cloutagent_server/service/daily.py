@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 RETRY: Final = timedelta(hours=1)
+# After a start, before work that was never done is done for the first time.
+FIRST: Final = timedelta(minutes=10)
 
 _DAY: Final = timedelta(days=1)
 # A clock that is set meanwhile, or a machine that slept, is noticed within this time.
@@ -20,7 +22,8 @@ log: Final = logging.getLogger(__name__)
 class Daily:
     """Does `work` every day at an hour of UTC, one at a time. A failure is logged and tried again an hour later.
 
-    What should have been done while the server was down is done at its start, if it was ever done before.
+    What should have been done while the server was down is done at its start, and ten minutes later if it was never
+    done: so a server that never runs at that hour does it, too.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class Daily:
             last = await asyncio.to_thread(self._last)
         except OSError:
             last = None
-        return before if last is not None and last < before else before + _DAY
+        if last is None:
+            return min(self._now() + FIRST, before + _DAY)
+        return before if last < before else before + _DAY
 
     def _slot_before(self, time: datetime) -> datetime:
         """The last time at or before `time` at which the work was due."""

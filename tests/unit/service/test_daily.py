@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cloutagent_server.service.daily import Daily
+from cloutagent_server.service.daily import FIRST, Daily
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -48,9 +48,29 @@ def at(day: int, hour: int) -> datetime:
 
 
 async def test_every_day_at_the_hour() -> None:
-    assert await World(3).run(3) == [at(1, 3), at(2, 3), at(3, 3)]
-    assert await World(1.5).run(13) == [at(0, 13), at(1, 13)]
-    assert await World(1.5).run(12) == [at(1, 12)]
+    assert await World(3).run(3, lambda: NOON) == [at(1, 3), at(2, 3), at(3, 3)]
+    assert await World(1.5).run(13, lambda: NOON) == [at(0, 13), at(1, 13)]
+    assert await World(1.5).run(12, lambda: NOON) == [at(1, 12)]
+
+
+async def test_what_was_never_done_is_done_soon_after_the_start() -> None:
+    assert await World(1).run(3) == [NOON + FIRST, at(1, 3)]
+    soon = World(1)
+    soon.now = at(0, 13) - FIRST / 2
+    assert await soon.run(13) == [at(0, 13)]
+
+
+async def test_a_server_that_is_down_at_the_hour_works_each_day() -> None:
+    done: list[datetime] = []
+
+    def last() -> datetime | None:
+        return done[-1] if done else None
+
+    for day in range(5):
+        world = World(day + 5 / 24)
+        world.now = at(day, 9)
+        done.extend(await world.run(3, last))
+    assert done == [at(0, 9) + FIRST, *(at(day, 9) for day in range(1, 5))]
 
 
 async def test_what_was_missed_is_made_up_for() -> None:
@@ -61,7 +81,7 @@ async def test_what_was_missed_is_made_up_for() -> None:
 async def test_a_failure_is_tried_again_in_an_hour(caplog: pytest.LogCaptureFixture) -> None:
     world = World(2)
     world.fail = lambda: len(world.done) < 3
-    assert await world.run(3) == [at(1, 3), at(1, 4), at(1, 5), at(2, 3)]
+    assert await world.run(3, lambda: NOON) == [at(1, 3), at(1, 4), at(1, 5), at(2, 3)]
     assert [record.message for record in caplog.records] == ["daily_work_failed"] * 2
 
 
@@ -69,7 +89,7 @@ async def test_a_folder_that_cannot_be_read_counts_as_never_done() -> None:
     def refuse() -> datetime | None:
         raise PermissionError
 
-    assert await World(1).run(3, refuse) == [at(1, 3)]
+    assert await World(1).run(3, refuse) == [NOON + FIRST, at(1, 3)]
 
 
 async def test_stopping_cancels_the_work_under_way() -> None:

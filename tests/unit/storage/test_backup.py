@@ -25,16 +25,20 @@ from cloutagent_server.service.keyring import Keyring
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.storage.filesystem import FileSystemStorage, files
 from cloutagent_server.storage.filesystem.backup import archive, keeping
-from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged
+from cloutagent_server.storage.filesystem.backup.archive import BackupDamaged, File, Manifest
 from cloutagent_server.storage.filesystem.backup.create import BackupCancelled, back_up
-from cloutagent_server.storage.filesystem.backup.restore import Restored, RestoreRefused, restore, verify
+from cloutagent_server.storage.filesystem.backup.restore import Restored, restore
+from cloutagent_server.storage.filesystem.backup.verify import RestoreRefused, verify
 from cloutagent_server.storage.filesystem.doctor import Folder, examine
+from cloutagent_server.storage.filesystem.index import Index
+from cloutagent_server.storage.filesystem.log_lines import sealed, unsealed
 from tests.support import builders
 from tests.support.folders import tree
 from tests.support.secret_changes import put_secret, secrets_of
 from tests.unit.storage.conftest import OpenStorage
 
 KEY = "ab" * 32
+EMPTY = hashlib.sha256().hexdigest()
 VALUE = "a value that nobody else may read"
 
 
@@ -181,6 +185,100 @@ async def test_what_cannot_be_finished_leaves_nothing(root: Path, target: Path, 
         back_up(root / "nowhere", target.with_name("two"), "1")
 
 
+# --- Size
+
+
+async def test_what_is_read_by_line_may_have_any_size(
+    storage: FileSystemStorage,
+    root: Path,
+    target: Path,
+    other_root: Path,
+    ended: Execution,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A busy project has hundreds of megabytes of ledger in a month; logs and the audit log grow too."""
+    log = root / ended.project_id / "executions" / ended.id / "events.jsonl"
+    ledger = root / ended.project_id / "ledger" / "2026-01.jsonl"
+    audit = root / ".audit" / "000001.jsonl"
+    for path in (ledger, audit):
+        path.parent.mkdir(0o700)
+        path.write_bytes(b"{}\n" * log.stat().st_size)
+        path.chmod(0o600)
+    monkeypatch.setattr(archive, "MOST_WHOLE", log.stat().st_size - 1)
+    assert back_up(root, target, "1", executions=True).left_out == ()
+    assert bring_back(target, other_root).created == (ended.project_id,)
+    for path in (log, ledger):
+        assert (other_root / path.relative_to(root)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["secrets.enc", "manifest.json"])
+async def test_secrets_that_are_too_many_to_be_restored_are_left_out_and_told(
+    storage: FileSystemStorage, root: Path, target: Path, project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    crowded = await storage.projects.create(builders.project_draft(), builders.credential())
+    large = root / crowded.id / ".secrets" / name
+    for number in range(100):
+        await put_secret(storage, crowded.id, f"SECRET_{number}", builders.sealed_secret())
+    monkeypatch.setattr(archive, "MOST_WHOLE", large.stat().st_size - 1)
+    made = back_up(root, target, "1")
+    assert str(large) in [fault.location for fault in made.left_out]
+    assert {file.project_id for file in verify(target).files} == {None, project.id}
+
+
+async def test_a_first_line_that_is_too_long_to_be_restored_is_left_out_and_told(
+    root: Path, target: Path, ended: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = root / ended.project_id / "executions" / ended.id / "events.jsonl"
+    header, _, events = log.read_bytes().partition(b"\n")
+    document = json.loads(unsealed(header))
+    document["execution"]["prompt"] = "x" * 10_000
+    log.write_bytes(sealed(json.dumps(document).encode()) + events)
+    monkeypatch.setattr(archive, "MOST_WHOLE", 10_000)
+    assert [fault.location for fault in back_up(root, target, "1", executions=True).left_out] == [str(log)]
+    verify(target)
+
+
+async def test_more_files_than_a_backup_can_list_are_refused(
+    root: Path, target: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MOST_WHOLE", 100)
+    with pytest.raises(BackupDamaged, match="its list of 1 files is too large"):
+        back_up(root, target, "1")
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_file_may_be_larger_than_the_headers_of_tar_had_room_for() -> None:
+    packed = io.BytesIO()
+    ledger = File(f"{ID}/ledger/2026-01.jsonl", 9 << 30, "0" * 64)
+    manifest = Manifest("1", datetime(2026, 1, 31, tzinfo=UTC), False, (File(RECORD, 0, EMPTY), ledger))
+    with pytest.raises(OSError, match="unexpected end"):
+        archive.write(packed, manifest, io.BytesIO())
+    packed.seek(0)
+    read = archive.Archive(packed).files()
+    assert [next(read)[0], next(read)[0]] == list(manifest.files)
+
+
+async def test_a_log_of_another_project_is_left_out_and_told(
+    storage: FileSystemStorage, root: Path, target: Path, ended: Execution
+) -> None:
+    other = await storage.projects.create(builders.project_draft(), builders.credential())
+    copied = root / other.id / "executions" / ended.id
+    shutil.copytree(root / ended.project_id / "executions" / ended.id, copied)
+    made = back_up(root, target, "1", executions=True)
+    assert [fault.location for fault in made.left_out] == [str(copied / "events.jsonl")]
+    verify(target)
+
+
+async def test_files_of_other_programs_beside_the_secrets_are_taken_as_they_are(
+    root: Path, target: Path, other_root: Path, project: Project
+) -> None:
+    for name in ("metadata.json", "events.jsonl"):
+        (root / project.id / ".secrets" / name).write_bytes(b"mine")
+    back_up(root, target, "1")
+    bring_back(target, other_root)
+    assert (other_root / project.id / ".secrets" / "events.jsonl").read_bytes() == b"mine"
+
+
 # --- Restoring into a folder that is in use
 
 
@@ -295,6 +393,24 @@ async def test_a_replacement_that_a_crash_interrupts_is_completed_at_the_next_st
     assert number > 5
 
 
+@pytest.mark.parametrize("replace", [False, True])
+async def test_a_damaged_event_log_hinders_the_restore_of_nothing(
+    storage: FileSystemStorage, root: Path, target: Path, ended: Execution, other_root: Path, replace: bool
+) -> None:
+    log = root / ended.project_id / "executions" / ended.id / "events.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"sequence":2,', b'"sequence":7,'))
+    later = await storage.projects.create(builders.project_draft(), builders.credential())
+    assert back_up(root, target, "1", executions=True).left_out == ()
+    if replace:
+        await storage.executions.delete(ended.id)
+        assert set(bring_back(target, root, replace=True).replaced) == {ended.project_id, later.id}
+    else:
+        assert set(bring_back(target, other_root).created) == {ended.project_id, later.id}
+    [damaged] = examine(Folder(root if replace else other_root, faults_with(KEY)))
+    assert damaged.path == str(log.relative_to(root))
+    assert "event 2" in damaged.fault
+
+
 # --- Keys
 
 
@@ -318,6 +434,111 @@ async def test_a_folder_of_another_key_is_refused(root: Path, target: Path, proj
     with pytest.raises(RestoreRefused, match="set ENCRYPTION_KEY"):
         restore(target, other_root, replace_existing=False, dry_run=False)
     assert restore(target, root, replace_existing=False, dry_run=False).kept == (project.id,)
+
+
+# --- What leads to a project leads to no other
+
+
+def take_over(root: Path, victim: str, thief: str, what: str, execution_id: str) -> str:
+    """Give a project the API keys, or an execution, of another one. Tells which."""
+    if what == "key":
+        theirs, mine = (json.loads((root / one / "metadata.json").read_bytes()) for one in (victim, thief))
+        kept = {name: theirs[name] for name in ("apiKeys", "apiKeyHash")}
+        (root / thief / "metadata.json").write_text(json.dumps({**mine, **kept}))
+        return f"API key {theirs['apiKeys'][0]['id']}"
+    log = (root / victim / "executions" / execution_id / "events.jsonl").read_bytes()
+    header = unsealed(log.partition(b"\n")[0]).replace(victim.encode(), thief.encode())
+    forged = root / thief / "executions" / execution_id / "events.jsonl"
+    forged.parent.mkdir(0o700)
+    forged.write_bytes(sealed(header))
+    forged.chmod(0o600)
+    return f"execution {execution_id}"
+
+
+@pytest.mark.parametrize("what", ["key", "execution"])
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_project_takes_over_neither_key_nor_execution_of_another(
+    storage: FileSystemStorage, root: Path, target: Path, ended: Execution, tmp_path: Path, what: str, there: bool
+) -> None:
+    thief = await storage.projects.create(builders.project_draft(), builders.credential())
+    forgery = tmp_path / "forgery"
+    shutil.copytree(root, forgery)
+    named = take_over(forgery, ended.project_id, thief.id, what, ended.id)
+    shutil.rmtree(forgery / ended.project_id)
+    assert back_up(forgery, target, "1", executions=True).left_out == ()
+    if not there:
+        await storage.projects.delete(thief.id)
+    before = tree(root)
+    for dry_run in (True, False):
+        with pytest.raises(RestoreRefused) as refused:
+            bring_back(target, root, replace=there, dry_run=dry_run)
+        assert str(refused.value) == f"{named} of project {thief.id} is one of project {ended.project_id} here"
+    assert tree(root) == before
+    if there:
+        assert thief.id in bring_back(target, root).kept
+
+
+@pytest.mark.parametrize("what", ["key", "execution"])
+async def test_two_projects_of_a_backup_share_neither_key_nor_execution(
+    storage: FileSystemStorage,
+    root: Path,
+    target: Path,
+    ended: Execution,
+    other_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    thief = await storage.projects.create(builders.project_draft(), builders.credential())
+    named = take_over(root, ended.project_id, thief.id, what, ended.id)
+    first, second = sorted([thief.id, ended.project_id])
+    [left_out] = back_up(root, target, "1", executions=True).left_out
+    assert left_out.location.startswith(f"{root / second}/")
+    assert left_out.fault == f"{named} is one of project {first} too"
+    verify(target)
+    target.unlink()
+
+    home = {path: (root / path).read_bytes() for path in paths_of(root, first) + paths_of(root, second)}
+    forge(target, manifest_of(*home.items()), [(tarfile.TarInfo(path), content) for path, content in home.items()])
+    before = tree(other_root)
+    with pytest.raises(BackupDamaged, match=f"{second}/.*: {named} is one of project {first} too"):
+        bring_back(target, other_root)
+    assert tree(other_root) == before
+
+
+def paths_of(root: Path, project_id: str) -> list[str]:
+    home = root / project_id
+    return [
+        f"{project_id}/metadata.json",
+        *(str(path.relative_to(root)) for path in sorted(home.glob("executions/*/events.jsonl"))),
+    ]
+
+
+async def test_what_the_index_tells_of_projects_that_are_gone_hinders_nothing(
+    root: Path, target: Path, ended: Execution, other_root: Path
+) -> None:
+    back_up(root, target, "1", executions=True)
+    index = Index(other_root / ".index")
+    [key] = json.loads((root / ended.project_id / "metadata.json").read_bytes())["apiKeys"]
+    index.put_key(key["digest"], new_id())
+    index.put_execution(new_id(), ended.id, ended.created_at, None)
+    assert bring_back(target, other_root).created == (ended.project_id,)
+    assert Index(other_root / ".index").find_key(key["digest"]) == ended.project_id
+
+
+async def test_a_backup_that_is_altered_after_it_was_checked_is_refused(
+    root: Path, target: Path, project: Project, other_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(root, target, "1")
+    usage = shutil.disk_usage
+
+    def alter(path: Path) -> object:
+        forge(target, manifest_of(), [])
+        return usage(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", alter)
+    with pytest.raises(BackupDamaged, match="altered while it was read"):
+        bring_back(target, other_root)
+    assert not (other_root / project.id).exists()
 
 
 # --- Distrust

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloutagent_server.domain.cost import TokenUsage
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import new_id
+from cloutagent_server.domain.ledger import LedgerTotals, Reservation, Settlement
 from cloutagent_server.domain.project import Project
 from cloutagent_server.service.cipher import CannotOpen, Cipher
 from cloutagent_server.service.keyring import Keyring
@@ -86,6 +91,23 @@ def paths(root: Path, project: Project, ended: Execution) -> dict[str, Path]:
         "state": home / "state.json",
         "index": root / ".index" / "version.json",
     }
+
+
+async def test_one_repair_brings_a_folder_of_project_folders_alone_to_health(
+    storage: FileSystemStorage, root: Path, ended: Execution, execution: Execution, other: Project, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir(0o700)
+    for project_id in (ended.project_id, other.id):
+        shutil.copytree(root / project_id, copy / project_id)
+    (copy / other.id / ".tmp-left").touch()
+    assert mend(copy) == []
+    again = FileSystemStorage(copy)
+    await again.start()
+    assert (await again.projects.list(10)).items == (await storage.projects.list(10)).items
+    assert await again.executions.read(ended.id) == ended
+    assert [one.id for one in await again.executions.list_unfinished()] == [execution.id]
+    await again.stop()
 
 
 async def test_a_healthy_folder(root: Path, ended: Execution, execution: Execution) -> None:
@@ -500,6 +522,35 @@ async def test_modes(root: Path, project: Project, paths: dict[str, Path]) -> No
         (project.id, "has mode 0755, not 0700"),
         (f"{project.id}/metadata.json", "has mode 0640, not 0600"),
     ]
+
+
+# --- Ledgers
+
+
+def _decided(call: Reservation, _: LedgerTotals) -> Reservation:
+    return call
+
+
+async def test_an_altered_record_of_a_ledger_is_found_and_left_alone(
+    root: Path, storage: FileSystemStorage, project: Project
+) -> None:
+    calls = [Reservation("e", new_id(), TokenUsage(9, 1), Decimal("0.5"), builders.at(0)) for _ in range(2)]
+    for call in calls:
+        await storage.ledger.reserve(project.id, builders.at(0), partial(_decided, call))
+    await storage.ledger.settle(project.id, Settlement(calls[0].call_id, TokenUsage(9, 1), Decimal("0.1"), "1"))
+    [path] = (root / project.id / "ledger").glob("*.jsonl")
+    where, lines = str(path.relative_to(root)), path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + lines[0][:40])
+    assert look(root) == []
+    for number in (0, 2):
+        altered = [*lines]
+        altered[number] = altered[number].replace(b'"promptTokens":9', b'"promptTokens":0')
+        path.write_bytes(b"".join(altered))
+        fault = f"after byte {sum(map(len, lines[:number]))}: its checksum does not fit"
+        assert mend(root) == [(where, fault)]
+        assert path.read_bytes() == b"".join(altered)
+    path.write_bytes(b"".join(lines[1:]))
+    assert look(root) == [(where, f"after byte {len(lines[1])}: the call {calls[0].call_id} is not open")]
 
 
 # --- Further checks

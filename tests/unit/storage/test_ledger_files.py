@@ -137,7 +137,7 @@ def test_a_line_of_another_form_is_refused_though_its_checksum_fits(written: byt
         read_line(b'%b,"checksum":"%08x"}' % (body, crc32(body)))
 
 
-@pytest.mark.parametrize("left", [b'{"schemaVersion":1,"kind":"reser', b"\0" * 40, b"\0" * 40 + b"\n", b"{}\n"])
+@pytest.mark.parametrize("left", [b'{"schemaVersion":1,"kind":"reser', b"\0" * 40, b"\0" * 40 + b"\n"])
 async def test_what_a_crash_left_at_the_end_is_no_record_and_is_cut(
     storage: FileSystemStorage, project: Project, tmp_path: Path, left: bytes
 ) -> None:
@@ -163,6 +163,23 @@ async def test_a_changed_record_is_damage_and_nothing_is_reserved_on_it(
         with pytest.raises(StoredDataDamaged):
             await reserve(FileSystemStorage(tmp_path), project)
     assert path.read_bytes() == content
+
+
+async def test_a_last_record_that_was_altered_is_damage_and_not_what_a_crash_left(
+    storage: FileSystemStorage, project: Project, tmp_path: Path
+) -> None:
+    """A crash leaves part of a line, or zeros. A line that is whole was acknowledged, whatever became of it since."""
+    await settle(storage, project, await reserve(storage, project))
+    path = month(tmp_path, project)
+    whole = path.read_bytes()
+    for place in range(whole.index(b"\n") + 1, len(whole) - 1, 7):
+        content = whole[:place] + bytes([whole[place] ^ 0x04]) + whole[place + 1 :]
+        path.write_bytes(content)
+        with pytest.raises(StoredDataDamaged):
+            await reserve(FileSystemStorage(tmp_path), project)
+        assert path.read_bytes() == content
+    path.write_bytes(whole)
+    assert await total(FileSystemStorage(tmp_path), project) == Window(Amount(40, Decimal("0.1")))
 
 
 async def test_a_month_that_is_over_is_not_read_again(

@@ -37,6 +37,11 @@ _TOTALS: Final = ".totals.json"
 _log = structlog.get_logger(__name__)
 
 
+def months_in(directory: Path) -> Sequence[str]:
+    """The months of the ledger in a directory, in order."""
+    return sorted(name.removesuffix(_LOG) for name in files.names_in(directory) if name.endswith(_LOG))
+
+
 class LedgerFiles:
     """The months of the ledger in `directory`, as far as they have been read.
 
@@ -69,6 +74,15 @@ class LedgerFiles:
                 self._read(month, status.st_size, over=month < month_of(now))
         for month in self._inodes.keys() - found.keys():
             self._forget(month)
+
+    def check(self, month: str) -> None:
+        """Read the records of a month from the first on. Changes nothing, and needs no lock.
+
+        Raises:
+            StoredDataDamaged: It holds something else than records.
+            OSError: It cannot be read.
+        """
+        self._take_in(month, MonthBook(), 0, self._path(month).stat().st_size)
 
     def reserve(self, reservation: Reservation, syncing: Callable[[], None] = lambda: None) -> None:
         """Write a reservation, durably; `syncing` is called when it is written, and before it is durable.
@@ -126,7 +140,19 @@ class LedgerFiles:
     def _read(self, month: str, size: int, *, over: bool) -> None:
         if over and month not in self._sizes and self._load_totals(month, size):
             return
-        book, start = self.months.get(month, MonthBook()), self._sizes.get(month, 0)
+        book = self.months.get(month, MonthBook())
+        try:
+            end = self._take_in(month, book, self._sizes.get(month, 0), size)
+        except StoredDataDamaged:
+            # The book may have taken in some of the lines: it is read anew the next time.
+            self._forget(month)
+            raise
+        self.months[month], self._sizes[month] = book, end
+        if over and not book.open and end == size:
+            self._save_totals(month)
+
+    def _take_in(self, month: str, book: MonthBook, start: int, size: int) -> int:
+        """Add the records between two offsets to a book. Returns the offset behind the last of them."""
         end = start
         try:
             for record, behind in self._numbered(month, start, size):
@@ -136,12 +162,8 @@ class LedgerFiles:
                     book.reserve(record)
                 end = behind
         except ValueError as fault:
-            # The book may have taken in some of the lines: it is read anew the next time.
-            self._forget(month)
             raise StoredDataDamaged(str(self._path(month)), f"after byte {end}: {fault}") from fault
-        self.months[month], self._sizes[month] = book, end
-        if over and not book.open and end == size:
-            self._save_totals(month)
+        return end
 
     def _numbered(self, month: str, start: int, size: int) -> Iterator[tuple[Reservation | Settlement, int]]:
         """The records between two offsets, each with the offset behind it, up to what a crash left at the end."""
@@ -155,8 +177,9 @@ class LedgerFiles:
                 try:
                     record = read_line(line)
                 except ValueError as found:
-                    if fault is not None:
-                        # One record is written at a time: a crash leaves no more than one that is not whole.
+                    if fault is not None or b"\0" not in line:
+                        # One record is written at a time: a crash leaves no more than one that is not whole. It has no
+                        # end, or zeros where power was lost. Any other was written whole, and has been altered since.
                         raise
                     fault = found
                     continue

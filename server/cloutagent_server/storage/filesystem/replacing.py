@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage import paging
@@ -54,7 +55,7 @@ def complete_replacement(layout: Layout, index: Index, removal: Removal, project
     files.sync_directory(home / SECRETS)
     for execution_id in files.names_in(ready / EXECUTIONS):
         if not (home / EXECUTIONS / execution_id).exists():
-            index_execution(index, ready, execution_id)
+            index_execution(index, ready, project_id, execution_id)
             (ready / EXECUTIONS / execution_id).rename(home / EXECUTIONS / execution_id)
     files.sync_directory(home / EXECUTIONS)
     files.write(home / METADATA, files.read(ready / METADATA) or b"", layout.staging)
@@ -66,9 +67,14 @@ def complete_replacement(layout: Layout, index: Index, removal: Removal, project
     removal.discard(ready)
 
 
-def index_execution(index: Index, home: Path, execution_id: str) -> None:
-    """Let an execution that is about to appear be found."""
-    execution = read_execution(home / EXECUTIONS / execution_id)
+def index_execution(index: Index, home: Path, project_id: str, execution_id: str) -> None:
+    """Let an execution that is about to appear be found, also if its log is damaged: the backup had it so."""
+    try:
+        execution = read_execution(home / EXECUTIONS / execution_id)
+    except StoredDataDamaged as fault:
+        _log.error("damaged_record_restored", location=fault.location, fault=fault.fault)
+        index.put_execution(project_id, execution_id, timestamps.now(), None)
+        return
     if execution is not None:
         key = None if execution.idempotency is None else execution.idempotency.key
         index.put_execution(execution.project_id, execution_id, execution.created_at, key)

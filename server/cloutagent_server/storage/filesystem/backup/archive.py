@@ -25,18 +25,23 @@ from cloutagent_server.storage.filesystem.schema import Fields, Schema, parse
 
 KEY_CHECK: Final = ".key-check.json"
 CHUNK: Final = 1 << 18
+MOST_WHOLE: Final = 1 << 30
+"""The most bytes of what is read whole: a record, the secrets of a project, a first line, the list of all files (some
+5,000,000). Whoever writes refuses more, since it would be refused when it is read. What is read line by line may have
+any size."""
 
 _MANIFEST: Final = "manifest.json"
+# The header of a larger member is one of GNU tar's: that of POSIX has no room for its size.
+_MOST_IN_USTAR: Final = (8 << 30) - 1
 # Version 1 had no audit log.
 _SCHEMA: Final = Schema(2, {1: dict})
-_MAX_MANIFEST: Final = 1 << 28
-_MAX_SMALL_FILE: Final = 1 << 26
 _MAX_END: Final = 1 << 20
 _ID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PATH: Final = re.compile(
     rf"(?P<project>{_ID})/(?:{re.escape(METADATA)}|{re.escape(SECRETS)}/[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}"
-    rf"|{EXECUTIONS}/{_ID}/{re.escape(LOG)}|{LEDGER}/\d{{4}}-\d{{2}}\.jsonl)"
+    rf"|{EXECUTIONS}/(?P<execution>{_ID})/{re.escape(LOG)}|{LEDGER}/\d{{4}}-\d{{2}}\.jsonl)"
 )
+_READ_BY_LINE: Final = re.compile(rf"{re.escape(AUDIT)}/.*|{_ID}/(?:{EXECUTIONS}|{LEDGER})/.*")
 _AUDIT: Final = re.compile(rf"{re.escape(AUDIT)}/\d{{6}}\.jsonl")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -59,6 +64,12 @@ class File:
         return None if self.path == KEY_CHECK or self.of_audit_log else self.path.partition("/")[0]
 
     @property
+    def execution_id(self) -> str | None:
+        """The execution whose event log it is; None if it is none."""
+        found = _PATH.fullmatch(self.path)
+        return None if found is None else found["execution"]
+
+    @property
     def of_audit_log(self) -> bool:
         """Whether it is a segment of the audit log."""
         return _AUDIT.fullmatch(self.path) is not None
@@ -79,9 +90,24 @@ def is_backed_up(path: str) -> bool:
     return path == KEY_CHECK or _AUDIT.fullmatch(path) is not None or _PATH.fullmatch(path) is not None
 
 
+def size_fault(path: str, size: int) -> str | None:
+    """Why a backup takes no file of this size under this path; None if it does."""
+    if size <= MOST_WHOLE or _READ_BY_LINE.fullmatch(path) is not None:
+        return None
+    return f"is too large: it has {size} bytes, and may have {MOST_WHOLE} in a backup"
+
+
 def write(target: BinaryIO, manifest: Manifest, contents: BinaryIO) -> None:
-    """Write a backup; `contents` gives the contents of its files one after the other."""
+    """Write a backup; `contents` gives the contents of its files one after the other.
+
+    Raises:
+        BackupDamaged: They are too many for one backup.
+    """
     head = json.dumps(_to_json(manifest), ensure_ascii=False, separators=(",", ":")).encode()
+    if len(head) > MOST_WHOLE:
+        raise BackupDamaged(
+            f"its list of {len(manifest.files)} files is too large: {len(head)} bytes, and it may have {MOST_WHOLE}"
+        )
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=target, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
@@ -89,6 +115,7 @@ def write(target: BinaryIO, manifest: Manifest, contents: BinaryIO) -> None:
         modified = int(manifest.created_at.timestamp())
         archive.addfile(_member(_MANIFEST, len(head), modified), io.BytesIO(head))
         for file in manifest.files:
+            archive.format = tarfile.USTAR_FORMAT if file.size <= _MOST_IN_USTAR else tarfile.GNU_FORMAT
             archive.addfile(_member(file.path, file.size, modified), contents)
 
 
@@ -103,7 +130,7 @@ class Archive:
         """
         self._packed = gzip.GzipFile(fileobj=stream, mode="rb")
         size = self._header(_MANIFEST)
-        if size > _MAX_MANIFEST:
+        if size > MOST_WHOLE:
             raise BackupDamaged("its manifest is too large")
         content = self._exactly(size)
         self._padding(size)
@@ -216,6 +243,6 @@ def _file(fields: Fields) -> File:
         raise ValueError(f"files: {file.path!r} is not a path of the store")
     if _SHA256.fullmatch(file.sha256) is None:
         raise ValueError(f"files: the checksum of {file.path} is none")
-    if not file.path.endswith(f"/{LOG}") and file.size > _MAX_SMALL_FILE:
-        raise ValueError(f"files: {file.path} is too large")
+    if (fault := size_fault(file.path, file.size)) is not None:
+        raise ValueError(f"files: {file.path} {fault}")
     return file

@@ -19,7 +19,9 @@ from cloutagent_server.domain.errors import StoredDataDamaged
 from cloutagent_server.domain.identifiers import is_id
 from cloutagent_server.storage.filesystem import audit_files, files
 from cloutagent_server.storage.filesystem.backup import archive
-from cloutagent_server.storage.filesystem.backup.archive import CHUNK, File, Manifest
+from cloutagent_server.storage.filesystem.backup.archive import CHUNK, Archive, File, Manifest
+from cloutagent_server.storage.filesystem.backup.owners import Owners
+from cloutagent_server.storage.filesystem.backup.verify import checked
 from cloutagent_server.storage.filesystem.documents import load
 from cloutagent_server.storage.filesystem.layout import SEALED, SECRETS, Layout
 from cloutagent_server.storage.filesystem.locks import Locks
@@ -34,7 +36,7 @@ class BackupCancelled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A backup that was made. `left_out` tells the damaged records that are not in it: location and fault."""
+    """A backup that was made. `left_out` tells what is not in it since it is damaged or too large: where, and why."""
 
     path: Path
     manifest: Manifest
@@ -47,12 +49,14 @@ def back_up(
     """Write a backup of the data folder `root` to the file `target`, which appears when it is whole. Blocks.
 
     Every project is copied under its lock, so it is as it was at one moment; projects that were there before the
-    backup began are all in it, unless they are deleted meanwhile or damaged.
+    backup began are all in it, unless they are deleted meanwhile, damaged or too large. It has been read to its end
+    before it appears: a backup that is there can be restored.
 
     Raises:
+        BackupDamaged: The folder has too many files for one backup, or what was written cannot be read.
         OSError: The folder is not there, `target` is there already, or the medium refused.
         StorageUnavailable: Another process kept a lock for 30 seconds.
-        BackupCancelled: `cancelled`, which is asked before each project, said so.
+        BackupCancelled: `cancelled`, which is asked before each project and at each file that is read back, said so.
     """
     layout = Layout(root.absolute())
     layout.root.stat()
@@ -70,6 +74,10 @@ def back_up(
         manifest = Manifest(version, created_at, executions, tuple(copy.files))
         spool.seek(0)
         archive.write(file, manifest, spool)
+        file.seek(0)
+        for _ in checked(Archive(file)):
+            if cancelled():
+                raise BackupCancelled
     return Backup(target, manifest, tuple(copy.left_out))
 
 
@@ -82,9 +90,9 @@ def _new_file(target: Path) -> Iterator[BinaryIO]:
     if target.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     temporary = files.temporary_path(target)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.FILE_MODE)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
@@ -105,6 +113,7 @@ class _Copy:
     spool: BinaryIO
     files: list[File] = field(default_factory=list)
     left_out: list[StoredDataDamaged] = field(default_factory=list)
+    owners: Owners = field(default_factory=Owners)
 
     def key_check(self) -> None:
         """Copy what tells which key sealed the secrets."""
@@ -139,20 +148,29 @@ class _Copy:
         if executions and contents:
             for execution_id in sorted(filter(is_id, files.names_in(self.layout.executions(project_id)))):
                 try:
-                    self._execution(self.layout.log(project_id, execution_id), execution_id)
+                    self._execution(self.layout.log(project_id, execution_id), project_id, execution_id)
                 except StoredDataDamaged as fault:
                     self.left_out.append(fault)
 
     def _record_and_secrets(self, project_id: str) -> list[tuple[Path, bytes]]:
         path = self.layout.metadata(project_id)
-        if load_project(path, project_id) is None:
+        record = load_project(path, project_id)
+        if record is None:
             return []
-        load(self.layout.secrets(project_id), secrets_from_json)
         directory = self.layout.project(project_id) / SECRETS
         # The sealed values before what may be derived from them.
         names = sorted(files.names_in(directory), key=lambda name: (name != SEALED, name))
         paths = [path, *(directory / name for name in names if self._is_wanted(directory / name))]
-        return [(each, files.read(each) or b"") for each in paths]
+        for each in paths:
+            if (fault := archive.size_fault(self._relative(each), each.stat().st_size)) is not None:
+                raise StoredDataDamaged(str(each), fault)
+        load(self.layout.secrets(project_id), secrets_from_json)
+        contents = [(each, files.read(each) or b"") for each in paths]
+        try:
+            self.owners.add_keys(record)
+        except ValueError as fault:
+            raise StoredDataDamaged(str(path), str(fault)) from fault
+        return contents
 
     def _is_wanted(self, path: Path) -> bool:
         return archive.is_backed_up(self._relative(path)) and stat.S_ISREG(path.lstat().st_mode)
@@ -171,7 +189,7 @@ class _Copy:
         finally:
             os.close(descriptor)
 
-    def _execution(self, path: Path, execution_id: str) -> None:
+    def _execution(self, path: Path, project_id: str, execution_id: str) -> None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -180,7 +198,15 @@ class _Copy:
             raise files.unreadable(path, fault) from fault
         try:
             files.check_trust(path, descriptor)
-            read_header(descriptor, path, execution_id)
+            header = read_header(descriptor, path, execution_id)
+            if header.execution.project_id != project_id:
+                raise StoredDataDamaged(str(path), "first line: is of another project")
+            if header.size > archive.MOST_WHOLE:
+                raise StoredDataDamaged(str(path), f"first line: has more than {archive.MOST_WHOLE} bytes")
+            try:
+                self.owners.add_execution(execution_id, project_id)
+            except ValueError as fault:
+                raise StoredDataDamaged(str(path), str(fault)) from fault
             self._add(path, _parts(descriptor, _end_of_lines(descriptor)))
         finally:
             os.close(descriptor)

@@ -1,57 +1,45 @@
-"""Checking a backup, and putting its projects into a data folder."""
+"""Putting the projects of a backup into a data folder."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from cloutagent_server.domain.audit import OK, OPERATOR, RESTORE_BACKUP, STARTED, AuditEntry, AuditRecord, Resource
 from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
-from cloutagent_server.domain.secret import SealedSecret
 from cloutagent_server.storage.filesystem import files
 from cloutagent_server.storage.filesystem.audit_files import AuditFiles, segment_numbers
 from cloutagent_server.storage.filesystem.backup.archive import KEY_CHECK, Archive, BackupDamaged, File, Manifest
+from cloutagent_server.storage.filesystem.backup.owners import PresentOwners
+from cloutagent_server.storage.filesystem.backup.verify import FaultOf, Parts, RestoreRefused, checked
 from cloutagent_server.storage.filesystem.documents import dump, load
 from cloutagent_server.storage.filesystem.index import Index
 from cloutagent_server.storage.filesystem.layout import (
     AUDIT,
     EXECUTIONS,
-    LOG,
     MANIFEST,
     METADATA,
-    SEALED,
     SECRETS,
     Layout,
 )
 from cloutagent_server.storage.filesystem.locks import Locks
-from cloutagent_server.storage.filesystem.log_lines import header_of
 from cloutagent_server.storage.filesystem.manifest_records import manifest_record_from_json
 from cloutagent_server.storage.filesystem.project_records import (
     ProjectRecord,
     load_project,
-    project_from_json,
     project_to_json,
 )
 from cloutagent_server.storage.filesystem.removal import Removal
 from cloutagent_server.storage.filesystem.replacing import complete_replacement, index_execution
 from cloutagent_server.storage.filesystem.schema import parse
-from cloutagent_server.storage.filesystem.secret_records import key_check_from_json, secrets_from_json
-
-_MAX_HEADER: Final = 1 << 26
-
-FaultOf = Callable[[SealedSecret], str | None]
-Parts = Iterator[bytes]
-
-
-class RestoreRefused(Exception):
-    """The backup cannot be restored into this folder. Nothing was changed. The message tells why."""
+from cloutagent_server.storage.filesystem.secret_records import key_check_from_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +51,15 @@ class Restored:
     kept: tuple[str, ...] = ()
 
 
-def verify(path: Path, fault_of: FaultOf | None = None) -> Manifest:
-    """Read a backup to its end: checksums, schemas, and whether its key is the one that `fault_of` opens with.
-
-    Raises:
-        BackupDamaged: It is not whole, or holds something that this server does not read.
-        RestoreRefused: Its secrets were sealed with another key.
-        OSError: It cannot be read.
-    """
-    with path.open("rb") as stream:
-        return _verify(stream, fault_of)
-
-
 def restore(
     path: Path, root: Path, *, replace_existing: bool, dry_run: bool, fault_of: FaultOf | None = None
 ) -> Restored:
     """Put the projects of a backup into the data folder `root`, each in one step. Blocks.
 
     Projects that are there already stay as they are, unless `replace_existing`: then record, key and secrets are the
-    backup's, and executions are added. Without `dry_run` a storage must have been started on the folder, so that
-    locks and index are there; servers may be at work.
+    backup's, and executions are added. A backup with an API key or an execution that is another project's in the
+    folder, as far as its index tells, is refused. Without `dry_run` a storage must have been started on the folder, so
+    that locks and index are there; servers may be at work.
 
     Raises:
         BackupDamaged, RestoreRefused: Nothing was changed.
@@ -91,53 +68,20 @@ def restore(
     """
     layout = Layout(root.absolute())
     with path.open("rb") as stream:
-        manifest = _verify(stream, fault_of)
+        backup = Archive(stream)
+        records = [record for _, record in checked(backup, fault_of) if record is not None]
+        manifest = backup.manifest
         plan = _plan(layout, manifest, replace_existing)
         _check_key(layout, stream, fault_of)
+        _check_owners(layout, manifest, records, plan)
         if dry_run:
             return plan
         _check_space(layout, manifest, plan)
         stream.seek(0)
-        return _Restore(layout, plan).run(Archive(stream))
-
-
-def _verify(stream: BinaryIO, fault_of: FaultOf | None) -> Manifest:
-    backup = Archive(stream)
-    for file, parts in backup.files():
-        try:
-            _check(file, parts, fault_of)
-        except ValueError as fault:
-            raise BackupDamaged(f"{file.path}: {fault}") from fault
-    return backup.manifest
-
-
-def _check(file: File, parts: Parts, fault_of: FaultOf | None) -> None:
-    name = file.path.rpartition("/")[2]
-    if name == LOG:
-        created = header_of(_first_line(parts)).execution
-        if file.path != f"{created.project_id}/{EXECUTIONS}/{created.id}/{LOG}":
-            raise ValueError("is another execution's")
-    elif name == METADATA:
-        if project_from_json(parse(b"".join(parts))).project.id != file.project_id:
-            raise ValueError("id is another project's")
-    elif name == SEALED:
-        secrets_from_json(parse(b"".join(parts)))
-    elif file.path == KEY_CHECK:
-        sealed = key_check_from_json(parse(b"".join(parts)))
-        if fault_of is not None and fault_of(sealed) is not None:
-            raise RestoreRefused("ENCRYPTION_KEY is not the key that sealed the secrets of this backup")
-
-
-def _first_line(parts: Parts) -> bytes:
-    line = b""
-    for part in parts:
-        head, end, _ = part.partition(b"\n")
-        line += head
-        if end:
-            return line
-        if len(line) > _MAX_HEADER:
-            break
-    raise ValueError("has no whole first line")
+        backup = Archive(stream)
+        if backup.manifest != manifest:
+            raise BackupDamaged("it was altered while it was read")
+        return _Restore(layout, plan).run(backup)
 
 
 def _plan(layout: Layout, manifest: Manifest, replace_existing: bool) -> Restored:
@@ -163,6 +107,20 @@ def _check_key(layout: Layout, stream: BinaryIO, fault_of: FaultOf | None) -> No
         if file.path == KEY_CHECK and present not in (None, key_check_from_json(parse(b"".join(parts)))):
             raise RestoreRefused("the folder may have another key than the backup; set ENCRYPTION_KEY to tell")
         return
+
+
+def _check_owners(layout: Layout, manifest: Manifest, records: Iterable[ProjectRecord], plan: Restored) -> None:
+    """Refuse a key or an execution of another project in the folder: the index would no longer lead to that one."""
+    present, wanted = PresentOwners(layout), {*plan.created, *plan.replaced}
+    try:
+        for record in records:
+            if record.project.id in wanted:
+                present.check_keys(record)
+        for file in manifest.files:
+            if file.execution_id is not None and file.project_id in wanted:
+                present.check_execution(file.execution_id, file.project_id)
+    except ValueError as fault:
+        raise RestoreRefused(str(fault)) from fault
 
 
 def _check_space(layout: Layout, manifest: Manifest, plan: Restored) -> None:
@@ -268,7 +226,7 @@ class _Restore:
                 self._index.put_key(digest, record.project.id)
             self._index.put_project(record.project.created_at, record.project.id)
             for execution_id in execution_ids:
-                index_execution(self._index, ready, execution_id)
+                index_execution(self._index, ready, record.project.id, execution_id)
             ready.rename(home)
             files.sync_directory(self._layout.root)
         except BaseException:

@@ -16,6 +16,7 @@ from cloutagent_server.storage.filesystem.doctor.audit import check_audit
 from cloutagent_server.storage.filesystem.doctor.executions import check_executions
 from cloutagent_server.storage.filesystem.doctor.findings import Check, Finding, Folder, Severity
 from cloutagent_server.storage.filesystem.doctor.index import check_index
+from cloutagent_server.storage.filesystem.doctor.ledgers import check_ledgers
 from cloutagent_server.storage.filesystem.doctor.projects import check_projects
 from cloutagent_server.storage.filesystem.doctor.secrets import check_secrets
 from cloutagent_server.storage.filesystem.doctor.tree import check_tree
@@ -25,6 +26,7 @@ CHECKS: Final[Sequence[Check]] = (
     check_projects,
     check_secrets,
     check_executions,
+    check_ledgers,
     check_audit,
     check_index,
     check_tree,
@@ -61,7 +63,9 @@ def repair(folder: Folder, findings: Iterable[Finding]) -> None:
         StorageUnavailable: Writers did not leave the folder alone for 30 seconds.
     """
     for batch in _batches([finding for finding in findings if finding.repair is not None]):
-        files.make_directory(folder.layout.locks)
+        # Repairs prepare here what they write, and move here what they remove: no server need have used the folder.
+        for directory in (folder.layout.locks, folder.layout.staging, folder.layout.trash):
+            files.make_directory(directory)
         with folder.locks.alone():
             for finding in batch:
                 _repair(finding)
@@ -71,7 +75,9 @@ def _repair(finding: Finding) -> None:
     try:
         if finding.repair is not None and (finding.still is None or finding.still()):
             finding.repair()
-    except (CloutAgentError, OSError) as fault:
+    except OSError as fault:
+        _log.warning("not_repaired", path=finding.path, fault=files.describe(fault))
+    except CloutAgentError as fault:
         _log.warning("not_repaired", path=finding.path, fault=repr(fault))
 
 
