@@ -31,7 +31,8 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = {
         *(f"transport/{name}.py" for name in ("access", "context", "key_codec")),
     ),
     "redaction": tuple(
-        f"service/{name}.py" for name in ("forms", "occurrences", "patterns", "prefix_tree", "redaction")
+        f"service/{name}.py"
+        for name in ("forms", "occurrences", "patterns", "prefix_tree", "redaction", "run_redaction")
     ),
 }
 
