@@ -30,7 +30,10 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = {
         *(f"service/{name}.py" for name in ("attempts", "auth", "key_uses", "keys")),
         *(f"transport/{name}.py" for name in ("access", "context", "key_codec")),
     ),
-    "redaction": ("service/occurrences.py", "service/redaction.py"),
+    "redaction": tuple(
+        f"service/{name}.py"
+        for name in ("forms", "occurrences", "patterns", "prefix_tree", "redaction", "run_redaction")
+    ),
 }
 
 

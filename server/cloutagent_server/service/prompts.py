@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from cloutagent_server.domain import timestamps
 from cloutagent_server.domain.errors import FieldViolation, InvalidRequest
@@ -12,6 +13,9 @@ from cloutagent_server.domain.project import AgentConfig, Project
 from cloutagent_server.service import mcp
 from cloutagent_server.service.secrets import SecretManager
 from cloutagent_server.service.template import MAX_FILLED_CHARACTERS, RESERVED, Template, TooLong, parse
+
+MAX_SECRETS: Final = 100
+"""The most secrets that one run can have: each is looked for in all that its agent says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,8 @@ async def fill(execution: Execution, project: Project, secrets: SecretManager) -
     """Fill the templates of an execution's prompt and of its agent's system prompt.
 
     Raises:
-        InvalidRequest: A reference is malformed or unknown, or a variable has a name that is reserved.
+        InvalidRequest: A reference is malformed or unknown, a variable has a name that is reserved, or the run would
+            have more than 100 secrets.
     """
     prompt = parse(execution.prompt, "prompt")
     system_prompt = parse(execution.agent.system_prompt, "agent.systemPrompt")
@@ -45,7 +50,12 @@ async def fill(execution: Execution, project: Project, secrets: SecretManager) -
         "execution_id": execution.id,
         "project_name": project.name,
     }
-    of_agent = system_prompt.secrets | mcp.secrets_of(execution.agent, "agent")
+    of_servers = mcp.secrets_of(execution.agent, "agent")
+    of_agent = system_prompt.secrets | of_servers
+    if len(prompt.secrets | of_agent) > MAX_SECRETS:
+        raise _too_many(
+            {"prompt": prompt.secrets, "agent.systemPrompt": system_prompt.secrets, "agent.mcpServers": of_servers}
+        )
     values = await secrets.get_secrets(project.id, prompt.secrets | of_agent)
     faults = [
         FieldViolation(f"options.variables.{name}", "this name is reserved")
@@ -61,6 +71,13 @@ async def fill(execution: Execution, project: Project, secrets: SecretManager) -
     servers = mcp.filled(execution.agent, "agent", values)
     agent = replace(execution.agent, system_prompt=system, mcp_servers=servers)
     return FilledPrompts(filled, agent, values, bool(of_agent))
+
+
+def _too_many(secrets: Mapping[str, Set[str]]) -> InvalidRequest:
+    """`secrets` has what each field refers to."""
+    together = len(frozenset[str]().union(*secrets.values()))
+    fault = f"a run can have at most {MAX_SECRETS} secrets; the prompts and servers of this one refer to {together}"
+    return InvalidRequest([FieldViolation(field_name, fault) for field_name, names in secrets.items() if names])
 
 
 def _filled(template: Template, field_name: str, variables: Mapping[str, str], secrets: Mapping[str, str]) -> str:

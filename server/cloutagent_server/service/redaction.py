@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
-from urllib.parse import quote, quote_plus
 
-from cloutagent_server.service.occurrences import Automaton, Search, UnwrappedSearch
+from cloutagent_server.service.forms import base64_forms_of, forms_of
+from cloutagent_server.service.occurrences import Search, UnwrappedSearch
+from cloutagent_server.service.patterns import Patterns
 
 REDACTED: Final = "[REDACTED]"
 TOO_DEEP: Final = "[…]"
 MAX_DEPTH: Final = 30
 TELLING_CHARACTERS: Final = 8
-# Bytes of a value that is looked for in base64: what is shorter is found by chance, what is longer costs too much.
-BASE64_BYTES: Final = range(12, 1025)
-# Characters of a value up to which it is looked for in all forms; of longer ones there are few, and forms cost.
-MANY_FORMS_CHARACTERS: Final = 4096
-
-# What those who write JSON escape beside what they must: Go and others what HTML gives a meaning, PHP the slash.
-_ALSO_ESCAPED: Final = ("", "&<>\u2028\u2029", "&<>='\u2028\u2029", "/")
-# What those who write URLs leave as it is, beside letters, digits and "_.-~".
-_IN_URLS: Final = ("", "/", "!*'()", "!*'();,/?:@&=+$#")
-_PERCENT: Final = re.compile("%[0-9A-F]{2}")
+# Characters of a text that are looked at in one go, so that memory is bounded.
+PIECE_CHARACTERS: Final = 1 << 15
+# Characters that are looked at in less than a millisecond, unless there may be a value among them.
+_FEW_CHARACTERS: Final = 1 << 14
 
 
 class Redactor:
@@ -32,20 +24,25 @@ class Redactor:
 
     A value is found as it is, without the white space around it, as JSON writes it into a text (short escapes or
     hexadecimal ones, non-ASCII escaped or not, as Go or PHP do), as JSON within JSON, as in a URL (percent-encoded)
-    and, from 12 bytes up to 1,024, inside of base64 at any offset, in one line or wrapped. It takes time in proportion
-    to the text, whatever the values.
+    and, from 12 bytes up to 1,024, inside of base64 at any offset, in one line or wrapped. Making one takes time and
+    memory in proportion to the number of values, whatever their length. Several threads may use it at the same time.
     """
 
     def __init__(self, values: Iterable[str]) -> None:
         given = {value for value in values if value}
-        forms = {form for value in given for form in forms_of(value)}
-        wrapped = {form for value in given for form in _base64_forms(value)}
-        self._automaton = Automaton(forms) if forms else None
-        self._wrapped = Automaton(wrapped) if wrapped else None
+        forms = [form for value in given for form in forms_of(value)]
+        wrapped = [form for value in given for form in base64_forms_of(value)]
+        self._patterns = Patterns(forms) if forms else None
+        self._wrapped = Patterns(wrapped) if wrapped else None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to replace."""
+        return self._patterns is None
 
     def text(self, text: str) -> str:
         """`text` without the values."""
-        if self._automaton is None:
+        if self._patterns is None or (text.isascii() and len(text) < self._patterns.shortest):
             return text
         stream = self.stream()
         return stream.push(text) + stream.end()
@@ -78,37 +75,43 @@ class Redactor:
 
     def stream(self) -> RedactedStream:
         """A stream of text that comes in pieces."""
-        return RedactedStream(self._automaton, self._wrapped)
+        return RedactedStream(self._patterns, self._wrapped)
 
 
 class RedactedStream:
     """Text in pieces, also where a value is split over several of them: what could become a value is held back.
 
     That is never more than the longest form of a value, with its line ends. Of overlapping values the mark is shown as
-    soon as it is known where they begin.
+    soon as it is known where they begin. One thread at a time.
     """
 
-    def __init__(self, automaton: Automaton | None, wrapped: Automaton | None = None) -> None:
-        """`automaton` finds what is to be replaced; None if there is nothing. `wrapped` finds it across line ends."""
-        self._search = None if automaton is None else Search(automaton)
+    def __init__(self, patterns: Patterns | None, wrapped: Patterns | None = None) -> None:
+        """`patterns` are what is to be replaced; None if there is nothing. Those of `wrapped` are, across line ends."""
+        self._search = None if patterns is None else Search(patterns)
         self._unwrapped = None if wrapped is None else UnwrappedSearch(wrapped)
-        self._held = ""
-        self._marked = False  # whether the mark of the first span has been shown
+        self._found: list[tuple[int, int]] = []
+        self._held = b""
+        self._begin = 0  # where in the text what is held begins
+        self._done = 0  # up to where the text was shown or a mark stands for it
+
+    @property
+    def held(self) -> int:
+        """The bytes of what is held back."""
+        return len(self._held)
+
+    def takes_long(self, piece: str = "") -> bool:
+        """Whether `push` of this piece, or with none `flush`, may take longer than a millisecond."""
+        if len(self._held) + len(piece) > _FEW_CHARACTERS:
+            return self._search is not None
+        data = _data(piece)
+        return any(search is not None and search.in_sight(data) for search in (self._search, self._unwrapped))
 
     def push(self, piece: str) -> str:
         """Add a piece; returns what can be shown now, possibly nothing."""
         if self._search is None:
             return piece
-        at = self._search.read
-        self._search.push(piece)
-        self._held += piece
-        until = self._search.read - self._search.open
-        if self._unwrapped is not None:
-            for start, end in self._unwrapped.push(piece, at):
-                self._search.mark(start, end)
-            if self._unwrapped.open:
-                until = min(until, self._unwrapped.begin)
-        return self._show(self._search, until)
+        parts = (piece[at : at + PIECE_CHARACTERS] for at in range(0, len(piece), PIECE_CHARACTERS))
+        return "".join([self._read(self._search, part) for part in parts])
 
     def flush(self) -> str:
         """End the stream; returns what was held back. A new one may begin.
@@ -116,104 +119,52 @@ class RedactedStream:
         What was held back may be the beginning of a value that was cut off. From 8 characters on it is redacted;
         less tells little, and is more likely to be ordinary text.
         """
-        if self._search is not None and self._search.open >= TELLING_CHARACTERS:
-            self._search.mark(self._search.read - self._search.open, self._search.read)
-        if self._search is not None and self._unwrapped is not None and self._unwrapped.open >= TELLING_CHARACTERS:
-            self._search.mark(self._unwrapped.begin, self._search.read)
+        for search in (self._search, self._unwrapped):
+            if search is not None and len(_text(search.held)) >= TELLING_CHARACTERS:
+                self._found.append((search.begin, self._begin + len(self._held)))
+                search.drop()
         return self.end()
 
     def end(self) -> str:
         """End the stream as `flush` does, but show the beginning of a value."""
-        if self._search is None:
-            return ""
-        self._search.reset()
+        for search in (self._search, self._unwrapped):
+            if search is not None:
+                self._found += search.end()
+        return self._show(self._begin + len(self._held))
+
+    def _read(self, search: Search, piece: str) -> str:
+        data = _data(piece)
+        self._held += data
+        self._found += search.push(data)
+        until = search.begin
         if self._unwrapped is not None:
-            self._unwrapped.reset()
-        return self._show(self._search, self._search.read)
+            self._found += self._unwrapped.push(data)
+            until = min(until, self._unwrapped.begin)
+        return self._show(until)
 
-    def _show(self, search: Search, until: int) -> str:
+    def _show(self, until: int) -> str:
         """What to show of the held text up to this place in the stream, before which no further value can begin."""
-        shown, at = [], search.read - len(self._held)
-        before = at
-        while search.spans and search.spans[0][0] < until:
-            start, end = search.spans[0]
-            if not self._marked:
-                shown += [self._held[at - before : start - before], REDACTED]
-            self._marked = end > until
-            at = min(end, until)
-            if self._marked:
+        shown, held, before = [], self._held, self._begin
+        self._found.sort()
+        dealt_with = 0
+        for start, end in self._found:
+            if start >= until:
                 break
-            search.spans.popleft()
-        shown.append(self._held[at - before : until - before])
-        self._held = self._held[until - before :]
-        return "".join(shown)
+            if start >= self._done:
+                shown += [held[self._done - before : start - before], REDACTED.encode()]
+            self._done = max(self._done, end)
+            dealt_with += 1
+        if self._done < until:
+            shown.append(held[self._done - before : until - before])
+            self._done = until
+        del self._found[:dealt_with]
+        self._held, self._begin = held[until - before :], until
+        return _text(b"".join(shown))
 
 
-def forms_of(value: str) -> Iterator[str]:
-    """A value as it is and as it looks in JSON texts, URLs and base64, with the white space around it and without."""
-    for form in dict.fromkeys((value, value.strip())):
-        if form:
-            yield form
-            yield from _json_forms(form)
-            yield from _url_forms(form)
-            yield from _base64_forms(form)
+def _data(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
-def _json_forms(value: str) -> Iterator[str]:
-    many = len(value) <= MANY_FORMS_CHARACTERS
-    for also in _ALSO_ESCAPED if many else ("",):
-        if also and not any(character in value for character in also):
-            continue
-        once = _raw(value, also)
-        yield once
-        if many:
-            # Within JSON again, by the same writer or by one that escapes what it must.
-            yield _raw(once, also)
-            yield _raw(once, "")
-            yield json.dumps(once)[1:-1]
-        for digits in ("04x", "04X"):
-            for short in (True, False):
-                once = "".join(_escaped(character, digits, also, short=short) for character in value)
-                yield once
-                if many:
-                    yield _raw(once, "")
-                    yield _raw(once, also)
-
-
-def _raw(value: str, also: str) -> str:
-    """A value inside of a JSON text, non-ASCII as it is, and with those of `also` escaped."""
-    written = json.dumps(value, ensure_ascii=False)[1:-1]
-    return re.sub(f"[{re.escape(also)}]", lambda found: _also_escaped(found[0], "04x"), written) if also else written
-
-
-def _also_escaped(character: str, digits: str) -> str:
-    return "\\/" if character == "/" else f"\\u{ord(character):{digits}}"
-
-
-def _escaped(character: str, digits: str, also: str, *, short: bool) -> str:
-    """A character inside of a JSON text, non-ASCII escaped, with short escapes such as that of a newline or without."""
-    if character in also:
-        return _also_escaped(character, digits)
-    escaped = json.dumps(character)[1:-1]
-    if escaped == character or (short and len(escaped) == 2):
-        return escaped
-    units = character.encode("utf-16-be")
-    return "".join(f"\\u{int.from_bytes(units[at : at + 2]):{digits}}" for at in range(0, len(units), 2))
-
-
-def _url_forms(value: str) -> Iterator[str]:
-    if len(value) <= MANY_FORMS_CHARACTERS:
-        for encoded in (quote_plus(value), *(quote(value, safe) for safe in _IN_URLS)):
-            yield encoded
-            yield _PERCENT.sub(lambda found: found[0].lower(), encoded)
-
-
-def _base64_forms(value: str) -> Iterator[str]:
-    for content in dict.fromkeys((value.encode(), value.strip().encode())):
-        if len(content) in BASE64_BYTES:
-            for offset in range(3):
-                # Of the characters at both ends, some bits are those of what stands before and after the value.
-                encoded = base64.b64encode(bytes(offset) + content).decode()
-                whole = encoded[(0, 2, 3)[offset] : (offset + len(content)) * 8 // 6]
-                yield whole
-                yield whole.replace("+", "-").replace("/", "_")
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")

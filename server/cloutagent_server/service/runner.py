@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Final
@@ -55,7 +55,7 @@ from cloutagent_server.service.budgets import BudgetRefusal, RunBudget, Turns, U
 from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.service.outputs import MAX_LOG_BYTES, cut, parts_of, size_of
 from cloutagent_server.service.prompts import FilledPrompts
-from cloutagent_server.service.redaction import Redactor
+from cloutagent_server.service.run_redaction import RunRedaction
 from cloutagent_server.storage.base import Storage
 
 log: Final = logging.getLogger(__name__)
@@ -94,8 +94,9 @@ class Run:
         self._metrics = metrics
         self._budget = RunBudget(execution, storage, prices, tracker, turns)
         self._limits = CostLimits(execution.limits.max_tokens, execution.limits.max_cost)
-        self._redactor = Redactor(prompts.secrets.values())
-        self._text = self._redactor.stream()
+        # Made when the run has started.
+        self._redaction: RunRedaction
+        self._telling = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._texts: list[TextDelta] = []
         self._waiting = 0
@@ -134,9 +135,11 @@ class Run:
         try:
             await self._emit(Started(self._execution.agent.model))
             self._started = time.monotonic()
+            # After the start was written: if a server dies of this, the next one ends the run and does not try again.
+            self._redaction = await RunRedaction.of(self._prompts.secrets.values())
             result = await self._execute()
             await self._settle_rest()
-            await self._finish(self._end_of(result))
+            await self._finish(await self._end_of(result))
         except Exception as fault:
             log.exception("run failed", extra={"execution_id": self._execution.id})
             await self._give_up(fault)
@@ -156,22 +159,24 @@ class Run:
         self._stop()
 
     async def on_output(self, output: AgentOutput) -> None:
-        """Write what the agent did, with secrets redacted."""
-        if self._full:
-            return
-        match output:
-            case TextDelta(text=text):
-                await self._emit_text(self._text.push(text))
-            case Message(text=text):
-                await self._emit_text(self._text.flush())
-                await self._say(Message(self._redactor.whole(text)))
-            case ToolUse():
-                arguments = self._redactor.document(output.input)
-                shown = arguments if isinstance(arguments, Mapping) else {}
-                await self._say(ToolUse(output.tool_use_id, self._redactor.text(output.name), shown))
-            case ToolResult():
-                content = self._redactor.whole(output.content)
-                await self._say(ToolResult(output.tool_use_id, content, output.is_error))
+        """Write what the agent did, with secrets redacted; a caller that is cancelled does not end this half-way."""
+        await asyncio.shield(self._tell(output))
+
+    async def _tell(self, output: AgentOutput) -> None:
+        async with self._telling:
+            if self._full:
+                return
+            match output:
+                case TextDelta(text=text):
+                    await self._emit_text(await self._redaction.push(text))
+                case Message(text=text):
+                    await self._emit_text(await self._redaction.flush())
+                    await self._say(Message(await self._redaction.whole(text)))
+                case ToolUse():
+                    await self._say(await self._redaction.tool_use(output))
+                case ToolResult():
+                    content = await self._redaction.whole(output.content)
+                    await self._say(ToolResult(output.tool_use_id, content, output.is_error))
 
     async def _say(self, output: AgentOutput) -> None:
         for part in parts_of(output):
@@ -228,8 +233,7 @@ class Run:
 
     def _refuse(self, failure: Failure) -> None:
         """Note what ends the run. The first of such reasons stays."""
-        shown = replace(failure, message=self._shown(failure.message))
-        self._exceeded = self._exceeded or shown
+        self._exceeded = self._exceeded or failure
 
     async def _settle_rest(self) -> None:
         """What cannot be settled stays reserved and counts in full; whoever needs the room settles it then.
@@ -248,32 +252,34 @@ class Run:
         options = ExecutionOptions(limits.max_tokens, limits.max_cost, limits.timeout)
         return await self._executor.execute(self._prompts.prompt, options)
 
-    def _end_of(self, result: ExecutionResult) -> TerminalPayload:
+    async def _end_of(self, result: ExecutionResult) -> TerminalPayload:
         usage, duration = self._usage(), self._duration()
         sdk_cost = _compared(result.sdk_cost, usage)
         if self._exceeded is not None:
-            return Failed(self._exceeded, usage, duration, sdk_cost)
+            return Failed(await self._shown(self._exceeded), usage, duration, sdk_cost)
         if result.status is Status.COMPLETED:
-            text, truncated = cut_result(self._redactor.whole(result.result or ""))
+            text, truncated = cut_result(await self._redaction.whole(result.result or ""))
             return Completed(text, usage, duration, sdk_cost, truncated)
         if self._cancelled:
             return Cancelled(usage, duration, sdk_cost)
         if self._interrupted:
             failure = Failure(FailureReason.INTERRUPTED, "the server stopped while the execution ran")
         elif result.failure is not None:
-            failure = Failure(result.failure.reason, self._shown(result.failure.message))
+            failure = await self._shown(Failure(result.failure.reason, result.failure.message))
         else:
             failure = Failure(FailureReason.AGENT_ERROR, "the agent stopped without a result")
         return Failed(failure, usage, duration, sdk_cost)
 
-    def _shown(self, message: str) -> str:
-        return cut(self._redactor.whole(message), MAX_FAILURE_CHARACTERS)
+    async def _shown(self, failure: Failure) -> Failure:
+        message = cut(await self._redaction.whole(failure.message), MAX_FAILURE_CHARACTERS)
+        return replace(failure, message=message)
 
     async def _finish(self, end: TerminalPayload) -> None:
-        rest = self._text.flush()
-        if rest and not self._full:
-            await self._insist(TextDelta(rest))
-        await self._insist(end)
+        async with self._telling:
+            rest = await self._redaction.flush()
+            if rest and not self._full:
+                await self._insist(TextDelta(rest))
+            await self._insist(end)
 
     async def _give_up(self, fault: Exception) -> None:
         try:

@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from cloutagent_server.domain import timestamps
-from cloutagent_server.domain.errors import InvalidRequest
+from cloutagent_server.domain.errors import FieldViolation, InvalidRequest
 from cloutagent_server.domain.execution import Execution
 from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.project import Limits, Project
@@ -109,3 +109,16 @@ async def test_a_prompt_that_would_grow_without_bound_is_refused(world: World, p
     with pytest.raises(InvalidRequest) as caught:
         await filled(world, project, "{{a}}" * 6000, a="x" * 262_144)
     assert [violation.field for violation in caught.value.violations] == ["prompt"]
+
+
+async def test_a_run_has_at_most_a_hundred_secrets(world: World, project: Project) -> None:
+    names = [f"S{number}" for number in range(101)]
+    for name in names:
+        await world.secrets.set_secret(project.id, name, "value")
+    refer = "".join(f"{{{{secret:{name}}}}}" for name in names[:-1])
+    assert (await filled(world, project, refer, refer)).secrets.keys() == set(names[:-1])
+    fault = "a run can have at most 100 secrets; the prompts and servers of this one refer to 101"
+    with pytest.raises(InvalidRequest) as caught:
+        await filled(world, project, refer, "{{secret:S100}}")
+    assert caught.value.violations == (FieldViolation("prompt", fault), FieldViolation("agent.systemPrompt", fault))
+    assert await faults(world, project, refer + "{{secret:S100}}") == ["prompt"]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -44,10 +45,11 @@ from cloutagent_server.domain.identifiers import new_id
 from cloutagent_server.domain.ledger import Reservation, Settlement
 from cloutagent_server.domain.project import Budget, BudgetLimit, Limits, ProjectChanges
 from cloutagent_server.engine.base import CallRefused, PlannedCall, RunListener
-from cloutagent_server.service import runner
+from cloutagent_server.service import run_redaction, runner
 from cloutagent_server.service.budgets import Turns
 from cloutagent_server.service.cost_tracker import CostTracker
 from cloutagent_server.service.prompts import FilledPrompts
+from cloutagent_server.service.redaction import REDACTED, RedactedStream, Redactor
 from cloutagent_server.service.runner import MOST_WAITING_TEXTS, SDK_COST_TOLERANCE, Run
 from tests.support import builders
 from tests.support import fake_engine as fake
@@ -774,6 +776,60 @@ async def test_concurrent_reports_are_written_one_after_the_other() -> None:
     payloads = await made.drive()
     assert len(payloads) == 22
     assert [usage.usage.model_calls for usage in of_kind(payloads, TokenUsed)] == list(range(1, 11))
+
+
+async def test_what_is_redacted_in_a_thread_stays_in_order_and_an_engine_that_gives_up_does_not_lose_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await driven(secrets={"KEY": SECRET})
+    entered, go_on = threading.Event(), threading.Event()
+    push = RedactedStream.push
+
+    def slow(stream: RedactedStream, piece: str) -> str:
+        if SECRET in piece:
+            entered.set()
+            assert go_on.wait(DEADLINE_SECONDS)
+        return push(stream, piece)
+
+    async def tells(prompt: str, options: ExecutionOptions) -> ExecutionResult:
+        listener = made.executor.listener
+        first = asyncio.ensure_future(listener.on_output(Message(f"it is {SECRET}")))
+        await asyncio.to_thread(entered.wait, DEADLINE_SECONDS)
+        # The event loop goes on meanwhile, and what is told now waits for its turn.
+        later = asyncio.ensure_future(listener.on_output(Message("later")))
+        first.cancel()
+        await asyncio.wait([first])
+        assert not later.done()
+        go_on.set()
+        await later
+        return ExecutionResult(made.execution.id, Status.COMPLETED, Usage(), 5, "done")
+
+    monkeypatch.setattr(RedactedStream, "push", slow)
+    made.executor.execute = tells  # type: ignore[method-assign]
+    payloads = await made.drive()
+    assert of_kind(payloads, Message) == [Message(f"it is {REDACTED}"), Message("later")]
+
+
+async def test_a_run_has_started_before_its_secrets_are_looked_into_and_the_event_loop_goes_on_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that dies of it has left a run that was started: the next server ends it and does not try again."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(values: tuple[str, ...]) -> Redactor:
+        entered.set()
+        assert go_on.wait(DEADLINE_SECONDS)
+        return Redactor(values)
+
+    monkeypatch.setattr(run_redaction, "Redactor", slow)
+    made = await driven(fake.message(f"it is {SECRET}"), fake.answer("done"), secrets={"KEY": SECRET})
+    driving = asyncio.ensure_future(made.drive())
+    try:
+        await asyncio.to_thread(entered.wait, DEADLINE_SECONDS)
+        assert kinds(await made.world.payloads(made.execution.id)) == ["started"]
+    finally:
+        go_on.set()
+    assert of_kind(await driving, Message) == [Message(f"it is {REDACTED}")]
 
 
 async def test_an_ended_run_leaves_nothing_in_the_tracker() -> None:
