@@ -68,6 +68,11 @@ class Search:
         return [(start, end) for start, end in found if start < self.begin]
 
 
+def wrapped_in_sight(patterns: Patterns, data: bytes) -> bool:
+    """Whether the anchor of a form is in the data when its line ends are taken out."""
+    return patterns.in_sight(_LINE_END.sub(b"", data))
+
+
 class UnwrappedSearch:
     """A search through one text, in pieces, that takes no notice of line ends: of each by itself, not of empty lines.
 

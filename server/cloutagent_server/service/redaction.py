@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Generator, Iterable, Mapping
+from typing import Final, TypeVar
 
 from cloutagent_server.service.forms import base64_forms_of, forms_of
-from cloutagent_server.service.occurrences import Search, UnwrappedSearch
+from cloutagent_server.service.occurrences import Search, UnwrappedSearch, wrapped_in_sight
 from cloutagent_server.service.patterns import Patterns
 
 REDACTED: Final = "[REDACTED]"
@@ -17,6 +17,11 @@ TELLING_CHARACTERS: Final = 8
 PIECE_CHARACTERS: Final = 1 << 15
 # Characters that are looked at in less than a millisecond, unless there may be a value among them.
 _FEW_CHARACTERS: Final = 1 << 14
+# What it takes to look at a text however short it is, in characters.
+_TEXT_COST: Final = 16
+
+T = TypeVar("T")
+Steps = Generator[int, None, T]
 
 
 class Redactor:
@@ -42,36 +47,63 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """`text` without the values."""
-        if self._patterns is None or (text.isascii() and len(text) < self._patterns.shortest):
-            return text
-        stream = self.stream()
-        return stream.push(text) + stream.end()
+        return _result(self._text(text))
 
     def whole(self, text: str) -> str:
         """`text`, with nothing to follow it, without the values; nor does it end with the beginning of one."""
         stream = self.stream()
         return stream.push(text) + stream.flush()
 
-    def document(self, value: object, depth: int = 0) -> object:
+    def document(self, value: object) -> object:
         """A JSON value whose texts, keys included, are without the values; a number that spells one becomes a text.
 
         What is nested deeper than 30 levels is left out, since not every reader of events takes it.
         """
+        return _result(self.document_in_steps(value))
+
+    def document_in_steps(self, value: object, depth: int = 0) -> Steps[object]:
+        """As `document`, a little at a time: gives about how many characters each step has looked at."""
         if depth > MAX_DEPTH:
             return TOO_DEEP
         match value:
             case str():
-                return self.text(value)
+                return (yield from self._text(value))
             case int() | float() if not isinstance(value, bool):
                 spelled = str(value)
-                shown = self.text(spelled)
+                shown = yield from self._text(spelled)
                 return value if shown == spelled else shown
             case Mapping():
-                return {self.text(str(key)): self.document(item, depth + 1) for key, item in value.items()}
+                mapping: dict[str, object] = {}
+                for key, item in value.items():
+                    name = yield from self._text(str(key))
+                    mapping[name] = yield from self.document_in_steps(item, depth + 1)
+                return mapping
             case list() | tuple():
-                return [self.document(item, depth + 1) for item in value]
+                items: list[object] = []
+                for item in value:
+                    items.append((yield from self.document_in_steps(item, depth + 1)))
+                return items
             case _:
                 return value
+
+    def _text(self, text: str) -> Steps[str]:
+        if self._patterns is None or (text.isascii() and len(text) < self._patterns.shortest):
+            return text
+        yield _TEXT_COST
+        if len(text) <= _FEW_CHARACTERS and not self._in_sight(_data(text)):
+            yield len(text)
+            return text
+        stream, shown = self.stream(), []
+        for at in range(0, len(text), PIECE_CHARACTERS):
+            shown.append(stream.push(text[at : at + PIECE_CHARACTERS]))
+            yield PIECE_CHARACTERS
+        return "".join(shown) + stream.end()
+
+    def _in_sight(self, data: bytes) -> bool:
+        return any(
+            patterns is not None and seen(patterns, data)
+            for patterns, seen in ((self._patterns, Patterns.in_sight), (self._wrapped, wrapped_in_sight))
+        )
 
     def stream(self) -> RedactedStream:
         """A stream of text that comes in pieces."""
@@ -160,6 +192,15 @@ class RedactedStream:
         del self._found[:dealt_with]
         self._held, self._begin = held[until - before :], until
         return _text(b"".join(shown))
+
+
+def _result(steps: Steps[T]) -> T:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def _data(text: str) -> bytes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from cloutagent_server.domain.events import ToolUse
-from cloutagent_server.service.redaction import PIECE_CHARACTERS, RedactedStream, Redactor
+from cloutagent_server.service.redaction import PIECE_CHARACTERS, RedactedStream, Redactor, Steps
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,13 +49,27 @@ class RunRedaction:
 
     async def tool_use(self, use: ToolUse) -> ToolUse:
         """The call of a tool without the values: in its arguments and in its name, which the model writes too."""
-        return self._tool_use(use) if self._redactor.idle else await _in_thread(self._tool_use, use)
+        return ToolUse(use.tool_use_id, await self._document(use.name), await self._document(use.input))
 
-    def _tool_use(self, use: ToolUse) -> ToolUse:
-        arguments = self._redactor.document(use.input)
-        return ToolUse(
-            use.tool_use_id, self._redactor.text(use.name), arguments if isinstance(arguments, Mapping) else {}
-        )
+    async def _document(self, value: object) -> Any:
+        """A JSON value without the values, in such parts that other runs have their turns between them."""
+        if self._redactor.idle:
+            return self._redactor.document(value)
+        steps, ended = self._redactor.document_in_steps(value), list[object]()
+        while not ended:
+            await _in_thread(_advance, steps, ended)
+        return ended[0]
+
+
+def _advance(steps: Steps[object], ended: list[object]) -> None:
+    """Go on for as long as a piece of text takes; put what comes out at the end into `ended`."""
+    seen = 0
+    while seen < PIECE_CHARACTERS:
+        try:
+            seen += next(steps)
+        except StopIteration as end:
+            ended.append(end.value)
+            return
 
 
 async def _pushed(stream: RedactedStream, text: str) -> str:

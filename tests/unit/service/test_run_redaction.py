@@ -91,7 +91,16 @@ async def test_calls_of_tools_go_to_a_thread_if_there_are_values(threads: Thread
         use = await redaction.tool_use(ToolUse("t1", f"say {VALUE}", {"text": [VALUE]}))
         shown = VALUE if on_the_loop else REDACTED
         assert use == ToolUse("t1", f"say {shown}", {"text": [shown]})
-        assert threads.on_the_loop("document") == {on_the_loop}
+        assert threads.on_the_loop("document" if on_the_loop else "push") == {on_the_loop}
+
+
+async def test_between_the_parts_of_a_long_call_others_have_their_turn() -> None:
+    redaction, other = await RunRedaction.of([VALUE]), await RunRedaction.of([VALUE])
+    long = asyncio.ensure_future(redaction.tool_use(ToolUse("t1", "say", {"texts": [VALUE] * 20_000})))
+    short = asyncio.ensure_future(other.whole(VALUE))
+    done, _ = await asyncio.wait((long, short), return_when=asyncio.FIRST_COMPLETED)
+    assert done == {short}
+    assert (await long).input == {"texts": [REDACTED] * 20_000}
 
 
 async def test_without_values_nothing_goes_to_a_thread(threads: Threads) -> None:
