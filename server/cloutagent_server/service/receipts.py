@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Final
 
 from cloutagent_server.domain import event_json
@@ -15,6 +16,8 @@ from cloutagent_server.engine.base import PriceList
 from cloutagent_server.storage.base import Storage
 
 _BATCH_EVENTS: Final = 256
+# The end of an execution may be told as earlier than its last call where the clock was set back between the two.
+_SET_BACK: Final = timedelta(days=1)
 
 
 class ReceiptService:
@@ -37,9 +40,8 @@ class ReceiptService:
         if not execution.status.terminal:
             raise ExecutionNotFinished(execution_id)
         log, first_kept, last = await self._log(execution_id)
-        reserved = await self._storage.ledger.calls(
-            execution.project_id, execution_id, execution.created_at, execution.finished_at
-        )
+        until = None if execution.finished_at is None else execution.finished_at + _SET_BACK
+        reserved = await self._storage.ledger.calls(execution.project_id, execution_id, execution.created_at, until)
         calls = [call for call in reserved if call.settlement is None or call.settlement.amount.tokens]
         return Receipt(execution, calls, self._used_prices(calls), _sdk_cost(last), log, first_kept)
 

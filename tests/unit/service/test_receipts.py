@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from cloutagent_server.domain.cost import Model, TokenUsage
@@ -31,3 +33,19 @@ async def test_prices_that_were_not_kept_with_a_call_are_those_of_its_version_or
         ReceiptPrice("old", MODEL, None),
         ReceiptPrice("old", MODEL, kept),
     ]
+
+
+async def test_a_call_counts_whose_month_comes_after_that_of_the_end() -> None:
+    """The clock was set back between the two."""
+    storage, prices = MemoryStorage(), FakePriceList()
+    project = await storage.projects.create(builders.project_draft(), builders.credential())
+    last_second = datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
+    execution = await storage.executions.create(builders.execution(project.id, created_at=last_second))
+    usage, time = TokenUsage(10, 1, MODEL), last_second + timedelta(seconds=2)
+    call = Reservation(execution.id, "call", usage, Decimal(1), time)
+    await storage.ledger.reserve(project.id, time, lambda _: call)
+    await storage.ledger.settle(project.id, Settlement("call", usage, Decimal(1), prices.version))
+    events = builders.events(execution.id, builders.payloads_of_a_run())
+    await storage.executions.append([replace(event, time=last_second) for event in events])
+    receipt = await ReceiptService(storage, prices).receipt(execution.id)
+    assert [call.reservation.call_id for call in receipt.calls] == ["call"]
