@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from cloutagent_server.domain import timestamps
@@ -253,9 +254,12 @@ class SecretManager:
                     replaced = None
                     log.warning("secret_version_lost", extra={"project_id": project_id, "secret": name})
                 entry = next_entry(entry, replaced, sealed, cipher.key_id, now)
-            changed = signed(
-                project_id, record, {**record.values, name: sealed}, {**record.entries, name: entry}, cipher
-            )
+            values, limit = {**record.values, name: sealed}, max(MAX_KEPT_BYTES, record.kept_bytes)
+            changed = signed(project_id, record, values, {**record.entries, name: entry}, cipher)
+            while changed.kept_bytes > limit and entry.history:
+                # A secret can be replaced also where there is no room for its past.
+                entry = replace(entry, history=entry.history[:-1])
+                changed = signed(project_id, record, values, {**record.entries, name: entry}, cipher)
             _check_limits(record, changed)
             return changed
 

@@ -330,15 +330,20 @@ async def test_a_project_has_so_many_secrets_at_most(world: World, monkeypatch: 
 
 
 async def test_the_versions_that_are_kept_are_so_long_at_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret can be replaced all the same: then fewer of its versions are kept."""
     project_id = (await world.projects.create(draft()))[0].id
     monkeypatch.setattr(secrets_module, "MAX_KEPT_BYTES", 100)
-    await world.secrets.set_secret(project_id, "A", "a" * 60)
-    await world.secrets.set_secret(project_id, "A", "a" * 40)
-    for name in ("A", "B"):
-        with pytest.raises(SecretLimitReached, match="at most 100 bytes"):
-            await world.secrets.set_secret(project_id, name, "b")
+    for text in ("a" * 30, "b" * 30, "c" * 30, "d" * 30):
+        await world.secrets.set_secret(project_id, "A", text)
+    versions = await world.secrets.list_versions(project_id, "A")
+    assert versions is not None
+    assert [version.version for version in versions] == [4, 3, 2]
+    await world.secrets.set_secret(project_id, "A", "e" * 90)
+    assert await world.secrets.get_secret(project_id, "A") == "e" * 90
+    with pytest.raises(SecretLimitReached, match="at most 100 bytes"):
+        await world.secrets.set_secret(project_id, "B", "b" * 11)
     with pytest.raises(SecretLimitReached):
-        await world.secrets.restore_version(project_id, "A", 1)
-    assert await world.secrets.get_secret(project_id, "A") == "a" * 40
+        await world.secrets.set_secret(project_id, "A", "f" * 101)
+    assert await world.secrets.get_secret(project_id, "A") == "e" * 90
     assert await world.secrets.delete_secret(project_id, "A")
     await world.secrets.set_secret(project_id, "B", "b" * 100)
