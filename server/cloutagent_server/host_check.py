@@ -23,7 +23,7 @@ def middlewares_at(host: str) -> tuple[Middleware, ...]:
     the right one, and who reaches the port is for the network to say.
     """
     address = _address(host)
-    on_loopback = host == _LOCAL_NAME if address is None else address.is_loopback
+    on_loopback = _is_local(host) if address is None else address.is_loopback
     return (_refuse_foreign_names,) if on_loopback else ()
 
 
@@ -40,7 +40,11 @@ def _is_own(named: str) -> bool:
         host = urlsplit(f"//{named}").hostname or ""
     except ValueError:
         return False
-    return host == _LOCAL_NAME or _address(host) is not None
+    return _is_local(host) or _address(host) is not None
+
+
+def _is_local(name: str) -> bool:
+    return name.lower().removesuffix(".") == _LOCAL_NAME
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -31,7 +31,14 @@ async def test_a_server_at_work_is_alive_and_ready(tmp_path: Path) -> None:
 
 async def test_on_loopback_no_foreign_name_is_answered(tmp_path: Path) -> None:
     async with watched_server(tmp_path) as server:
-        for name in (f"localhost:{server.port}", "LOCALHOST", "127.0.0.1", f"[::1]:{server.port}", "10.0.0.1:1"):
+        for name in (
+            f"localhost:{server.port}",
+            "LOCALHOST",
+            "localhost.",
+            "127.0.0.1",
+            f"[::1]:{server.port}",
+            "10.0.0.1:1",
+        ):
             assert (await server.get("/healthz", host=name)).status_code == 200, name
         foreign = f"page.example:{server.port}"
         for path in ("/healthz", "/readyz", "/metrics", "/metrics/envoy"):
@@ -43,7 +50,7 @@ async def test_on_loopback_no_foreign_name_is_answered(tmp_path: Path) -> None:
 
 def test_elsewhere_any_name_is_answered() -> None:
     assert [host for host in ("0.0.0.0", "::", "10.0.0.1", "server", "not-localhost") if middlewares_at(host)] == []
-    assert all(middlewares_at(host) for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"))
+    assert all(middlewares_at(host) for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost", "LocalHost."))
 
 
 async def test_a_storage_that_takes_no_writes_is_named_until_it_does(tmp_path: Path) -> None:
