@@ -142,9 +142,9 @@ async def test_a_writer_is_waited_for_that_is_about_to_write_what_belongs_to_an_
         assert goes_on.wait(DEADLINE)
         real(*given)
 
-    def asked_for(path: Path) -> AbstractContextManager[int]:
+    def asked_for(path: Path, seconds: float) -> AbstractContextManager[int]:
         goes_on.set()
-        return sharing_file(path)
+        return sharing_file(path, max(seconds, DEADLINE))
 
     monkeypatch.setattr(place, stops_at, stopping)
     monkeypatch.setattr("cloutagent_server.storage.filesystem.doctor.executions.sharing_file", asked_for)

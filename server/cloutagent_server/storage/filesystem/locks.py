@@ -167,13 +167,13 @@ def _unmark(descriptor: int) -> None:
 
 
 @contextmanager
-def holding(descriptor: int, kind: int, path: Path) -> Iterator[None]:
+def holding(descriptor: int, kind: int, path: Path, seconds: float = PATIENCE) -> Iterator[None]:
     """Hold an advisory lock (`fcntl.LOCK_SH` or `LOCK_EX`) on an open file. Blocks.
 
     Raises:
-        StorageUnavailable: Another process kept it for 30 seconds. `path` names it.
+        StorageUnavailable: Another process kept it for so many seconds. `path` names it.
     """
-    _insist(lambda: fcntl.flock(descriptor, kind | fcntl.LOCK_NB), path, time.monotonic() + PATIENCE)
+    _insist(lambda: fcntl.flock(descriptor, kind | fcntl.LOCK_NB), path, time.monotonic() + seconds)
     try:
         yield
     finally:
@@ -181,16 +181,16 @@ def holding(descriptor: int, kind: int, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def sharing_file(path: Path) -> Iterator[int]:
+def sharing_file(path: Path, seconds: float = PATIENCE) -> Iterator[int]:
     """Hold the lock of a file that is there together with others; gives its descriptor, open for reading. Blocks.
 
     Raises:
         OSError: It is not there, or cannot be read.
-        StorageUnavailable: Another process kept the lock for 30 seconds.
+        StorageUnavailable: Another process kept the lock for so many seconds.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with holding(descriptor, fcntl.LOCK_SH, path):
+        with holding(descriptor, fcntl.LOCK_SH, path, seconds):
             yield descriptor
     finally:
         os.close(descriptor)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from cloutagent_server.domain import event_json
-from cloutagent_server.domain.errors import StoredDataDamaged
+from cloutagent_server.domain.errors import StorageUnavailable, StoredDataDamaged
 from cloutagent_server.domain.execution import Execution, Status
 from cloutagent_server.storage import paging
 from cloutagent_server.storage.filesystem import files
@@ -22,6 +23,9 @@ from cloutagent_server.storage.filesystem.locks import sharing_file
 from cloutagent_server.storage.filesystem.log import read_execution
 from cloutagent_server.storage.filesystem.log_lines import LogHeader, read_header
 from cloutagent_server.storage.filesystem.outcome_records import Snapshot, snapshot_from_json
+
+# How long an append is waited for.
+_APPEND_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +142,15 @@ def _has_no_state(directory: Path) -> bool:
 
 
 def _at_rest(directory: Path, wrong: Callable[[], bool]) -> bool:
-    """Whether that is wrong with an execution while nobody appends to it; False if it was removed."""
+    """Whether that is wrong with an execution while nobody appends to it; False if it was removed.
+
+    Writers may be kept out meanwhile: with one that takes long to append it is left open, and so False.
+    """
     try:
-        with sharing_file(directory / LOG):
+        with sharing_file(directory / LOG, _APPEND_SECONDS):
             return wrong()
+    except StorageUnavailable:
+        return False
     except OSError:
         return (directory / LOG).exists() and wrong()
 
@@ -160,10 +169,10 @@ def _torn(folder: Folder, directory: Path, log: _Log) -> Iterator[Finding]:
 def _ends_in_mid_line(path: Path) -> bool:
     """Whether a log ends in the middle of a line while nobody appends to it."""
     try:
-        with sharing_file(path) as descriptor:
+        with sharing_file(path, _APPEND_SECONDS) as descriptor:
             size = os.fstat(descriptor).st_size
             return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-    except OSError:
+    except (OSError, StorageUnavailable):
         return False
 
 
