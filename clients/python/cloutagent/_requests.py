@@ -49,6 +49,9 @@ def message(kind: Callable[Fields, Message], /, *none: Fields.args, **fields: Fi
                 kind(**{name: value})  # type: ignore[call-arg, arg-type]
             except TypeError as fault:
                 raise TypeError(f"{name}: {fault}") from None
+            except UnicodeEncodeError as fault:
+                fault.reason += f", in {name}"
+                raise
             except ValueError as fault:
                 raise ValueError(f"{name}: {fault}") from None
         raise
