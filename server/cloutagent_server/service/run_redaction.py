@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
@@ -49,7 +49,8 @@ class RunRedaction:
 
     async def tool_use(self, use: ToolUse) -> ToolUse:
         """The call of a tool without the values: in its arguments and in its name, which the model writes too."""
-        return ToolUse(use.tool_use_id, await self._document(use.name), await self._document(use.input))
+        name, arguments = await self._document(use.name), await self._document(use.input)
+        return ToolUse(use.tool_use_id, name, arguments if isinstance(arguments, Mapping) else {})
 
     async def _document(self, value: object) -> Any:
         """A JSON value without the values, in such parts that other runs have their turns between them."""
