@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from cloutagent_server.engine.process import bundled_cli, unreadable_copy
+from cloutagent_server.service import run_redaction
 from cloutagent_server.storage.filesystem import offload
 from tests.support.api.stage import GRPC, GRPC_ENVOY, MEMORY, REST
 
@@ -30,6 +31,7 @@ _UNMEASURED = tuple(
         "unit/monitoring",
     )
 )
+_POOLS = ((offload, "_WORK"), (offload, "_WAITING"), (offload, "_SCANNING"), (run_redaction, "_THREAD"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,12 +66,12 @@ def agent_beside_runs(tmp_path: Path, copied_agent: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _threads_that_are_measured(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Give the storage new threads after a test that is not measured: those that it had are not from then on."""
+    """Give those who keep threads new ones after a test that is not measured: what they had is not from then on."""
     yield
     if request.node.get_closest_marker("no_cover") is not None:
-        for name in ("_WORK", "_WAITING"):
-            pool = getattr(offload, name)
-            setattr(offload, name, ThreadPoolExecutor(pool._max_workers, thread_name_prefix=pool._thread_name_prefix))
+        for module, name in _POOLS:
+            pool = getattr(module, name)
+            setattr(module, name, ThreadPoolExecutor(pool._max_workers, thread_name_prefix=pool._thread_name_prefix))
             pool.shutdown(wait=False)
 
 
